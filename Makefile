@@ -1,0 +1,80 @@
+# Saola's commands. `make demo` and `make test` need a Debian 12 with Rust and its linker, git and make;
+# `make setup` installs the rest. There is no clean target: the build folder holds a compiled RocksDB.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: setup build demo test lint fmt bench check-fmt check-seams check-tests
+.NOTPARALLEL:
+
+# One build folder for all clones of this repository, so that RocksDB is compiled once per machine.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/saola/target
+# Debian's ccache links stand first: a second compilation of RocksDB is read from the cache.
+ifeq ($(filter /usr/lib/ccache,$(subst :, ,$(PATH))),)
+export PATH := /usr/lib/ccache:$(PATH):$(HOME)/.cargo/bin
+endif
+
+BIN := $(CARGO_TARGET_DIR)/debug
+# What RocksDB's build and its bindings need beyond Rust's own linker.
+PACKAGES := clang libclang-dev ccache g++
+section = @printf '\n=== %s ===\n' '$(1)'
+
+# Installs what is missing; does nothing, and needs no network, when all is there.
+setup:
+	$(call section,setup)
+	@command -v cargo >/dev/null || { echo 'setup: cargo not found. Install Rust 1.88 or later (https://rustup.rs), then run make again.' >&2; exit 1; }
+	@missing=(); \
+	for package in $(PACKAGES); do \
+	  [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$package" 2>/dev/null)" = installed ] || missing+=("$$package"); \
+	done; \
+	if [ "$${#missing[@]}" -eq 0 ]; then echo 'all tools are there'; exit 0; fi; \
+	echo "installing $${missing[*]}"; \
+	as_root=(); [ "$$(id -u)" -eq 0 ] || as_root=(sudo); \
+	command -v apt-get >/dev/null || { echo "setup: no apt-get here. Install these with your own package manager: $${missing[*]}" >&2; exit 1; }; \
+	"$${as_root[@]}" apt-get update -q && \
+	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$${missing[@]}"
+
+# The daemon and the command, in the one profile that everything here uses.
+build:
+	$(call section,build)
+	cargo build --workspace --bins
+
+# Five real node processes on loopback: loads data, loses a site, proves that nothing acknowledged was lost.
+demo: setup build
+	$(call section,demo)
+	$(BIN)/saola demo
+
+# Everything that must hold before a change is merged; .ci/run calls it.
+test: check-fmt lint check-seams build check-tests
+
+check-fmt:
+	$(call section,format)
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	cargo fmt --all --check
+
+lint:
+	$(call section,lints)
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# The simulation needs these builds: the ordered map as the only engine.
+check-seams:
+	$(call section,builds without RocksDB)
+	cargo check --locked -p saola-client
+	cargo check --locked -p saola-storage --no-default-features
+	cargo check --locked -p saola-raft --no-default-features
+	cargo check --locked -p saola-node --no-default-features
+
+# Unit, property, integration and doc tests, the simulation, and the live run on the binaries just built.
+check-tests:
+	$(call section,tests)
+	cargo test --locked --workspace
+
+fmt:
+	cargo fmt --all
+
+# Figures are for optimised code, so this builds once more; RocksDB's objects come from ccache.
+bench: setup
+	$(call section,benches)
+	cargo build --release --workspace --bins
+	cargo bench -p saola-benches

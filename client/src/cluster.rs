@@ -1,0 +1,148 @@
+//! Calls on the cluster itself. Changes of members carry no request id: when their answer is lost they are not sent
+//! again, and `cluster_status` shows what came of them. Give them a long deadline ([`Client::with_deadline`]).
+
+use bytes::Bytes;
+use tonic::transport::Channel;
+
+use crate::call::{Effect, Plan};
+use crate::client::{Client, MAX_REPLY_BYTES};
+use crate::error::Error;
+use crate::pool::Route;
+use crate::proto::{self, cluster_client::ClusterClient};
+
+/// Where leadership is to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransferTo {
+    /// The voter with this id.
+    Node(u64),
+    /// Any voter of this site.
+    Site(String),
+}
+
+fn cluster(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES)
+}
+
+impl Client {
+    /// Makes a cluster of fresh nodes; gives its id.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] when the node is part of a cluster already.
+    pub async fn cluster_init(&self, topology: proto::Topology) -> Result<Bytes, Error> {
+        let message = proto::InitRequest {
+            topology: Some(topology),
+        };
+        let plan = Plan {
+            route: Route::Read,
+            guard_epoch: false,
+            ..Plan::CHANGE
+        };
+        let send = |channel, request| async move { cluster(channel).init(request).await };
+        let (reply, _): (proto::InitResponse, _) = self.call(plan, message, send).await?;
+        Ok(reply.cluster_id)
+    }
+
+    /// What a node knows of the cluster; with `local` without asking the other nodes.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers.
+    pub async fn cluster_status(&self, local: bool) -> Result<proto::StatusResponse, Error> {
+        let send = |channel, request| async move { cluster(channel).status(request).await };
+        let (reply, _) = self
+            .call(Plan::STATUS, proto::StatusRequest { local }, send)
+            .await?;
+        Ok(reply)
+    }
+
+    /// Learns members and leader now, instead of in the background; gives all endpoints known.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers.
+    pub async fn discover(&self) -> Result<Vec<String>, Error> {
+        self.pool.learn(&self.cluster_status(true).await?);
+        Ok(self.endpoints())
+    }
+
+    /// Moves leadership; gives the new leader's node id.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no such voter.
+    pub async fn transfer(&self, to: TransferTo) -> Result<u64, Error> {
+        let message = match to {
+            TransferTo::Node(node_id) => proto::TransferRequest {
+                node_id,
+                site: String::new(),
+            },
+            TransferTo::Site(site) => proto::TransferRequest { node_id: 0, site },
+        };
+        let send = |channel, request| async move { cluster(channel).transfer(request).await };
+        let (reply, _): (proto::TransferResponse, _) =
+            self.call(Plan::CHANGE, message, send).await?;
+        Ok(reply.leader)
+    }
+
+    /// Adds a fresh node, with its site when that is new; gives all members.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the cluster cannot take it.
+    pub async fn add_member(
+        &self,
+        member: proto::Member,
+        site: Option<proto::Site>,
+    ) -> Result<Vec<proto::Member>, Error> {
+        let message = proto::AddMemberRequest {
+            member: Some(member),
+            site,
+        };
+        let send = |channel, request| async move { cluster(channel).add_member(request).await };
+        let (reply, _): (proto::MembershipResponse, _) =
+            self.call(Plan::CHANGE, message, send).await?;
+        Ok(reply.members)
+    }
+
+    /// Removes a node for good; gives all members.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the cluster cannot do without it.
+    pub async fn remove_member(&self, node_id: u64) -> Result<Vec<proto::Member>, Error> {
+        let message = proto::RemoveMemberRequest { node_id };
+        let send = |channel, request| async move { cluster(channel).remove_member(request).await };
+        let (reply, _): (proto::MembershipResponse, _) =
+            self.call(Plan::CHANGE, message, send).await?;
+        Ok(reply.members)
+    }
+
+    /// Puts a fresh node with a new id in the place of another; gives all members.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the cluster cannot take it.
+    pub async fn replace_member(
+        &self,
+        node_id: u64,
+        member: proto::Member,
+    ) -> Result<Vec<proto::Member>, Error> {
+        let message = proto::ReplaceMemberRequest {
+            node_id,
+            member: Some(member),
+        };
+        let send = |channel, request| async move { cluster(channel).replace_member(request).await };
+        let (reply, _): (proto::MembershipResponse, _) =
+            self.call(Plan::CHANGE, message, send).await?;
+        Ok(reply.members)
+    }
+
+    /// Each data node's state digest at one log index.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is no leader.
+    pub async fn digest(&self) -> Result<proto::DigestResponse, Error> {
+        // A second digest entry does no harm.
+        let plan = Plan {
+            effect: Effect::None,
+            ..Plan::CHANGE
+        };
+        let send = |channel, request| async move { cluster(channel).digest(request).await };
+        let (reply, _) = self.call(plan, proto::DigestRequest {}, send).await?;
+        Ok(reply)
+    }
+}

@@ -1,0 +1,151 @@
+//! What would be lost if a site were lost now: pure functions of what the nodes say of themselves.
+//!
+//! In this release the gate is off: an acknowledged write is on a quorum of voters, and nothing more is waited for.
+//! A site is protected when every quorum reaches beyond it and the nodes beyond it can go on by themselves.
+
+use saola_client::proto::{Member, Role};
+
+/// A data node that lags by no more than this many log entries counts as current.
+pub const CURRENT_LAG: u64 = 1000;
+
+/// Added to each statement, because nothing but the quorum is waited for in this release.
+pub const GATE_OFF: &str = "gate off";
+
+/// One node as the report sees it.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// Who it is.
+    pub member: Member,
+    /// It answered.
+    pub reachable: bool,
+    /// A data node that cannot open its keys.
+    pub sealed: bool,
+    /// Last log entry that it has applied.
+    pub applied_index: u64,
+}
+
+impl NodeView {
+    fn votes(&self) -> bool {
+        matches!(self.member.role(), Role::Voter | Role::Witness)
+    }
+
+    fn keeps_records(&self) -> bool {
+        self.member.role() != Role::Witness
+    }
+
+    /// A data node that answers and is close to `committed_index`.
+    pub fn is_current(&self, committed_index: u64) -> bool {
+        self.keeps_records() && self.reachable && self.applied_index.saturating_add(CURRENT_LAG) >= committed_index
+    }
+}
+
+/// `protected`, or a sentence that says why the loss of `site` would hurt.
+pub fn of_site(site: &str, nodes: &[NodeView], committed_index: u64) -> String {
+    match threat(site, nodes, committed_index) {
+        None => "protected".into(),
+        Some(reason) => reason,
+    }
+}
+
+/// One sentence: what the loss of the site that leads (`main_site`) would mean now.
+pub fn of_cluster(main_site: &str, nodes: &[NodeView], committed_index: u64) -> String {
+    let statement = match threat(main_site, nodes, committed_index) {
+        None => format!("protected by arithmetic: every commit has a copy outside {main_site}"),
+        Some(reason) => reason,
+    };
+    format!("{statement} ({GATE_OFF})")
+}
+
+fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String> {
+    let (here, beyond): (Vec<_>, Vec<_>) = nodes.iter().partition(|n| n.member.site == site);
+    if !beyond.iter().any(|n| n.keeps_records()) {
+        return Some("ONE SITE: nothing survives the loss of this site".into());
+    }
+    let voters = nodes.iter().filter(|n| n.votes()).count();
+    let quorum = voters / 2 + 1;
+    let voters_here = here.iter().filter(|n| n.votes()).count();
+    if voters_here >= quorum {
+        return Some(format!(
+            "NOT PROTECTED: {voters_here} of {voters} voters are at {site}, so a commit may have no copy elsewhere \
+             and the rest cannot go on by itself"
+        ));
+    }
+    let up = beyond.iter().filter(|n| n.votes() && n.reachable).count();
+    if up < quorum {
+        let silent = names(beyond.iter().copied().filter(|n| n.votes() && !n.reachable));
+        return Some(format!(
+            "NOT PROTECTED: without {site} {up} voters would be left and {quorum} are needed; bring back {silent}"
+        ));
+    }
+    let current = |n: &&&NodeView| n.votes() && n.is_current(committed_index);
+    if !beyond.iter().any(|n| current(&n)) {
+        let behind = names(beyond.iter().copied().filter(|n| n.keeps_records()));
+        return Some(format!("NOT PROTECTED: no data voter outside {site} is current; wait for {behind} to catch up"));
+    }
+    if !beyond.iter().any(|n| current(&n) && !n.sealed) {
+        let sealed = names(beyond.iter().copied().filter(|n| n.sealed));
+        return Some(format!("NOT PROTECTED: the current data nodes outside {site} are sealed; give {sealed} their key"));
+    }
+    None
+}
+
+fn names<'a>(nodes: impl Iterator<Item = &'a NodeView>) -> String {
+    nodes.map(|n| n.member.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::topology::tests::{five, member};
+    use super::*;
+
+    fn view(members: Vec<Member>) -> Vec<NodeView> {
+        members
+            .into_iter()
+            .map(|member| NodeView { member, reachable: true, sealed: false, applied_index: 5000 })
+            .collect()
+    }
+
+    #[test]
+    fn two_plus_two_and_a_witness_bear_the_loss_of_any_site() {
+        let nodes = view(five());
+        for site in ["main", "dr", "third"] {
+            assert_eq!(of_site(site, &nodes, 5000), "protected");
+        }
+        let sentence = of_cluster("main", &nodes, 5000);
+        assert_eq!(sentence, "protected by arithmetic: every commit has a copy outside main (gate off)");
+    }
+
+    #[test]
+    fn a_silent_witness_takes_the_protection_away() {
+        let mut nodes = view(five());
+        nodes[4].reachable = false;
+        assert!(of_site("main", &nodes, 5000).contains("bring back witness"));
+        assert_eq!(of_site("third", &nodes, 5000), "protected");
+    }
+
+    #[test]
+    fn data_nodes_elsewhere_must_be_current_and_open() {
+        let mut nodes = view(five());
+        nodes[2].applied_index = 5000 - CURRENT_LAG - 1;
+        nodes[3].sealed = true;
+        assert!(of_site("main", &nodes, 5000).contains("give dr-2 their key"));
+        nodes[3].applied_index = 0;
+        assert!(of_site("main", &nodes, 5000).contains("dr-1, dr-2 to catch up"));
+    }
+
+    #[test]
+    fn one_site_says_so() {
+        let nodes = view(five().into_iter().take(2).collect());
+        assert!(of_cluster("main", &nodes, 5000).starts_with("ONE SITE: nothing survives"));
+    }
+
+    #[test]
+    fn learners_elsewhere_do_not_protect_the_voters_site() {
+        let nodes = view(vec![
+            member(1, "a", "main", Role::Voter),
+            member(2, "b", "dr", Role::Learner),
+        ]);
+        assert!(of_site("main", &nodes, 5000).contains("1 of 1 voters are at main"));
+        assert_eq!(of_site("dr", &nodes, 5000), "protected");
+    }
+}

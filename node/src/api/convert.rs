@@ -1,0 +1,210 @@
+//! Between the contract's messages and the values of `storage` and `raft`.
+
+use saola_client::proto::{self, Header, WriteResponse};
+use saola_raft as raft;
+use saola_storage::collection::Collection;
+use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
+use saola_storage::store::{StoredVersion, VersionOp};
+
+use super::errors::{Reason, Refusal};
+use super::limits;
+use crate::node::Node;
+
+/// Checks and converts a request id.
+///
+/// # Errors
+/// INVALID_ARGUMENT names the field.
+pub fn request_id(id: Option<proto::RequestId>) -> Result<command::RequestId, Refusal> {
+    let next = "send 16 random bytes per client and count its calls from 1; the client library does";
+    let Some(id) = id else {
+        return Err(Refusal::invalid("the call has no request id, so a retry could take effect twice".into(), next));
+    };
+    if id.client.len() != 16 {
+        return Err(Refusal::invalid(format!("request.client has {} bytes instead of 16", id.client.len()), next));
+    }
+    if id.sequence == 0 || id.done_below > id.sequence {
+        return Err(Refusal::invalid(
+            format!("request.sequence {} with done_below {} is no call in progress", id.sequence, id.done_below),
+            next,
+        ));
+    }
+    Ok(command::RequestId { client: id.client, since: id.since, sequence: id.sequence, done_below: id.done_below })
+}
+
+/// Converts a condition; missing means none.
+pub fn expect(expect: Option<proto::Expect>) -> Option<command::Expect> {
+    let (kind, generation) = match expect?.kind? {
+        proto::expect::Kind::Any(_) => (ExpectKind::Any, 0),
+        proto::expect::Kind::Absent(_) => (ExpectKind::Absent, 0),
+        proto::expect::Kind::Generation(generation) => (ExpectKind::Generation, generation),
+    };
+    Some(command::Expect { kind: kind as i32, generation })
+}
+
+/// Checks and converts provenance.
+///
+/// # Errors
+/// INVALID_ARGUMENT names the field that is too long.
+pub fn provenance(provenance: Option<proto::Provenance>) -> Result<Option<command::Provenance>, Refusal> {
+    let Some(proto::Provenance { source_system, actor, reason }) = provenance else { return Ok(None) };
+    limits::texts(&[
+        ("provenance.source_system", &source_system),
+        ("provenance.actor", &actor),
+        ("provenance.reason", &reason),
+    ])?;
+    Ok(Some(command::Provenance { source_system, actor, reason }))
+}
+
+/// The answer to a write.
+///
+/// # Errors
+/// The refusal that the outcome amounts to.
+pub fn written(node: &Node, collection: &str, outcome: Outcome) -> Result<WriteResponse, Refusal> {
+    match outcome.decision {
+        Some(Decision::Written(written)) => Ok(WriteResponse {
+            header: Some(header(node, outcome.revision)),
+            generation: written.generation,
+            revision: outcome.revision,
+            recorded_at_us: outcome.recorded_at_us,
+            replayed: outcome.replayed,
+        }),
+        other => Err(refused(other, collection)),
+    }
+}
+
+/// Any decision that is not what the call hoped for.
+pub fn refused(decision: Option<Decision>, collection: &str) -> Refusal {
+    match decision {
+        Some(Decision::Conflict(there)) => Refusal::conflict(there),
+        Some(Decision::NotFound(_)) => Refusal::plain(Reason::NotFound, "there is no live record of that id".into()),
+        Some(Decision::UnknownCollection(_)) => Refusal::unknown_collection(collection),
+        Some(Decision::CollectionExists(_)) => {
+            Refusal::plain(Reason::CollectionExists, format!("there is a collection {collection:?} already"))
+        }
+        Some(Decision::RequestExpired(_)) => Refusal::plain(
+            Reason::RequestExpired,
+            "the cluster no longer remembers this client's calls, so it cannot tell whether this one took effect".into(),
+        ),
+        other => Refusal::internal(format!("a command was answered with {other:?}, which does not fit it")),
+    }
+}
+
+/// Header of an answer that is complete up to `revision` at least.
+pub fn header(node: &Node, revision: u64) -> Header {
+    let status = node.replica().stale_point();
+    Header {
+        revision: status.as_ref().map_or(revision, |s| s.revision.max(revision)),
+        epoch: status.as_ref().map_or(0, |s| s.epoch),
+        node: node.id(),
+    }
+}
+
+/// Clear metadata of a version; its value is converted apart.
+pub fn version_info(collection: &str, version: StoredVersion) -> proto::VersionInfo {
+    let op = match version.op {
+        VersionOp::Put => proto::Op::Put,
+        VersionOp::Delete => proto::Op::Delete,
+        VersionOp::Undelete => proto::Op::Undelete,
+        VersionOp::Rollback => proto::Op::Rollback,
+    };
+    proto::VersionInfo {
+        collection: collection.into(),
+        id: version.id,
+        generation: version.generation,
+        revision: version.revision,
+        recorded_at_us: version.recorded_at_us,
+        op: op.into(),
+        content_type: version.content_type,
+        provenance: version.provenance.map(|p| proto::Provenance {
+            source_system: p.source_system,
+            actor: p.actor,
+            reason: p.reason,
+        }),
+        digest: version.digest.to_vec().into(),
+        chain: version.chain.to_vec().into(),
+        value_bytes: version.value_bytes,
+    }
+}
+
+/// A collection for people.
+pub fn collection(collection: Collection) -> proto::CollectionInfo {
+    let key_style = match collection.key_style {
+        KeyStyle::Ordered => proto::KeyStyle::Ordered,
+        KeyStyle::Bytes => proto::KeyStyle::Bytes,
+    };
+    proto::CollectionInfo {
+        name: collection.name,
+        incarnation: collection.incarnation.to_vec().into(),
+        max_value_bytes: collection.max_value_bytes,
+        key_style: key_style.into(),
+        owner: collection.owner,
+        label: collection.label,
+        created_revision: collection.created_revision,
+    }
+}
+
+/// A member as Raft keeps it, without the folder that is not known yet.
+pub fn member_to_raft(member: proto::Member) -> raft::Member {
+    // The contract's numbers for roles are Raft's; unspecified ones were refused before.
+    raft::Member {
+        node_id: member.node_id,
+        name: member.name,
+        site: member.site,
+        role: member.role,
+        peer_address: member.peer_address,
+        client_address: member.client_address,
+        folder_id: bytes::Bytes::new(),
+    }
+}
+
+/// A member for people.
+pub fn member_from_raft(member: raft::Member) -> proto::Member {
+    proto::Member {
+        node_id: member.node_id,
+        name: member.name,
+        site: member.site,
+        role: member.role,
+        peer_address: member.peer_address,
+        client_address: member.client_address,
+    }
+}
+
+/// A site of the site map.
+pub fn site_to_storage(site: proto::Site) -> command::Site {
+    command::Site { name: site.name, kek_public: site.kek_public }
+}
+
+/// A site for people.
+pub fn site_from_storage(site: command::Site) -> proto::Site {
+    proto::Site { name: site.name, kek_public: site.kek_public }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_have_one_number_in_contract_and_membership() {
+        for (contract, raft) in [
+            (proto::Role::Voter, raft::Role::Voter),
+            (proto::Role::Learner, raft::Role::Learner),
+            (proto::Role::Witness, raft::Role::Witness),
+        ] {
+            assert_eq!(contract as i32, raft as i32);
+        }
+    }
+
+    #[test]
+    fn a_request_id_that_cannot_protect_a_retry_is_refused() {
+        let good = proto::RequestId { client: vec![1; 16].into(), since: 1, sequence: 2, done_below: 2 };
+        assert!(request_id(Some(good.clone())).is_ok());
+        for bad in [
+            None,
+            Some(proto::RequestId { client: vec![1; 15].into(), ..good.clone() }),
+            Some(proto::RequestId { sequence: 0, done_below: 0, ..good.clone() }),
+            Some(proto::RequestId { done_below: 3, ..good }),
+        ] {
+            assert_eq!(request_id(bad).expect_err("refused").reason(), Reason::InvalidArgument);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What clients call. A handler reads as check, seal, propose, convert.
+//!
+//! Reading order: [`records`], [`collections`] and [`cluster`] are the services; [`write`] and [`read`] do the work of
+//! the first, from the [`point`] at which a read reads; [`limits`] and [`convert`] stand between the contract and
+//! storage; [`errors`] gives every refusal its reason; [`deadline`] ends calls in time.
+
+pub mod cluster;
+pub mod collections;
+pub mod convert;
+pub mod deadline;
+pub mod errors;
+pub mod limits;
+pub mod page_token;
+pub mod point;
+pub mod read;
+pub mod records;
+pub mod write;
+
+use saola_client::EPOCH_METADATA;
+use tonic::metadata::MetadataMap;
+
+use crate::node::Node;
+use deadline::Deadline;
+use errors::{Reason, Refusal};
+
+/// Lets a call in, unless its client has seen a later lineage of the cluster than this node belongs to.
+///
+/// # Errors
+/// LOWER_EPOCH.
+pub fn admit(node: &Node, metadata: &MetadataMap) -> Result<Deadline, Refusal> {
+    let seen = metadata.get(EPOCH_METADATA).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    if let Some(seen) = seen {
+        let own = node.replica().status().epoch;
+        if own > 0 && seen > own {
+            return Err(Refusal::plain(
+                Reason::LowerEpoch,
+                format!("this node is in epoch {own}, the client has seen epoch {seen}"),
+            ));
+        }
+    }
+    Ok(Deadline::of(metadata))
+}

@@ -1,0 +1,186 @@
+//! At which point a read reads: the node's view of the store and the revision up to which it may be shown.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use saola_client::proto::{At, Consistency, Header, at, consistency};
+use saola_raft::ReadPoint;
+use saola_storage::collection::Collection;
+use saola_storage::command::{Command, Op, TimeMark};
+use saola_storage::store::{self, View};
+
+use super::deadline::Deadline;
+use super::errors::{Reason, Refusal};
+use crate::node::Node;
+
+/// A view and how much of it may be shown.
+pub struct Point {
+    /// The node's state; may have applied more than `revision`.
+    pub view: View,
+    /// Newest revision that may be shown.
+    pub revision: u64,
+    /// Lineage.
+    pub epoch: u64,
+    /// For stale reads, milliseconds since the node last heard from a leader.
+    pub age_ms: Option<u64>,
+    node: u64,
+}
+
+impl Point {
+    /// Of a node that has just reached `point`.
+    pub fn new(node: &Node, point: ReadPoint, stale: bool) -> Point {
+        Point {
+            view: node.store().view(),
+            revision: point.revision,
+            epoch: point.epoch,
+            age_ms: point.age_ms.filter(|_| stale),
+            node: node.id(),
+        }
+    }
+
+    /// The collection of that name.
+    ///
+    /// # Errors
+    /// UNKNOWN_COLLECTION.
+    pub fn collection(&self, name: &str) -> Result<Collection, Refusal> {
+        self.view.collection(name)?.ok_or_else(|| Refusal::unknown_collection(name))
+    }
+
+    /// What stands in the answer.
+    pub fn header(&self) -> Header {
+        Header { revision: self.revision, epoch: self.epoch, node: self.node }
+    }
+}
+
+/// Reaches the point that a call asks for, without looking at a selector.
+///
+/// # Errors
+/// No leader, no quorum, or staler than asked.
+pub async fn reach(node: &Node, consistency: Option<Consistency>, deadline: Deadline) -> Result<Point, Refusal> {
+    node.check_serves_records()?;
+    let within_ms = match consistency.and_then(|c| c.kind) {
+        None | Some(consistency::Kind::Linearizable(_)) => return node.read_point(deadline).await,
+        Some(consistency::Kind::StaleWithinMs(ms)) => ms,
+    };
+    let Some(point) = node.replica().stale_point() else {
+        return Err(Refusal::new(
+            Reason::StaleTooOld,
+            "this node has not heard from a leader since it started".into(),
+            "ask another node, or wait until this one has found its leader",
+        ));
+    };
+    match point.age_ms {
+        Some(age) if within_ms > 0 && age > within_ms => Err(Refusal::new(
+            Reason::StaleTooOld,
+            format!("this node last heard from a leader {age} ms ago, the call allows {within_ms} ms"),
+            "ask another node, or allow more",
+        )),
+        _ => Ok(Point::new(node, point, true)),
+    }
+}
+
+/// Reaches the point that a call asks for and turns its selector into a generation or a revision.
+///
+/// # Errors
+/// As [`reach`], and FUTURE_REVISION or FUTURE_TIME.
+pub async fn select(
+    node: &Node,
+    at: Option<At>,
+    consistency: Option<Consistency>,
+    deadline: Deadline,
+) -> Result<(Point, store::At), Refusal> {
+    let point = reach(node, consistency, deadline).await?;
+    match at.and_then(|a| a.kind) {
+        None => {
+            let newest = store::At::Revision(point.revision);
+            Ok((point, newest))
+        }
+        Some(at::Kind::Generation(generation)) => Ok((point, store::At::Generation(generation))),
+        Some(at::Kind::Revision(revision)) => {
+            check_revision(&point, revision)?;
+            Ok((point, store::At::Revision(revision)))
+        }
+        Some(at::Kind::TimeUs(time_us)) => {
+            let point = reach_time(node, point, time_us, consistency, deadline).await?;
+            let revision = point.view.revision_at_time(time_us)?.min(point.revision);
+            Ok((point, store::At::Revision(revision)))
+        }
+    }
+}
+
+/// As [`select`], for calls over many records, which have no generation in common.
+///
+/// # Errors
+/// As [`select`], and INVALID_ARGUMENT for a generation.
+pub async fn select_revision(
+    node: &Node,
+    at: Option<At>,
+    consistency: Option<Consistency>,
+    deadline: Deadline,
+) -> Result<(Point, u64), Refusal> {
+    match select(node, at, consistency, deadline).await? {
+        (point, store::At::Revision(revision)) => Ok((point, revision)),
+        (_, store::At::Generation(_)) => Err(Refusal::invalid(
+            "a generation selects a version of one record, this call reads many".into(),
+            "select by revision or time",
+        )),
+    }
+}
+
+/// Refuses revisions that do not exist or may not be shown yet.
+///
+/// # Errors
+/// FUTURE_REVISION or INVALID_ARGUMENT.
+pub fn check_revision(point: &Point, revision: u64) -> Result<(), Refusal> {
+    match revision {
+        0 => Err(Refusal::invalid("there is no revision 0".into(), "an empty store is at revision 1")),
+        r if r > point.revision => Err(Refusal::new(
+            Reason::FutureRevision,
+            format!("revision {r} does not exist yet, this answer would be complete up to {}", point.revision),
+            "leave the selector out to read the newest, or read without a staleness bound",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that no later write can be recorded at or before `time_us`, so that the answer stays true.
+async fn reach_time(
+    node: &Node,
+    point: Point,
+    time_us: u64,
+    consistency: Option<Consistency>,
+    deadline: Deadline,
+) -> Result<Point, Refusal> {
+    if time_us <= point.view.applied().clock_us {
+        return Ok(point);
+    }
+    if point.age_ms.is_some() {
+        return Err(Refusal::new(
+            Reason::FutureTime,
+            "the time is later than what this node has of the replicated clock, and a stale read cannot move it".into(),
+            "read an earlier time, or read without a staleness bound",
+        ));
+    }
+    let future = |clock_us: u64| {
+        Refusal::new(
+            Reason::FutureTime,
+            format!("the time lies {} µs in the future of the cluster", time_us.saturating_sub(clock_us)),
+            "read an earlier time; check this machine's clock",
+        )
+    };
+    let now_us = now_us();
+    if time_us > now_us {
+        return Err(future(now_us));
+    }
+    let mark = Command { request: None, op: Some(Op::TimeMark(TimeMark {})) };
+    let marked = node.propose(mark, deadline).await?;
+    if time_us > marked.recorded_at_us {
+        // The leader's clock is behind this node's.
+        return Err(future(marked.recorded_at_us));
+    }
+    reach(node, consistency, deadline).await
+}
+
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,68 @@
+//! The command line of `saola-node`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// One node of a Saola cluster.
+#[derive(Debug, Parser)]
+#[command(name = "saola-node", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Something else than running the node.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    /// How to run the node.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of a node that runs.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Settings file (TOML)
+    #[arg(long, value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
+    /// Print the settings in effect, defaults included, and end
+    #[arg(long)]
+    pub print_settings: bool,
+}
+
+/// Verbs beside running.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make and show key files
+    #[command(subcommand)]
+    Keygen(Keygen),
+}
+
+/// Key files.
+#[derive(Debug, Subcommand)]
+pub enum Keygen {
+    /// Make a site's KEK pair: the private half goes to FILE (mode 0600), the public half to standard output
+    Kek {
+        /// Where to put the private half; must not exist yet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Print the public half of a private key file
+    Public {
+        /// Private key file
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["saola-node", "--config", "a.toml", "--print-settings"]).is_ok());
+        assert!(Cli::try_parse_from(["saola-node", "keygen", "kek", "--out", "k"]).is_ok());
+        assert!(Cli::try_parse_from(["saola-node", "--print-settings"]).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! What the services of one node share.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use saola_client::proto::Member;
+use saola_raft::{Replica, Role};
+use saola_storage::command::{Command, Outcome};
+use saola_storage::store::Store;
+
+use crate::api::deadline::Deadline;
+use crate::api::errors::{Reason, Refusal};
+use crate::api::point::Point;
+use crate::keys::{Keys, Ring};
+use crate::settings::Settings;
+
+/// One running node.
+pub struct Node {
+    replica: Replica,
+    keys: Keys,
+    member: Member,
+    role: Role,
+    started: Instant,
+    certificate_not_after_s: i64,
+}
+
+impl Node {
+    /// Of a replica that has started.
+    pub fn new(settings: &Settings, replica: Replica, keys: Keys, certificate_not_after_s: i64) -> Node {
+        let member = Member {
+            node_id: settings.node_id,
+            name: settings.name.clone(),
+            site: settings.site.clone(),
+            role: settings.role as i32,
+            peer_address: settings.peer.to_string(),
+            client_address: settings.client.to_string(),
+        };
+        Node { replica, keys, member, role: settings.role, started: Instant::now(), certificate_not_after_s }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u64 {
+        self.member.node_id
+    }
+
+    /// Who it is by its settings; the addresses are those it listens on.
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// Its part in the cluster.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Its part in Raft.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Its records.
+    pub fn store(&self) -> &Arc<Store> {
+        self.replica.store()
+    }
+
+    /// Its open data keys, in line with the key ring.
+    pub fn ring(&self) -> Arc<Ring> {
+        self.keys.follow(self.store())
+    }
+
+    /// Seconds since it started.
+    pub fn uptime_s(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    /// Seconds until its certificate ends; negative once it has.
+    pub fn certificate_expires_in_s(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.certificate_not_after_s.saturating_sub_unsigned(now)
+    }
+
+    /// Refuses calls about records on a witness, and on a data node without its key.
+    ///
+    /// # Errors
+    /// WITNESS or SEALED.
+    pub fn check_serves_records(&self) -> Result<(), Refusal> {
+        if self.role == Role::Witness {
+            return Err(Refusal::plain(Reason::Witness, "this node is a witness: it keeps no records".into()));
+        }
+        self.ring().check_open()
+    }
+
+    /// Proposes a command and waits for its outcome.
+    ///
+    /// # Errors
+    /// Any of [`saola_raft::ProposeError`] as a refusal.
+    pub async fn propose(&self, command: Command, deadline: Deadline) -> Result<Outcome, Refusal> {
+        Ok(self.replica.propose(command, deadline.left()).await?)
+    }
+
+    /// A point at or after every write acknowledged before this call.
+    ///
+    /// # Errors
+    /// Any of [`saola_raft::ReadError`] as a refusal.
+    pub async fn read_point(&self, deadline: Deadline) -> Result<Point, Refusal> {
+        let point = self.replica.read_point(deadline.left()).await?;
+        Ok(Point::new(self, point, false))
+    }
+}

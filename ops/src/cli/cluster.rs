@@ -1,0 +1,147 @@
+//! Verbs on the cluster, its nodes and their certificates.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::topology::{self, Node, Role};
+
+/// `saola cluster …`
+#[derive(Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Make a cluster of fresh nodes
+    Init {
+        /// Nodes, roles, sites, addresses and public KEKs (TOML)
+        #[arg(long, value_name = "FILE")]
+        topology: PathBuf,
+    },
+    /// Add a fresh node
+    Add {
+        /// The node.
+        #[command(flatten)]
+        node: NewNode,
+        /// Public KEK of its site, needed when the site is new: 64 hexadecimal digits
+        #[arg(long, value_name = "HEX", value_parser = parse_kek)]
+        kek_public: Option<KekPublic>,
+    },
+    /// Remove a node for good
+    Remove {
+        /// Name or number of the node
+        node: String,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+    /// Remove a node and put a fresh one with a new number in its place
+    Replace {
+        /// Name or number of the node that goes
+        node: String,
+        /// The node that comes.
+        #[command(flatten)]
+        new: NewNode,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+    /// Hand leadership to another node
+    Transfer(TransferArgs),
+    /// Compare the state of all data nodes at one log index
+    Digest,
+    /// List the members
+    Members,
+}
+
+/// A node that joins.
+#[derive(Clone, Debug, Args)]
+pub struct NewNode {
+    /// Its number; never one that was used before
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub node_id: u64,
+    /// Its name, as in its certificate
+    #[arg(long)]
+    pub name: String,
+    /// Its site
+    #[arg(long)]
+    pub site: String,
+    /// Its part
+    #[arg(long, value_enum, default_value_t = Role::Voter)]
+    pub role: Role,
+    /// Where other nodes reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer_address: String,
+    /// Where clients reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub client_address: String,
+}
+
+impl NewNode {
+    /// The same as a topology says it.
+    pub fn to_node(&self) -> Node {
+        Node {
+            node_id: self.node_id,
+            name: self.name.clone(),
+            site: self.site.clone(),
+            role: self.role,
+            peer_address: self.peer_address.clone(),
+            client_address: self.client_address.clone(),
+        }
+    }
+}
+
+/// A site's public KEK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KekPublic(pub Vec<u8>);
+
+fn parse_kek(text: &str) -> Result<KekPublic, String> {
+    match topology::kek_public(text) {
+        Ok(key) if key.is_empty() => Err("the key is empty".into()),
+        other => other.map(KekPublic),
+    }
+}
+
+/// Where leadership goes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct TransferArgs {
+    /// Name or number of a voter that keeps records
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Any such voter of this site
+    #[arg(long)]
+    pub site: Option<String>,
+}
+
+/// `saola cert …`
+#[derive(Debug, Subcommand)]
+pub enum CertVerb {
+    /// Make a development authority, and node and client certificates signed by it
+    Dev(DevCertArgs),
+}
+
+/// Arguments of `saola cert dev`.
+#[derive(Debug, Args)]
+pub struct DevCertArgs {
+    /// Folder for the files; an authority that is there already is used again
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Make a node certificate NAME.pem with its NAME.key; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub node: Vec<String>,
+    /// Make a client certificate NAME.pem with its NAME.key; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub client: Vec<String>,
+    /// For how many days node and client certificates hold; 0 or less makes one that has expired
+    #[arg(long, value_name = "DAYS", default_value_t = 365, allow_negative_numbers = true)]
+    pub valid_days: i32,
+}
+
+/// Arguments of `saola demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Leave the cluster running at the end and print how to talk to it
+    #[arg(long)]
+    pub keep: bool,
+    /// Folder for the nodes' files, fresh or empty; kept afterwards [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}

@@ -1,0 +1,101 @@
+//! The command line. Nouns then verbs; flags that hold for every verb stand in [`Global`].
+//!
+//! [`records`] holds what concerns records, [`cluster`] what concerns the cluster and its nodes.
+
+pub mod cluster;
+pub mod records;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, TransferArgs};
+pub use records::{
+    AtArgs, CollectionVerb, CreateArgs, DeleteArgs, ExportArgs, GetArgs, HistoryArgs, ImportArgs, ListArgs,
+    ProvenanceArgs, PutArgs,
+};
+
+use crate::output::Format;
+use crate::time;
+
+/// Master records that outlive the loss of a site.
+#[derive(Debug, Parser)]
+#[command(name = "saola", version, arg_required_else_help = true, subcommand_required = true)]
+pub struct Cli {
+    /// Flags of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags of every verb.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Data nodes to talk to; one is enough, the others are found
+    #[arg(long, global = true, env = "SAOLA_ENDPOINT", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub endpoint: Vec<String>,
+    /// Certificate of the authority that signed the nodes (PEM)
+    #[arg(long, global = true, env = "SAOLA_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Your certificate (PEM)
+    #[arg(long, global = true, env = "SAOLA_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Your private key (PEM)
+    #[arg(long, global = true, env = "SAOLA_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// TOML file with endpoints, ca, cert and key; flags win over it
+    #[arg(long, global = true, env = "SAOLA_PROFILE", value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// How to print results
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub output: Format,
+    /// How long a call may take, as in 500ms or 5s [default: 5s; 60s for changes of the cluster]
+    #[arg(long, global = true, value_parser = time::parse_span, value_name = "SPAN")]
+    pub timeout: Option<Duration>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Who leads, how every node fares, and which sites are protected
+    Status {
+        /// Again every second until Ctrl-C
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Make and change the cluster
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Create and list collections
+    #[command(subcommand)]
+    Collection(CollectionVerb),
+    /// Write a version of a record
+    Put(PutArgs),
+    /// Read one version of a record
+    Get(GetArgs),
+    /// List the live records of a collection
+    List(ListArgs),
+    /// Show all versions of a record
+    History(HistoryArgs),
+    /// Delete a record; its history stays
+    Delete(DeleteArgs),
+    /// Apply puts and deletes from lines of JSON
+    Import(ImportArgs),
+    /// Write the live records of a collection as lines of JSON
+    Export(ExportArgs),
+    /// Make certificates
+    #[command(subcommand)]
+    Cert(CertVerb),
+    /// Start a throwaway cluster of one node, until Ctrl-C
+    Dev,
+    /// Start five nodes over two sites, lose a site under load, and prove that nothing was lost
+    Demo(DemoArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}

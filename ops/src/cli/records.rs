@@ -1,0 +1,241 @@
+//! Verbs on records and collections.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use saola_client::{At, Expect, KeyStyle, Provenance};
+
+use crate::time;
+
+/// `saola collection …`
+#[derive(Debug, Subcommand)]
+pub enum CollectionVerb {
+    /// Create a collection
+    Create(CreateArgs),
+    /// List the collections
+    List,
+}
+
+/// Which record ids a collection takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Style {
+    /// UTF-8 in Unicode form NFC, 1 to 512 bytes, no control characters
+    Ordered,
+    /// Any 1 to 4096 bytes
+    Bytes,
+}
+
+impl From<Style> for KeyStyle {
+    fn from(style: Style) -> KeyStyle {
+        match style {
+            Style::Ordered => KeyStyle::Ordered,
+            Style::Bytes => KeyStyle::Bytes,
+        }
+    }
+}
+
+/// Arguments of `saola collection create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Name of the collection
+    pub name: String,
+    /// Largest value in bytes [default: 1 MiB, which is also the most]
+    #[arg(long, value_name = "BYTES", default_value_t = 0, hide_default_value = true)]
+    pub max_value_bytes: u64,
+    /// Which record ids it takes
+    #[arg(long, value_enum, default_value_t = Style::Ordered)]
+    pub key_style: Style,
+    /// Who answers for it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub owner: String,
+    /// What it is, for people
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub label: String,
+}
+
+/// Where a version comes from; stored in the clear.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ProvenanceArgs {
+    /// System that the change comes from (stored in the clear)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub source: String,
+    /// Who made it (stored in the clear)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub actor: String,
+    /// Why (stored in the clear)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+impl ProvenanceArgs {
+    /// The same as the contract says it.
+    pub fn to_provenance(&self) -> Provenance {
+        Provenance { source_system: self.source.clone(), actor: self.actor.clone(), reason: self.reason.clone() }
+    }
+}
+
+fn parse_expect(text: &str) -> Result<Expect, String> {
+    match text {
+        "any" => Ok(Expect::Any),
+        "absent" => Ok(Expect::Absent),
+        _ => match text.strip_prefix("gen:").and_then(|number| number.parse().ok()) {
+            Some(generation) if generation > 0 => Ok(Expect::Generation(generation)),
+            _ => Err("write any, absent, or gen:N with the generation that must be there".into()),
+        },
+    }
+}
+
+/// Arguments of `saola put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// Collection
+    pub collection: String,
+    /// Record id
+    pub id: String,
+    /// Value; `-` reads standard input
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub value: Option<String>,
+    /// Read the value from a file
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// What must be there: any, absent or gen:N
+    #[arg(long, value_parser = parse_expect, default_value = "any", value_name = "STATE")]
+    pub expect: Expect,
+    /// Media type of the value
+    #[arg(long, value_name = "TYPE", default_value = "application/json")]
+    pub content_type: String,
+    /// Where it comes from.
+    #[command(flatten)]
+    pub provenance: ProvenanceArgs,
+}
+
+/// Arguments of `saola delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Collection
+    pub collection: String,
+    /// Record id
+    pub id: String,
+    /// What must be there: any or gen:N
+    #[arg(long, value_parser = parse_expect, default_value = "any", value_name = "STATE")]
+    pub expect: Expect,
+    /// Where it comes from.
+    #[command(flatten)]
+    pub provenance: ProvenanceArgs,
+}
+
+/// The point of a read; the present if none is given.
+#[derive(Clone, Debug, Default, Args)]
+#[group(multiple = false)]
+pub struct AtArgs {
+    /// As the store stood at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<u64>,
+    /// As the store stood at this time, as in 2025-07-01T00:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
+    pub as_of: Option<u64>,
+}
+
+impl AtArgs {
+    /// The same as the client says it.
+    pub fn to_at(&self) -> Option<At> {
+        self.revision.map(At::Revision).or(self.as_of.map(At::TimeUs))
+    }
+}
+
+/// Arguments of `saola get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// Collection
+    pub collection: String,
+    /// Record id
+    pub id: String,
+    /// The record's n-th version
+    #[arg(long, value_name = "N", conflicts_with = "AtArgs")]
+    pub generation: Option<u64>,
+    /// The point of the read.
+    #[command(flatten)]
+    pub at: AtArgs,
+    /// Accept what one node has, if it heard from a leader within MS milliseconds [without MS: at any time]
+    #[arg(long, value_name = "MS", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    pub stale: Option<u64>,
+    /// Print the value's bytes and nothing else
+    #[arg(long, conflicts_with = "output")]
+    pub raw: bool,
+}
+
+impl GetArgs {
+    /// Which version is asked for.
+    pub fn to_at(&self) -> Option<At> {
+        self.generation.map(At::Generation).or(self.at.to_at())
+    }
+
+    /// How old the answer may be.
+    pub fn staleness(&self) -> Option<Duration> {
+        self.stale.map(Duration::from_millis)
+    }
+}
+
+/// Arguments of `saola list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Collection
+    pub collection: String,
+    /// Only ids that begin so
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub prefix: String,
+    /// At most so many records
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// The point of the read.
+    #[command(flatten)]
+    pub at: AtArgs,
+    /// Only the ids, one a line
+    #[arg(long)]
+    pub keys_only: bool,
+}
+
+/// Arguments of `saola history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Collection
+    pub collection: String,
+    /// Record id
+    pub id: String,
+    /// Newest version first
+    #[arg(long)]
+    pub newest_first: bool,
+    /// Leave the values out
+    #[arg(long)]
+    pub keys_only: bool,
+}
+
+/// Arguments of `saola import`.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArgs {
+    /// File of lines as {"op":"put","collection":"agency","id":"ward/00004","value":{…}}; `-` is standard input
+    pub file: PathBuf,
+    /// Go on after the last line that an earlier run of this import had applied
+    #[arg(long)]
+    pub resume: bool,
+    /// Collection of lines that name none
+    #[arg(long, value_name = "NAME")]
+    pub collection: Option<String>,
+    /// How many writes may be under way at a time
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: u16,
+    /// Where the changes come from.
+    #[command(flatten)]
+    pub provenance: ProvenanceArgs,
+}
+
+/// Arguments of `saola export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Collection
+    pub collection: String,
+    /// The point of the read.
+    #[command(flatten)]
+    pub at: AtArgs,
+}

@@ -1,0 +1,63 @@
+//! From the command line to its verb.
+
+use std::time::Duration;
+
+use clap::CommandFactory;
+
+use crate::cli::{CertVerb, Cli, CollectionVerb, Verb};
+use crate::exit::{Exit, Failure};
+use crate::{certificates, connect, demo, import, signals, verbs};
+
+/// How long a call on records may take, unless told otherwise.
+const RECORDS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for changes of the cluster: a new member has to catch up first.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for imports and exports, which should live through a failover.
+const BULK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs the verb, or ends it when a signal asks for it; children of the verb end with it.
+///
+/// # Errors
+/// [`Failure`] with the exit code and the next step.
+pub async fn run(cli: Cli) -> Result<Exit, Failure> {
+    // Ctrl-C is how `saola dev` ends, so it hears signals itself.
+    if matches!(cli.verb, Verb::Dev) {
+        return verbs::dev::dev().await;
+    }
+    tokio::select! {
+        result = verb(cli) => result,
+        ended = signals::asked_to_end() => {
+            ended?;
+            eprintln!("interrupted");
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+async fn verb(cli: Cli) -> Result<Exit, Failure> {
+    let global = cli.global;
+    let records = || connect::client(&global, RECORDS_TIMEOUT);
+    let format = global.output;
+    match cli.verb {
+        Verb::Status { watch } => verbs::status::status(&records()?, watch, format).await,
+        Verb::Cluster(verb) => verbs::cluster::cluster(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
+        Verb::Collection(CollectionVerb::Create(args)) => verbs::collection::create(&records()?, args, format).await,
+        Verb::Collection(CollectionVerb::List) => verbs::collection::list(&records()?, format).await,
+        Verb::Put(args) => verbs::write::put(&records()?, args, format).await,
+        Verb::Delete(args) => verbs::write::delete(&records()?, args, format).await,
+        Verb::Get(args) => verbs::read::get(&records()?, args, format).await,
+        Verb::List(args) => verbs::read::list(&records()?, args, format).await,
+        Verb::History(args) => verbs::read::history(&records()?, args, format).await,
+        Verb::Import(args) => import::run(&connect::client(&global, BULK_TIMEOUT)?, args, format).await,
+        Verb::Export(args) => verbs::export::export(&connect::client(&global, BULK_TIMEOUT)?, args).await,
+        Verb::Cert(CertVerb::Dev(args)) => certificates::run(&args, format),
+        Verb::Dev => verbs::dev::dev().await,
+        Verb::Demo(args) => demo::run(args).await,
+        Verb::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "saola", &mut text);
+            crate::output::print_bytes(&text)?;
+            Ok(Exit::Done)
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Moments and spans as people write and read them. Inside, moments are microseconds since 1970, UTC.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A moment as UTC in ISO 8601, to the microsecond: what [`parse_moment`] reads back.
+pub fn iso(us: u64) -> String {
+    let moment = i64::try_from(us).ok().and_then(|us| Timestamp::from_microsecond(us).ok());
+    moment.map_or_else(|| format!("{us} µs"), |moment| format!("{moment:.6}"))
+}
+
+/// Reads a moment: ISO 8601 with `Z` or an offset.
+///
+/// # Errors
+/// A sentence with an example.
+pub fn parse_moment(text: &str) -> Result<u64, String> {
+    let moment: Timestamp = text
+        .parse()
+        .map_err(|error| format!("{error}; write a UTC time as in 2025-07-01T00:00:00Z"))?;
+    u64::try_from(moment.as_microsecond()).map_err(|_| "the time lies before 1970".to_owned())
+}
+
+/// Reads a span: `500ms`, `5s`, `2m`.
+///
+/// # Errors
+/// A sentence with an example.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let span: SignedDuration = text.parse().map_err(|error| format!("{error}; write a span as in 500ms or 5s"))?;
+    match Duration::try_from(span) {
+        Ok(span) if !span.is_zero() => Ok(span),
+        _ => Err("a span must be longer than nothing".to_owned()),
+    }
+}
+
+/// A span in its largest fitting unit, as in `3 d` or `41 s`.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_moment_reads_back_exactly() {
+        for us in [0, 1, 1_751_328_000_000_001, 1_751_328_000_999_999] {
+            assert_eq!(parse_moment(&iso(us)), Ok(us));
+        }
+        assert_eq!(iso(1_751_328_000_000_000), "2025-07-01T00:00:00.000000Z");
+        assert_eq!(parse_moment("2025-07-01T07:00:00+07:00"), Ok(1_751_328_000_000_000));
+    }
+
+    #[test]
+    fn a_moment_or_span_that_makes_no_sense_is_refused_with_an_example() {
+        assert!(parse_moment("yesterday").is_err_and(|text| text.contains("2025-07-01T00:00:00Z")));
+        assert!(parse_moment("1969-12-31T00:00:00Z").is_err());
+        assert!(parse_span("soon").is_err_and(|text| text.contains("500ms")));
+        assert!(parse_span("0s").is_err());
+        assert!(parse_span("-1s").is_err());
+        assert_eq!(parse_span("500ms"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn spans_are_short() {
+        assert_eq!([span(41), span(600), span(7_200), span(864_000)], ["41 s", "10 min", "2 h", "10 d"]);
+    }
+}

@@ -1,0 +1,41 @@
+//! One replica of a Saola cluster: consensus over the durable log and the state machine of `saola-storage`.
+//!
+//! What it does: proposes commands and answers their outcomes, gives linearizable read points on every data node,
+//! moves the log and snapshots between peers, changes the membership, runs the witness. What it refuses: it does not
+//! know records, keys or the public API, treats a command as sealed bytes, and shows no openraft type. Time,
+//! randomness and spawning go through [`types::Runtime`], messages through [`transport::Transport`]: with the feature
+//! `sim` a whole cluster runs in one thread, decided by a seed.
+//!
+//! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
+//! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
+//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), [`transport`], [`witness`],
+//! `links`, `sim`.
+
+mod convert;
+pub mod folder;
+pub mod frontier;
+mod links;
+mod log_store;
+pub mod member;
+mod network;
+mod payload;
+pub mod peer;
+pub mod replica;
+mod state_machine;
+pub mod timing;
+pub mod transport;
+pub mod types;
+pub mod wire;
+pub mod witness;
+
+#[cfg(feature = "sim")]
+pub mod sim;
+
+pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
+pub use member::{Member, Role};
+pub use peer::PeerService;
+pub use replica::{
+    AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, StartError,
+};
+pub use timing::Timing;
+pub use types::TokioRuntime;

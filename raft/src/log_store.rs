@@ -1,0 +1,153 @@
+//! openraft's log storage over the durable log.
+//!
+//! `append` only encodes and enqueues; the log's writer syncs and completes callbacks in order. Votes and
+//! truncations are awaited, so they are durable before openraft goes on (reference: openraft's I/O ordering).
+
+use std::fmt::Debug;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::type_config::alias::{LogIdOf, VoteOf};
+use openraft::{OptionalSend, RaftLogReader};
+use saola_storage::log::{Log, LogEntry, LogError, LogOp};
+use tokio::sync::oneshot;
+
+use crate::payload;
+use crate::types::{Entry, Runtime, TypeConfig, log_id_from, log_id_to, vote_from, vote_to};
+
+/// Entries handed to one replication request or one apply batch stop at this many payload bytes.
+const READ_BYTES: usize = 1 << 20;
+
+/// The log as openraft sees it. Clones share the log.
+pub(crate) struct LogStore<RT> {
+    log: Log,
+    runtime: PhantomData<fn() -> RT>,
+}
+
+impl<RT> Clone for LogStore<RT> {
+    fn clone(&self) -> Self {
+        Self { log: self.log.clone(), runtime: PhantomData }
+    }
+}
+
+fn to_io(error: LogError) -> io::Error {
+    io::Error::other(error)
+}
+
+impl<RT: Runtime> LogStore<RT> {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log, runtime: PhantomData }
+    }
+
+    async fn durable(&self, op: LogOp) -> io::Result<()> {
+        let (done, synced) = oneshot::channel();
+        self.log.submit(
+            op,
+            Some(Box::new(move |result| {
+                // The receiver is gone only when Raft itself has been stopped.
+                let _receiver_gone = done.send(result);
+            })),
+        );
+        match synced.await {
+            Ok(result) => result.map_err(to_io),
+            Err(_) => Err(io::Error::other("the log's writer has ended")),
+        }
+    }
+
+    fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry<RT>>> {
+        let entries = self.log.entries(start..end, max_bytes).map_err(to_io)?;
+        entries
+            .into_iter()
+            .map(|entry| {
+                let index = entry.log_id.index;
+                let payload = payload::decode::<RT>(entry.payload)
+                    .map_err(|error| io::Error::other(format!("log entry {index}: {error}")))?;
+                Ok(openraft::Entry { log_id: log_id_to::<RT>(&entry.log_id), payload })
+            })
+            .collect()
+    }
+}
+
+impl<RT: Runtime> RaftLogReader<TypeConfig<RT>> for LogStore<RT> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry<RT>>, io::Error> {
+        let start = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(index) => index + 1,
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start, end, usize::MAX)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig<RT>>>, io::Error> {
+        Ok(self.log.state().vote.as_ref().map(vote_to::<RT>))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<RT>>, io::Error> {
+        self.read(start, end, READ_BYTES)
+    }
+}
+
+impl<RT: Runtime> RaftLogStorage<TypeConfig<RT>> for LogStore<RT> {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig<RT>>, io::Error> {
+        let state = self.log.state();
+        Ok(LogState {
+            last_purged_log_id: state.last_purged.as_ref().map(log_id_to::<RT>),
+            last_log_id: state.last.as_ref().map(log_id_to::<RT>),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig<RT>>) -> Result<(), io::Error> {
+        self.durable(LogOp::Vote(vote_from::<RT>(vote))).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig<RT>>>) -> Result<(), io::Error> {
+        self.log.submit(LogOp::Committed(committed.as_ref().map(log_id_from::<RT>)), None);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogIdOf<TypeConfig<RT>>>, io::Error> {
+        Ok(self.log.state().committed.as_ref().map(log_id_to::<RT>))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig<RT>>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry<RT>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries
+            .into_iter()
+            .map(|entry| LogEntry {
+                log_id: log_id_from::<RT>(&entry.log_id),
+                payload: payload::encode::<RT>(&entry.payload),
+            })
+            .collect();
+        let done = Box::new(move |result: Result<(), LogError>| callback.io_completed(result.map_err(to_io)));
+        self.log.submit(LogOp::Append(entries), Some(done));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogIdOf<TypeConfig<RT>>>) -> Result<(), io::Error> {
+        self.durable(LogOp::TruncateAfter(last_log_id.as_ref().map(log_id_from::<RT>))).await
+    }
+
+    async fn purge(&mut self, log_id: LogIdOf<TypeConfig<RT>>) -> Result<(), io::Error> {
+        self.log.submit(LogOp::Purge(log_id_from::<RT>(&log_id)), None);
+        Ok(())
+    }
+}

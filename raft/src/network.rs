@@ -1,0 +1,364 @@
+//! openraft's network over a [`Transport`]: one client per peer and lane.
+//!
+//! Replication streams are pipelined; heartbeats and votes are single questions on a lane of their own.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use prost::Message;
+use saola_storage::types::NodeId;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::convert::{
+    StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot,
+    wire_log_id, wire_vote,
+};
+use crate::member::{Member, Role, membership_to_record};
+use crate::replica::Shared;
+use crate::state_machine::SnapshotBody;
+use crate::transport::{Lane, PeerAddress, TransportError};
+use crate::types::{Runtime, TypeConfig, detach};
+use crate::wire::{
+    Answer, AppendRequest, AppendResult, PeerReply, PeerRequest, Question, Refusal, RefusalCode, SnapshotBegin,
+    SnapshotChunk, TakeOver,
+};
+
+/// Makes the clients that openraft asks for.
+pub(crate) struct Network<RT: Runtime> {
+    shared: Arc<Shared<RT>>,
+}
+
+impl<RT: Runtime> Network<RT> {
+    pub(crate) fn new(shared: Arc<Shared<RT>>) -> Self {
+        Self { shared }
+    }
+
+    fn client(&self, target: NodeId, member: &Member, lane: Lane) -> PeerClient<RT> {
+        PeerClient { shared: self.shared.clone(), member: Member { node_id: target, ..member.clone() }, lane }
+    }
+}
+
+impl<RT: Runtime> RaftNetworkFactory<TypeConfig<RT>> for Network<RT> {
+    type Network = PeerClient<RT>;
+
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> PeerClient<RT> {
+        self.client(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Member) -> PeerClient<RT> {
+        self.client(target, node, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &Member) -> PeerClient<RT> {
+        self.client(target, node, Lane::Snapshot)
+    }
+}
+
+/// One peer on one lane.
+pub(crate) struct PeerClient<RT: Runtime> {
+    shared: Arc<Shared<RT>>,
+    member: Member,
+    lane: Lane,
+}
+
+type RpcError<RT> = RPCError<TypeConfig<RT>>;
+type Responses<'s, RT> = BoxStream<'s, Result<StreamResult<RT>, RpcError<RT>>>;
+
+fn rpc_error<RT: Runtime>(error: &TransportError) -> RpcError<RT> {
+    match error {
+        TransportError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(error)),
+        TransportError::Broken { .. } => RPCError::Network(NetworkError::new(error)),
+    }
+}
+
+impl<RT: Runtime> PeerClient<RT> {
+    fn address(&self) -> PeerAddress {
+        PeerAddress { address: self.member.peer_address.clone(), name: self.member.name.clone() }
+    }
+
+    /// A refused message backs off like an unreachable peer: asking again at once would not help.
+    fn refused(&self, refusal: Refusal) -> RpcError<RT> {
+        let error = RPCError::Unreachable(Unreachable::from_string(&refusal.message));
+        self.shared.links.refused(self.member.node_id, refusal);
+        error
+    }
+
+    fn unexpected(&self) -> RpcError<RT> {
+        self.refused(Refusal::new(
+            RefusalCode::BadMessage,
+            format!("node {} gave an answer of the wrong kind: run the same release on all nodes", self.member.node_id),
+        ))
+    }
+
+    async fn ask(&self, term: u64, question: Question, timeout: Duration) -> Result<Answer, RpcError<RT>> {
+        let header = self.shared.header(&self.member, term);
+        let request = PeerRequest { header, question: Some(question) };
+        let lane = if self.lane == Lane::Append { Lane::Control } else { self.lane };
+        let reply = self.shared.transport.call(&self.address(), lane, request, timeout).await;
+        match reply.map_err(|error| rpc_error::<RT>(&error))?.answer {
+            Some(Answer::Refused(refusal)) => Err(self.refused(refusal)),
+            Some(answer) => Ok(answer),
+            None => Err(self.unexpected()),
+        }
+    }
+
+    fn prepare(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>, with_header: bool) -> AppendRequest {
+        let mut request = wire_append::<RT>(rpc);
+        if with_header {
+            request.header = self.shared.header(&self.member, rpc.vote.leader_id.term);
+        }
+        request.frontier_next = self.shared.frontier.next();
+        request.needed_from = self.shared.links.needed_from();
+        request
+    }
+
+    fn received(&self, term: u64, result: Option<AppendResult>) -> Result<StreamResult<RT>, RpcError<RT>> {
+        let result = raft_append_result::<RT>(result).map_err(|refusal| self.refused(refusal))?;
+        if let Ok(Some(flushed)) = &result {
+            self.shared.links.count_flushed(self.member.node_id, term, flushed.index + 1);
+        }
+        Ok(result)
+    }
+
+    async fn append_once(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig<RT>>,
+        timeout: Duration,
+    ) -> Result<StreamResult<RT>, RpcError<RT>> {
+        let term = rpc.vote.leader_id.term;
+        let request = self.prepare(&rpc, true);
+        match self.ask(term, Question::Append(request), timeout).await? {
+            Answer::Append(reply) => self.received(term, reply.result),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn open_stream<S>(&self, input: S) -> Result<Responses<'_, RT>, RpcError<RT>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + OptionalSend + Unpin + 'static,
+    {
+        let sent = Arc::new(AtomicU64::new(0));
+        let term = Arc::new(AtomicU64::new(0));
+        let sender = PeerClient { shared: self.shared.clone(), member: self.member.clone(), lane: self.lane };
+        let (sent_by_input, term_of_input) = (sent.clone(), term.clone());
+        let requests = input.map(move |rpc| {
+            let first = sent_by_input.fetch_add(1, Ordering::AcqRel) == 0;
+            term_of_input.store(rpc.vote.leader_id.term, Ordering::Release);
+            sender.prepare(&rpc, first)
+        });
+        let replies = self
+            .shared
+            .transport
+            .append(&self.address(), requests.boxed())
+            .await
+            .map_err(|error| rpc_error::<RT>(&error))?;
+        let stall = self.shared.stall_limit();
+        let state = Some((replies, 0u64));
+        let responses = futures::stream::unfold(state, move |state| {
+            let (sent, term) = (sent.clone(), term.clone());
+            async move {
+                let (mut replies, mut answered) = state?;
+                loop {
+                    let item = match RT::timeout(stall, replies.next()).await {
+                        Ok(item) => item?,
+                        // A silent stream is fine while nothing is owed; else the connection hangs and is given up.
+                        Err(_) if sent.load(Ordering::Acquire) == answered => continue,
+                        Err(_) => {
+                            let error = TransportError::Broken {
+                                peer: self.member.name.clone(),
+                                reason: format!("no answer to an append for {} ms", stall.as_millis()),
+                            };
+                            return Some((Err(rpc_error::<RT>(&error)), None));
+                        }
+                    };
+                    answered += 1;
+                    let result = item
+                        .map_err(|error| rpc_error::<RT>(&error))
+                        .and_then(|reply| self.received(term.load(Ordering::Acquire), reply.result));
+                    let end = !matches!(result, Ok(Ok(_)));
+                    return Some((result, if end { None } else { Some((replies, answered)) }));
+                }
+            }
+        });
+        Ok(responses.boxed())
+    }
+}
+
+impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
+    type SnapshotData = SnapshotBody;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig<RT>>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig<RT>>, RpcError<RT>> {
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+        Ok(match self.append_once(rpc, option.hard_ttl()).await? {
+            Ok(flushed) if flushed == last => AppendEntriesResponse::Success,
+            Ok(flushed) => AppendEntriesResponse::PartialSuccess(flushed),
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<Responses<'s, RT>, RpcError<RT>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            if self.lane != Lane::Control {
+                return self.open_stream(input).await;
+            }
+            // A heartbeat is one question; a stream of its own would only cost more messages.
+            let responses: Responses<'s, RT> = match input.next().await {
+                None => futures::stream::empty().boxed(),
+                Some(rpc) => {
+                    let result = self.append_once(rpc, option.hard_ttl()).await?;
+                    futures::stream::iter([Ok(result)]).boxed()
+                }
+            };
+            Ok(responses)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig<RT>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig<RT>>, RpcError<RT>> {
+        match self.ask(0, Question::Vote(wire_ballot::<RT>(&rpc)), option.hard_ttl()).await? {
+            Answer::Ballot(reply) => raft_ballot_reply::<RT>(reply).map_err(|refusal| self.refused(refusal)),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig<RT>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig<RT>>, RpcError<RT>> {
+        match self.ask(0, Question::PreVote(wire_ballot::<RT>(&rpc)), option.hard_ttl()).await? {
+            Answer::Ballot(reply) => raft_ballot_reply::<RT>(reply).map_err(|refusal| self.refused(refusal)),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig<RT>>,
+        snapshot: SnapshotOf<TypeConfig<RT>, SnapshotBody>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig<RT>>, StreamingError<TypeConfig<RT>>> {
+        let refuse = |why: &str| StreamingError::Unreachable(Unreachable::from_string(why));
+        let full = self.member.role_value().is_data();
+        if full && !self.shared.role().is_data() {
+            // A witness has no records: its snapshot would empty a data node.
+            return Err(refuse("a witness cannot send a snapshot to a data node; leadership moves to a data node first"));
+        }
+        let begin = SnapshotBegin {
+            header: self.shared.header(&self.member, vote.leader_id.term),
+            vote: Some(wire_vote::<RT>(&vote)),
+            last: snapshot.meta.last_log_id.as_ref().map(wire_log_id::<RT>),
+            membership_at: snapshot.meta.last_membership.log_id().as_ref().map(wire_log_id::<RT>),
+            membership: membership_to_record(snapshot.meta.last_membership.membership()).encode_to_vec().into(),
+            full,
+        };
+        let (chunks, queue) = tokio::sync::mpsc::channel(4);
+        let (problem, problem_seen) = tokio::sync::oneshot::channel::<String>();
+        detach::<RT>(async move {
+            if chunks.send(SnapshotChunk { begin: Some(begin), data: Default::default() }).await.is_err() || !full {
+                return;
+            }
+            let SnapshotBody::Outgoing(mut export) = snapshot.snapshot else {
+                return;
+            };
+            loop {
+                match export.next_chunk() {
+                    Ok(Some(data)) => {
+                        // The other end gave up: its answer says why.
+                        if chunks.send(SnapshotChunk { begin: None, data }).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        let _sender_gone = problem.send(error.to_string());
+                        return;
+                    }
+                }
+            }
+        });
+        let sending = self.shared.transport.snapshot(&self.address(), ReceiverStream::new(queue).boxed());
+        let cancel: Pin<Box<dyn Future<Output = ReplicationClosed> + Send>> = Box::pin(cancel);
+        let reply: PeerReply = match futures::future::select(sending, cancel).await {
+            futures::future::Either::Left((reply, _)) => reply.map_err(|error| refuse(&error.to_string()))?,
+            futures::future::Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
+        };
+        if let Ok(problem) = { problem_seen }.try_recv() {
+            return Err(refuse(&format!("reading the snapshot failed: {problem}")));
+        }
+        match reply.answer {
+            Some(Answer::Ballot(ballot)) => {
+                let vote = raft_vote::<RT>(ballot.vote).map_err(|refusal| refuse(&refusal.message))?;
+                Ok(SnapshotResponse { vote })
+            }
+            Some(Answer::Refused(refusal)) => {
+                let error = refuse(&refusal.message);
+                self.shared.links.refused(self.member.node_id, refusal);
+                Err(error)
+            }
+            _ => Err(refuse("answer of the wrong kind to a snapshot")),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig<RT>>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig<RT>>, RpcError<RT>> {
+        let question = Question::TransferLeader(TakeOver {
+            from_leader: Some(wire_vote::<RT>(req.from_leader())),
+            to: *req.to_node_id(),
+            last: req.last_log_id().map(wire_log_id::<RT>),
+        });
+        let Answer::TakeOver(reply) = self.ask(0, question, option.hard_ttl()).await? else {
+            return Err(self.unexpected());
+        };
+        Ok(match (reply.refused.is_empty(), reply.vote) {
+            (true, _) => Ok(()),
+            (false, Some(vote)) => Err(TransferLeaderError::VoteChanged {
+                expected: *req.from_leader(),
+                actual: raft_vote::<RT>(Some(vote)).map_err(|refusal| self.refused(refusal))?,
+            }),
+            (false, None) => Err(TransferLeaderError::LogNotFlushed {
+                expected: req.last_log_id().copied(),
+                actual: reply.flushed.map(raft_log_id::<RT>),
+            }),
+        })
+    }
+}
+
+impl<RT: Runtime> Shared<RT> {
+    pub(crate) fn role(&self) -> Role {
+        self.claim.role
+    }
+}

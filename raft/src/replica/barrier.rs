@@ -1,0 +1,209 @@
+//! Linearizable reads: one quorum round at a time, joined by all reads that arrived before it began.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{Instant as _, ReadPolicy};
+use tokio::sync::{mpsc, oneshot};
+
+use super::propose::TimeLeft;
+use super::{InstantOf, Replica, Shared};
+use crate::member::Role;
+use crate::transport::{Lane, PeerAddress};
+use crate::types::Runtime;
+use crate::wire::{Answer, Nothing, PeerRequest, Question, Refusal, RefusalCode};
+
+/// Reads waiting for the next round; one more is answered like a lost leader and tries again.
+pub(super) const QUEUE: usize = 16_384;
+
+/// A read waiting for a round that begins after it arrived.
+pub(super) type Waiting = oneshot::Sender<Result<u64, Refusal>>;
+
+/// Up to where a read may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadPoint {
+    /// Log index that this node has applied at least.
+    pub index: u64,
+    /// Revision to read at.
+    pub revision: u64,
+    /// Lineage.
+    pub epoch: u64,
+    /// For stale reads: milliseconds since this node last heard from a leader.
+    pub age_ms: Option<u64>,
+}
+
+/// Why there is no read point.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The node is not part of a cluster.
+    #[error("node is not part of a cluster yet: run `saola cluster init`")]
+    NotAdopted,
+    /// No leader confirmed itself within the deadline.
+    #[error("no leader confirmed itself within {waited_ms} ms: {reason}")]
+    NoLeader {
+        /// How long was tried.
+        waited_ms: u64,
+        /// What stood in the way last.
+        reason: String,
+    },
+    /// This node did not catch up within the deadline.
+    #[error("this node has not applied up to the leader's frontier within {waited_ms} ms: ask another node")]
+    Timeout {
+        /// How long was tried.
+        waited_ms: u64,
+    },
+    /// A witness has no records.
+    #[error("a witness has no records: ask a data node")]
+    WitnessNode,
+    /// Raft has stopped on this node.
+    #[error("this node has stopped taking part: {0}")]
+    Stopped(String),
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// A point at or after every write acknowledged before this call began, applied on this node.
+    pub async fn read_point(&self, deadline: Duration) -> Result<ReadPoint, ReadError> {
+        let shared = &self.shared;
+        let Some(identity) = shared.identity() else {
+            return Err(ReadError::NotAdopted);
+        };
+        if shared.claim.role == Role::Witness {
+            return Err(ReadError::WitnessNode);
+        }
+        if shared.raft().is_none() {
+            return Err(ReadError::Stopped(shared.refused.lock().clone().unwrap_or_default()));
+        }
+        let until = InstantOf::<RT>::now() + deadline;
+        let waited_ms = deadline.as_millis() as u64;
+        let last_refusal = parking_lot::Mutex::new(String::from("no leader is known"));
+        let frontier_next = shared
+            .until_deadline(until, || async {
+                match RT::timeout(until.saturating_duration_since_now(), shared.join_round()).await {
+                    Ok(Ok(frontier_next)) => Some(frontier_next),
+                    Ok(Err(refusal)) => {
+                        *last_refusal.lock() = refusal.message;
+                        None
+                    }
+                    Err(_) => None,
+                }
+            })
+            .await;
+        let Some(frontier_next) = frontier_next else {
+            return Err(ReadError::NoLeader { waited_ms, reason: last_refusal.lock().clone() });
+        };
+        shared.frontier.raise(frontier_next);
+        // A leader's frontier covers its term's first entry, so there is something below it.
+        let index = frontier_next.saturating_sub(1);
+        if RT::timeout(until.saturating_duration_since_now(), shared.applied(index)).await.is_err() {
+            return Err(ReadError::Timeout { waited_ms });
+        }
+        let revision = shared.revision_at(index);
+        Ok(ReadPoint { index, revision, epoch: identity.epoch, age_ms: None })
+    }
+
+    /// What this node has, without asking anyone; `None` if it never heard from a leader since it started.
+    pub fn stale_point(&self) -> Option<ReadPoint> {
+        let shared = &self.shared;
+        let identity = shared.identity()?;
+        let age_ms = shared.leader_age()?.as_millis() as u64;
+        let applied_next = *shared.applied_next.borrow();
+        let index = shared.frontier.next().min(applied_next).checked_sub(1)?;
+        let revision = shared.revision_at(index);
+        Some(ReadPoint { index, revision, epoch: identity.epoch, age_ms: Some(age_ms) })
+    }
+
+    /// One quorum round at this node, which must lead; answers its frontier.
+    pub(crate) async fn barrier_here(&self) -> Result<u64, Refusal> {
+        if !self.shared.is_leader() {
+            return Err(Refusal {
+                leader: self.shared.leader().unwrap_or(0),
+                ..Refusal::new(RefusalCode::NotLeader, format!("node {} does not lead", self.shared.claim.node_id))
+            });
+        }
+        self.shared.join_round().await
+    }
+}
+
+impl<RT: Runtime> Shared<RT> {
+    async fn join_round(&self) -> Result<u64, Refusal> {
+        let (waiting, answer) = oneshot::channel();
+        self.barriers
+            .try_send(waiting)
+            .map_err(|_| Refusal::new(RefusalCode::Busy, "too many reads wait on this node"))?;
+        answer.await.map_err(|_| Refusal::new(RefusalCode::Stopped, "the node is stopping"))?
+    }
+
+    async fn round(&self, limit: Duration) -> Result<u64, Refusal> {
+        let Some(leader) = self.leader() else {
+            return Err(Refusal::new(
+                RefusalCode::NotLeader,
+                "no leader is known; a quorum of voters may be out of reach",
+            ));
+        };
+        if leader == self.claim.node_id {
+            return self.leader_round(limit).await;
+        }
+        let Some(member) = self.member(leader) else {
+            return Err(Refusal::new(RefusalCode::NotLeader, "the leader is not in the membership of this node"));
+        };
+        let request = PeerRequest {
+            header: self.header(&member, 0),
+            question: Some(Question::ReadBarrier(Nothing {})),
+        };
+        let address = PeerAddress { address: member.peer_address.clone(), name: member.name.clone() };
+        let reply = self
+            .transport
+            .call(&address, Lane::Append, request, limit)
+            .await
+            .map_err(|error| Refusal::new(RefusalCode::NotLeader, error.to_string()))?;
+        match reply.answer {
+            Some(Answer::Barrier(barrier)) => Ok(barrier.frontier_next),
+            Some(Answer::Refused(refusal)) => Err(refusal),
+            _ => Err(Refusal::new(RefusalCode::BadMessage, "answer of the wrong kind to a read barrier")),
+        }
+    }
+
+    async fn leader_round(&self, limit: Duration) -> Result<u64, Refusal> {
+        let raft = self.raft().ok_or_else(|| Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"))?;
+        let refuse = |message: String| Refusal::new(RefusalCode::NotLeader, message);
+        let linearizer = RT::timeout(limit, raft.get_read_linearizer(ReadPolicy::ReadIndex))
+            .await
+            .map_err(|_| refuse("a quorum of voters did not confirm the leader in time".into()))?
+            .map_err(|error| refuse(error.to_string()))?;
+        // The read index is committed and covers this term's first entry, so the frontier does too.
+        self.frontier.observe_committed(linearizer.read_log_id().index());
+        Ok(self.frontier.next())
+    }
+
+    /// Revision to read at for an index that this node has applied. The store remembers recent indexes; for an older
+    /// one what is applied now may be shown as well, since nothing is applied before it is committed (gate off).
+    fn revision_at(&self, index: u64) -> u64 {
+        self.store.revision_at_index(index).unwrap_or_else(|| self.store.applied().revision)
+    }
+
+    fn leader_age(&self) -> Option<Duration> {
+        let heard = self.heard.lock().as_ref().map(|instant| instant.elapsed());
+        let acked = self
+            .with_metrics(|metrics| metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed()))
+            .flatten();
+        match (heard, acked) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// Runs the rounds of one node. One task per node; it ends with the queue.
+pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::Receiver<Waiting>) {
+    let limit = Duration::from_millis(2 * shared.timing.election_max_ms);
+    while let Some(first) = queue.recv().await {
+        let mut waiting = vec![first];
+        while let Ok(next) = queue.try_recv() {
+            waiting.push(next);
+        }
+        let result = shared.round(limit).await;
+        for reader in waiting {
+            let _reader_gone = reader.send(result.clone());
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! One node's part in the cluster, behind a facade that shows no openraft type.
+//!
+//! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
+//! `admin` (init and membership), `maintenance` (free space, flushing, purging), `status`.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::metrics::RaftMetrics;
+use parking_lot::{Mutex, RwLock};
+use prost::Message;
+use saola_storage::log::Log;
+use saola_storage::store::Store;
+use saola_storage::types::{LogId, NodeId};
+use tokio::sync::{mpsc, watch};
+
+use crate::folder::{DataFolder, FolderClaim, NodeIdentity};
+use crate::frontier::FrontierCell;
+use crate::links::Links;
+use crate::member::{Member, MembershipRecord, members_of};
+use crate::peer::PeerService;
+use crate::state_machine::StateMachine;
+use crate::timing::Timing;
+use crate::transport::Transport;
+use crate::types::{Runtime, TokioRuntime, TypeConfig, detach};
+use crate::wire::{Header, Identity, WIRE_VERSION};
+
+mod admin;
+mod barrier;
+mod maintenance;
+mod propose;
+mod start;
+mod status;
+
+pub use admin::AdminError;
+pub use barrier::{ReadError, ReadPoint};
+pub use propose::ProposeError;
+pub use start::{ReplicaParts, ReplicaSettings, StartError};
+pub use status::ReplicaStatus;
+
+pub(crate) type RaftOf<RT> = openraft::Raft<TypeConfig<RT>, StateMachine<RT>>;
+type InstantOf<RT> = <RT as openraft::AsyncRuntime>::Instant;
+
+/// Answers the bytes that peers get when they ask how this node is.
+pub type StatusSource = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// Wall clock in microseconds since 1970.
+pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Everything that the parts of one node share.
+pub(crate) struct Shared<RT: Runtime> {
+    pub(crate) claim: FolderClaim,
+    pub(crate) store: Arc<Store>,
+    pub(crate) log: Log,
+    pub(crate) frontier: Arc<FrontierCell>,
+    pub(crate) links: Links,
+    pub(crate) transport: Arc<dyn Transport>,
+    folder: Mutex<DataFolder>,
+    identity: RwLock<Option<NodeIdentity>>,
+    timing: Timing,
+    wall_clock: WallClock,
+    applied_next: watch::Sender<u64>,
+    raft: OnceLock<RaftOf<RT>>,
+    heard: Mutex<Option<InstantOf<RT>>>,
+    disk_free_bytes: AtomicU64,
+    min_free_bytes: u64,
+    refused: Mutex<Option<String>>,
+    stopped: watch::Sender<Option<String>>,
+    proposals: mpsc::Sender<propose::Queued>,
+    barriers: mpsc::Sender<barrier::Waiting>,
+    status_source: RwLock<Option<StatusSource>>,
+    admin: tokio::sync::Mutex<()>,
+}
+
+/// One node's part in the cluster. Clones share it.
+pub struct Replica<RT: Runtime = TokioRuntime> {
+    pub(crate) shared: Arc<Shared<RT>>,
+}
+
+impl<RT: Runtime> Clone for Replica<RT> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// Records, collections and key ring of this node. Views of it show applied state: read them at a revision from
+    /// [`Replica::read_point`] or [`Replica::stale_point`].
+    pub fn store(&self) -> &Arc<Store> {
+        &self.shared.store
+    }
+
+    /// Answers peers; hand it to the transport's server.
+    pub fn peer_service(&self) -> PeerService<RT> {
+        PeerService::new(self.clone())
+    }
+
+    /// Sets what this node answers when a peer asks how it is.
+    pub fn set_status_source(&self, source: StatusSource) {
+        *self.shared.status_source.write() = Some(source);
+    }
+}
+
+impl<RT: Runtime> Shared<RT> {
+    pub(crate) fn raft(&self) -> Option<RaftOf<RT>> {
+        if self.refused.lock().is_some() {
+            return None;
+        }
+        self.raft.get().cloned()
+    }
+
+    pub(crate) fn identity(&self) -> Option<NodeIdentity> {
+        self.identity.read().clone()
+    }
+
+    /// Reads Raft's metrics without holding them.
+    fn with_metrics<T>(&self, read: impl FnOnce(&RaftMetrics<TypeConfig<RT>>) -> T) -> Option<T> {
+        let metrics = self.raft.get()?.metrics();
+        let borrowed = metrics.borrow_watched();
+        Some(read(&borrowed))
+    }
+
+    /// Members as this node knows them: Raft's own once it runs, else those of the applied state.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let live = self.with_metrics(|metrics| members_of(metrics.membership_config.membership()));
+        match live {
+            Some(members) if !members.is_empty() => members,
+            _ => self
+                .store
+                .applied()
+                .membership
+                .and_then(|(_, bytes)| MembershipRecord::decode(bytes).ok())
+                .map(|record| record.members)
+                .unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn member(&self, node_id: NodeId) -> Option<Member> {
+        self.with_metrics(|metrics| metrics.membership_config.membership().get_node(&node_id).cloned()).flatten()
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.with_metrics(|metrics| metrics.current_leader).flatten()
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.leader() == Some(self.claim.node_id)
+    }
+
+    /// Header of a message to `to`. `term` is the sender's leadership term, 0 when it does not speak as leader.
+    pub(crate) fn header(&self, to: &Member, term: u64) -> Option<Header> {
+        let own = self.identity()?;
+        Some(Header {
+            wire_version: WIRE_VERSION,
+            group_id: own.group_id,
+            cluster_id: Bytes::copy_from_slice(&own.cluster_id),
+            epoch: own.epoch,
+            from: own.node_id,
+            to: to.node_id,
+            from_folder: Bytes::copy_from_slice(&own.folder_id),
+            to_folder: to.folder_id.clone(),
+            from_role: own.role as i32,
+            from_site: own.site,
+            from_name: own.name,
+            counted_next: if term == 0 { 0 } else { self.links.counted_next(to.node_id, term) },
+        })
+    }
+
+    /// First index that this node's log does not reach.
+    pub(crate) fn flushed_next(&self) -> u64 {
+        let state = self.log.state();
+        state.last.max(state.last_purged).map_or(0, |last: LogId| last.index + 1)
+    }
+
+    /// How long an append may stay unanswered before its stream is given up.
+    pub(crate) fn stall_limit(&self) -> Duration {
+        Duration::from_millis(10 * self.timing.election_max_ms)
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.disk_free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Why this node takes no writes at present, if so.
+    fn writes_refused(&self) -> Option<String> {
+        let free = self.free_bytes();
+        (free < self.min_free_bytes).then(|| {
+            format!(
+                "disk of node {} ({}) has {} MiB free, below its mark of {} MiB: make room on {} or lower \
+                 limits.min_free_bytes",
+                self.claim.node_id,
+                self.claim.name,
+                free >> 20,
+                self.min_free_bytes >> 20,
+                self.folder.lock().path().display()
+            )
+        })
+    }
+
+    pub(crate) fn heard_something(&self) {
+        *self.heard.lock() = Some(InstantOf::<RT>::now());
+    }
+
+    pub(crate) fn heard_leader(&self, term: u64, frontier_next: u64, needed_from: u64) {
+        let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
+        // A leader of an older term is about to be refused by Raft; what it says counts for nothing.
+        if term >= current {
+            self.heard_something();
+            self.frontier.raise(frontier_next);
+            self.links.set_needed_from(needed_from);
+        }
+    }
+
+    pub(crate) fn set_refused(&self, reason: String) {
+        let mut refused = self.refused.lock();
+        if refused.as_deref() != Some(&reason) {
+            tracing::error!("{reason}");
+            *refused = Some(reason);
+        }
+    }
+
+    /// Takes this node out of Raft for good: its folder must not vote or acknowledge.
+    pub(crate) fn refuse_to_run(&self, reason: String) {
+        self.set_refused(reason);
+        if let Some(raft) = self.raft.get().cloned() {
+            detach::<RT>(async move {
+                if let Err(error) = raft.shutdown().await {
+                    tracing::error!("stop Raft: {error}");
+                }
+            });
+        }
+    }
+
+    pub(crate) fn status_bytes(&self) -> Bytes {
+        match &*self.status_source.read() {
+            Some(source) => source().into(),
+            None => Bytes::new(),
+        }
+    }
+
+    fn own_member(&self) -> Member {
+        let folder = self.folder.lock();
+        Member {
+            node_id: self.claim.node_id,
+            name: self.claim.name.clone(),
+            site: self.claim.site.clone(),
+            role: self.claim.role as i32,
+            peer_address: String::new(),
+            client_address: String::new(),
+            folder_id: Bytes::copy_from_slice(&folder.folder_id()),
+        }
+    }
+
+    pub(crate) fn describe_self(&self) -> Identity {
+        let state = self.log.state();
+        Identity {
+            cluster_id: self.identity().map(|own| Bytes::copy_from_slice(&own.cluster_id)).unwrap_or_default(),
+            member: Some(self.own_member()),
+            fresh: state.last.is_none() && state.last_purged.is_none() && state.vote.is_none(),
+            last: state.last.max(state.last_purged).map(Into::into),
+            leader: self.leader().unwrap_or(0),
+        }
+    }
+
+    /// Resolves once this node has applied the entry at `index`.
+    async fn applied(&self, index: u64) {
+        let mut changes = self.applied_next.subscribe();
+        // The sender lives in `self`, so waiting can only end with the condition.
+        let _applied = changes.wait_for(|next| *next > index).await;
+    }
+
+    /// Runs `attempt` until it gives an answer or the deadline passes, waiting for news from Raft in between.
+    async fn until_deadline<T, F>(&self, deadline: InstantOf<RT>, mut attempt: impl FnMut() -> F) -> Option<T>
+    where
+        F: Future<Output = Option<T>>,
+    {
+        loop {
+            if let Some(answer) = attempt().await {
+                return Some(answer);
+            }
+            let now = InstantOf::<RT>::now();
+            if now >= deadline {
+                return None;
+            }
+            let pause = (deadline - now).min(Duration::from_millis(self.timing.heartbeat_ms / 2 + 1));
+            match self.raft.get() {
+                Some(raft) => {
+                    let mut metrics = raft.metrics();
+                    // Either there is news or the pause is over; both mean: try again.
+                    let _news = RT::timeout(pause, metrics.changed()).await;
+                }
+                None => RT::sleep(pause).await,
+            }
+        }
+    }
+
+    pub(crate) fn election_max_ms(&self) -> u64 {
+        self.timing.election_max_ms
+    }
+
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopped.borrow().is_some()
+    }
+
+    /// Highest index that `node_id` has flushed, as this leader knows; `None` when this node does not lead.
+    pub(crate) fn matched_index(&self, node_id: NodeId) -> Option<Option<u64>> {
+        self.matched()?.get(&node_id).copied()
+    }
+
+    fn matched(&self) -> Option<BTreeMap<NodeId, Option<u64>>> {
+        self.with_metrics(|metrics| {
+            metrics
+                .replication
+                .as_ref()
+                .map(|replication| replication.iter().map(|(id, log_id)| (*id, log_id.map(|l| l.index))).collect())
+        })
+        .flatten()
+    }
+}

@@ -1,0 +1,257 @@
+//! Writes: commands queue at the leader, one entry carries many of them, outcomes leave at the frontier.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::errors::ClientWriteError;
+use openraft::impls::OneshotResponder;
+use prost::Message;
+use saola_storage::command::{Command, CommandBatch, Outcome};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{InstantOf, Replica, Shared};
+use crate::member::Role;
+use crate::payload::encode_commands;
+use crate::transport::{Lane, PeerAddress, TransportError};
+use crate::types::{Runtime, TypeConfig, detach};
+use crate::wire::{Answer, PeerRequest, Question, Refusal, RefusalCode};
+
+/// Commands waiting at a leader; one more is answered with Busy.
+pub(super) const QUEUE: usize = 4096;
+/// An entry takes at most so many commands …
+const BATCH_COMMANDS: usize = 256;
+/// … and stops growing at this many bytes.
+const BATCH_BYTES: usize = 512 << 10;
+/// Entries proposed and not yet applied. While they are under way arriving commands gather for the next entry.
+const ENTRIES_IN_FLIGHT: usize = 4;
+
+/// Why a command has no outcome.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// The node is not part of a cluster.
+    #[error("node is not part of a cluster yet: run `saola cluster init`")]
+    NotAdopted,
+    /// No leader was found within the deadline; surely not applied.
+    #[error("no leader within {waited_ms} ms: {reason}")]
+    NoLeader {
+        /// How long was tried.
+        waited_ms: u64,
+        /// What stood in the way last.
+        reason: String,
+    },
+    /// The leader or this node has too little disk; surely not applied.
+    #[error("{reason}")]
+    WritesRefused {
+        /// Which disk, and what to do.
+        reason: String,
+    },
+    /// The leader's queue is full; surely not applied.
+    #[error("the leader has too many writes waiting: try again in a moment")]
+    Busy,
+    /// May or may not have been applied.
+    #[error("outcome unknown: {reason}; ask again under the same request id")]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+    /// The request makes no sense here.
+    #[error("{0}")]
+    Refused(String),
+    /// Raft has stopped on this node.
+    #[error("this node has stopped taking part: {0}")]
+    Stopped(String),
+}
+
+impl ProposeError {
+    /// True when the command surely has not been and will not be applied.
+    pub fn certainly_not_applied(&self) -> bool {
+        !matches!(self, ProposeError::Unknown { .. })
+    }
+}
+
+/// A command waiting for its entry.
+pub(super) struct Queued {
+    command: Command,
+    answer: oneshot::Sender<Result<Outcome, Refusal>>,
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// Proposes a command from any data node and returns its outcome once the frontier has reached it.
+    pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Outcome, ProposeError> {
+        let shared = &self.shared;
+        if shared.identity().is_none() {
+            return Err(ProposeError::NotAdopted);
+        }
+        if shared.claim.role == Role::Witness {
+            return Err(ProposeError::Refused("a witness takes no writes: use a data node".into()));
+        }
+        if let Some(reason) = shared.writes_refused() {
+            return Err(ProposeError::WritesRefused { reason });
+        }
+        let until = InstantOf::<RT>::now() + deadline;
+        let last_refusal = parking_lot::Mutex::new(String::from("no leader is known"));
+        let result = shared
+            .until_deadline(until, || async {
+                match self.propose_once(&command, until).await {
+                    Ok(outcome) => Some(Ok(outcome)),
+                    Err(refusal) => match refusal.kind() {
+                        RefusalCode::DiskFull => {
+                            Some(Err(ProposeError::WritesRefused { reason: refusal.message }))
+                        }
+                        RefusalCode::Busy => Some(Err(ProposeError::Busy)),
+                        RefusalCode::Unknown => Some(Err(ProposeError::Unknown { reason: refusal.message })),
+                        RefusalCode::Stopped if shared.is_leader() || shared.raft().is_none() => {
+                            Some(Err(ProposeError::Stopped(refusal.message)))
+                        }
+                        RefusalCode::Invalid => Some(Err(ProposeError::Refused(refusal.message))),
+                        // All others say that nothing was proposed: another leader may take it.
+                        _ => {
+                            *last_refusal.lock() = refusal.message;
+                            None
+                        }
+                    },
+                }
+            })
+            .await;
+        result.unwrap_or_else(|| {
+            Err(ProposeError::NoLeader {
+                waited_ms: deadline.as_millis() as u64,
+                reason: last_refusal.lock().clone(),
+            })
+        })
+    }
+
+    async fn propose_once(&self, command: &Command, until: InstantOf<RT>) -> Result<Outcome, Refusal> {
+        let shared = &self.shared;
+        let not_leader = |message: &str| Refusal::new(RefusalCode::NotLeader, message);
+        let Some(leader) = shared.leader() else {
+            return Err(not_leader("no leader is known; a quorum of voters may be out of reach"));
+        };
+        let left = until.saturating_duration_since_now();
+        if leader == shared.claim.node_id {
+            return match RT::timeout(left, self.propose_here(command.clone())).await {
+                Ok(result) => result,
+                Err(_) => Err(Refusal::new(
+                    RefusalCode::Unknown,
+                    "proposed, but not committed within the deadline; a quorum of voters may be out of reach",
+                )),
+            };
+        }
+        let Some(member) = shared.member(leader) else {
+            return Err(not_leader("the leader is not in the membership that this node knows"));
+        };
+        if member.role_value() == Role::Witness {
+            return Err(not_leader("the witness leads for a moment, to hand over to a data node"));
+        }
+        let request =
+            PeerRequest { header: shared.header(&member, 0), question: Some(Question::Propose(command.clone())) };
+        let address = PeerAddress { address: member.peer_address.clone(), name: member.name.clone() };
+        match shared.transport.call(&address, Lane::Append, request, left).await {
+            Ok(reply) => match reply.answer {
+                Some(Answer::Outcome(outcome)) => Ok(outcome),
+                Some(Answer::Refused(refusal)) => Err(refusal),
+                _ => Err(Refusal::new(RefusalCode::Unknown, "the leader's answer was of the wrong kind")),
+            },
+            Err(error @ TransportError::Unreachable { .. }) => Err(not_leader(&error.to_string())),
+            Err(error @ TransportError::Broken { .. }) => Err(Refusal::new(RefusalCode::Unknown, error.to_string())),
+        }
+    }
+
+    /// Proposes at this node, which must lead.
+    pub(crate) async fn propose_here(&self, command: Command) -> Result<Outcome, Refusal> {
+        let shared = &self.shared;
+        if !shared.is_leader() {
+            return Err(Refusal {
+                leader: shared.leader().unwrap_or(0),
+                ..Refusal::new(RefusalCode::NotLeader, format!("node {} does not lead", shared.claim.node_id))
+            });
+        }
+        if shared.claim.role == Role::Witness {
+            return Err(Refusal::new(RefusalCode::NotLeader, "the witness leads for a moment and takes no writes"));
+        }
+        if let Some(reason) = shared.writes_refused() {
+            return Err(Refusal::new(RefusalCode::DiskFull, reason));
+        }
+        let (answer, outcome) = oneshot::channel();
+        shared
+            .proposals
+            .try_send(Queued { command, answer })
+            .map_err(|_| Refusal::new(RefusalCode::Busy, "the leader's queue of writes is full"))?;
+        outcome.await.map_err(|_| Refusal::new(RefusalCode::Unknown, "the node stopped before it answered"))?
+    }
+}
+
+/// Turns queued commands into entries. One task per node; it ends with the queue.
+pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::Receiver<Queued>) {
+    let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+    while let Some(first) = queue.recv().await {
+        let permit =
+            in_flight.clone().acquire_owned().await.expect("this task owns the semaphore and never closes it");
+        let mut bytes = first.command.encoded_len();
+        let mut commands = vec![first.command];
+        let mut answers = vec![first.answer];
+        while commands.len() < BATCH_COMMANDS && bytes < BATCH_BYTES {
+            let Ok(next) = queue.try_recv() else { break };
+            bytes += next.command.encoded_len();
+            commands.push(next.command);
+            answers.push(next.answer);
+        }
+        let Some(raft) = shared.raft() else {
+            refuse_all(answers, &Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"));
+            continue;
+        };
+        let batch = CommandBatch { stamp_us: (shared.wall_clock)(), commands };
+        let (responder, applied) = OneshotResponder::<TypeConfig<RT>, _>::new_pair();
+        let proposed = raft.client_write_ff(encode_commands(&batch), Some(responder)).await;
+        if let Err(fatal) = proposed {
+            refuse_all(answers, &Refusal::new(RefusalCode::Stopped, fatal.to_string()));
+            continue;
+        }
+        let frontier = shared.frontier.clone();
+        detach::<RT>(async move {
+            let result = applied.await;
+            drop(permit);
+            match result {
+                Ok(Ok(response)) => {
+                    // An outcome of any kind, replayed ones too, leaves when its own entry may be shown.
+                    frontier.reached(response.log_id.index).await;
+                    for (answer, outcome) in answers.into_iter().zip(response.data.0) {
+                        // A caller that gave up finds the outcome in the request table.
+                        let _caller_gone = answer.send(Ok(outcome));
+                    }
+                }
+                Ok(Err(ClientWriteError::ForwardToLeader(forward))) => refuse_all(
+                    answers,
+                    &Refusal {
+                        leader: forward.leader_id.unwrap_or(0),
+                        ..Refusal::new(RefusalCode::NotLeader, format!("not proposed: {forward}"))
+                    },
+                ),
+                Ok(Err(error)) => refuse_all(answers, &Refusal::new(RefusalCode::Unknown, error.to_string())),
+                Err(_) => refuse_all(
+                    answers,
+                    &Refusal::new(RefusalCode::Unknown, "Raft stopped on this node before it answered"),
+                ),
+            }
+        });
+    }
+}
+
+fn refuse_all(answers: Vec<oneshot::Sender<Result<Outcome, Refusal>>>, refusal: &Refusal) {
+    for answer in answers {
+        let _caller_gone = answer.send(Err(refusal.clone()));
+    }
+}
+
+/// Time left until a deadline.
+pub(super) trait TimeLeft {
+    fn saturating_duration_since_now(self) -> Duration;
+}
+
+impl<I: openraft::Instant> TimeLeft for I {
+    fn saturating_duration_since_now(self) -> Duration {
+        let now = I::now();
+        if self > now { self - now } else { Duration::ZERO }
+    }
+}

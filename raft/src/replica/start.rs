@@ -1,0 +1,345 @@
+//! A replica's life: from a data folder to a running Raft, and back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use parking_lot::{Mutex, RwLock};
+use saola_storage::error::StoreError;
+use saola_storage::log::{Log, LogError};
+use saola_storage::store::Store;
+use tokio::sync::{mpsc, watch};
+
+use super::{Replica, Shared, WallClock, barrier, maintenance, propose};
+use crate::folder::{DataFolder, FolderError, NodeIdentity};
+use crate::frontier::FrontierCell;
+use crate::links::Links;
+use crate::log_store::LogStore;
+use crate::member::Role;
+use crate::network::Network;
+use crate::state_machine::StateMachine;
+use crate::timing::Timing;
+use crate::transport::Transport;
+use crate::types::{Runtime, detach};
+use crate::wire::{Adopt, Refusal, RefusalCode};
+use crate::witness;
+
+/// How a replica behaves.
+#[derive(Clone)]
+pub struct ReplicaSettings {
+    /// Raft's timers.
+    pub timing: Timing,
+    /// Below this much free disk the node takes no writes.
+    pub min_free_bytes: u64,
+    /// Clock that stamps entries when this node leads.
+    pub wall_clock: WallClock,
+}
+
+/// What a replica is made of. [`Replica::start`] makes the production parts from a data folder; the simulator brings
+/// its own.
+pub struct ReplicaParts {
+    /// Locked data folder.
+    pub folder: DataFolder,
+    /// The log; its writer must be running.
+    pub log: Log,
+    /// The state machine.
+    pub store: Store,
+    /// Way to the peers.
+    pub transport: Arc<dyn Transport>,
+    /// Free bytes of the disk that the log is on.
+    pub free_bytes: Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>,
+}
+
+/// Why a replica does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Data folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Log.
+    #[error("open log in {path}")]
+    Log {
+        /// Folder.
+        path: PathBuf,
+        /// Cause.
+        source: LogError,
+    },
+    /// State machine.
+    #[error("open records in {path}")]
+    Store {
+        /// Folder.
+        path: PathBuf,
+        /// Cause.
+        source: StoreError,
+    },
+    /// File system.
+    #[error("{action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// Timers.
+    #[error("{0}")]
+    Timing(String),
+    /// openraft.
+    #[error("start Raft: {0}")]
+    Raft(String),
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// Starts a replica from its parts. Raft runs at once if the folder belongs to a cluster, else once it is adopted.
+    pub async fn start_with(parts: ReplicaParts, settings: ReplicaSettings) -> Result<Self, StartError> {
+        settings.timing.check().map_err(StartError::Timing)?;
+        let ReplicaParts { folder, log, store, transport, free_bytes } = parts;
+        let identity = folder.identity();
+        let (proposals, proposal_queue) = mpsc::channel(propose::QUEUE);
+        let (barriers, barrier_queue) = mpsc::channel(barrier::QUEUE);
+        let first_free_bytes = free_bytes().map_err(|source| StartError::Io {
+            action: "ask for the free space of",
+            path: folder.path().to_owned(),
+            source,
+        })?;
+        let shared = Arc::new(Shared {
+            claim: folder.claim().clone(),
+            store: Arc::new(store),
+            log,
+            frontier: Arc::new(FrontierCell::new()),
+            links: Links::default(),
+            transport,
+            folder: Mutex::new(folder),
+            identity: RwLock::new(identity.clone()),
+            timing: settings.timing,
+            wall_clock: settings.wall_clock,
+            applied_next: watch::Sender::new(0),
+            raft: OnceLock::new(),
+            heard: Mutex::new(None),
+            disk_free_bytes: AtomicU64::new(first_free_bytes),
+            min_free_bytes: settings.min_free_bytes,
+            refused: Mutex::new(None),
+            stopped: watch::Sender::new(None),
+            proposals,
+            barriers,
+            status_source: RwLock::new(None),
+            admin: tokio::sync::Mutex::new(()),
+        });
+        detach::<RT>(propose::run(shared.clone(), proposal_queue));
+        detach::<RT>(barrier::run(shared.clone(), barrier_queue));
+        detach::<RT>(maintenance::watch_free_space(shared.clone(), free_bytes));
+        let replica = Self { shared };
+        if let Some(identity) = identity {
+            replica.run_raft(&identity).await?;
+        }
+        Ok(replica)
+    }
+
+    async fn run_raft(&self, identity: &NodeIdentity) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let may_elect = identity.role == Role::Voter;
+        let config = shared.timing.raft_config(may_elect);
+        let config = config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
+        let machine = StateMachine::<RT>::new(
+            shared.store.clone(),
+            shared.frontier.clone(),
+            shared.applied_next.clone(),
+        );
+        let raft = openraft::Raft::new(
+            identity.node_id,
+            Arc::new(config),
+            Network::new(shared.clone()),
+            LogStore::<RT>::new(shared.log.clone()),
+            machine,
+        )
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
+        let mut metrics = raft.metrics();
+        if shared.raft.set(raft).is_err() {
+            return Err(StartError::Raft("Raft runs already".into()));
+        }
+        let watched = shared.clone();
+        detach::<RT>(async move {
+            loop {
+                let fatal = metrics.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+                if fatal.is_some() {
+                    watched.stopped.send_replace(fatal);
+                    return;
+                }
+                if metrics.changed().await.is_err() {
+                    watched.stopped.send_replace(Some("Raft has ended".into()));
+                    return;
+                }
+            }
+        });
+        detach::<RT>(maintenance::run(shared.clone()));
+        if identity.role == Role::Witness {
+            detach::<RT>(witness::run(self.clone()));
+        }
+        Ok(())
+    }
+
+    /// Becomes part of a cluster, if this node is fresh and set up to be what the cluster expects.
+    pub(crate) async fn adopt(&self, adopt: Adopt) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let invalid = |message: String| Refusal::new(RefusalCode::Invalid, message);
+        let cluster_id: [u8; 16] = adopt
+            .cluster_id
+            .as_ref()
+            .try_into()
+            .map_err(|_| invalid("a cluster id has 16 bytes".into()))?;
+        let member = adopt.member.ok_or_else(|| invalid("adoption without a member".into()))?;
+        let claim = &shared.claim;
+        if (member.node_id, &member.name, &member.site, member.role_value())
+            != (claim.node_id, &claim.name, &claim.site, claim.role)
+        {
+            return Err(invalid(format!(
+                "the topology calls the node at {} {} {} ({}, site {}), its own settings say {} {} ({}, site {}): \
+                 correct one of them",
+                member.peer_address,
+                member.role_value().as_str(),
+                member.node_id,
+                member.name,
+                member.site,
+                claim.role.as_str(),
+                claim.node_id,
+                claim.name,
+                claim.site
+            )));
+        }
+        let _one_at_a_time = shared.admin.lock().await;
+        if let Some(own) = shared.identity() {
+            let same = own.cluster_id == cluster_id && own.epoch == adopt.epoch;
+            if same {
+                return Ok(());
+            }
+            if !shared.describe_self().fresh {
+                return Err(invalid(format!(
+                    "node {} ({}) belongs to another cluster already: give it an empty data folder first",
+                    claim.node_id, claim.name
+                )));
+            }
+        }
+        let identity = shared
+            .folder
+            .lock()
+            .adopt(cluster_id, adopt.epoch)
+            .map_err(|error| invalid(error.to_string()))?;
+        *shared.identity.write() = Some(identity.clone());
+        *shared.refused.lock() = None;
+        if shared.raft.get().is_none() {
+            self.run_raft(&identity).await.map_err(|error| invalid(error.to_string()))?;
+        }
+        tracing::info!(node = claim.node_id, "adopted into a cluster");
+        Ok(())
+    }
+
+    /// Hands leadership over if this node leads, then stops Raft.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        if shared.is_leader()
+            && let Some(to) = self.successor()
+            && let Err(error) = self.transfer_here(to).await
+        {
+            tracing::warn!("hand leadership over before stopping: {error}");
+        }
+        if let Some(raft) = shared.raft.get()
+            && let Err(error) = raft.shutdown().await
+        {
+            tracing::error!("stop Raft: {error}");
+        }
+        match shared.store.flush() {
+            Ok(_) => {}
+            Err(error) => tracing::error!("flush records before stopping: {error}"),
+        }
+    }
+
+    /// Resolves when Raft has stopped, with the reason.
+    pub async fn stopped(&self) -> String {
+        let mut changes = self.shared.stopped.subscribe();
+        match changes.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the replica is gone".into(),
+        }
+    }
+
+    /// Resolves once something could be waited for no longer than `limit`; false when the limit passed first.
+    pub(crate) async fn within(&self, limit: Duration, mut condition: impl FnMut(&Shared<RT>) -> bool) -> bool {
+        use openraft::Instant as _;
+        let until = super::InstantOf::<RT>::now() + limit;
+        self.shared
+            .until_deadline(until, || std::future::ready(condition(&self.shared).then_some(())))
+            .await
+            .is_some()
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+mod production {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use saola_storage::disk::{Disk, RealDisk};
+    use saola_storage::engine::rocks::{RocksHome, RocksSettings};
+    use saola_storage::log::LogSettings;
+    use saola_storage::store::{Keeps, StoreSettings};
+
+    use super::*;
+    use crate::types::TokioRuntime;
+
+    impl Replica<TokioRuntime> {
+        /// Opens log and records in the folder and starts. The log's writer has a thread of its own, which ends the
+        /// process when the disk fails: nothing that a failed disk says afterwards can be trusted.
+        pub async fn start(
+            folder: DataFolder,
+            transport: Arc<dyn Transport>,
+            timing: Timing,
+            min_free_bytes: u64,
+        ) -> Result<Self, StartError> {
+            let log_path = folder.path().join("log");
+            let db_path = folder.path().join("db");
+            let (keeps, memory) = match folder.claim().role.is_data() {
+                true => (Keeps::Records, RocksSettings::RECORDS),
+                false => (Keeps::LogIdsOnly, RocksSettings::LOG_IDS_ONLY),
+            };
+            let disk = Arc::new(RealDisk::open(&log_path).map_err(|source| StartError::Io {
+                action: "open log folder",
+                path: log_path.clone(),
+                source,
+            })?);
+            let (log, writer) = Log::open(disk.clone(), LogSettings::default())
+                .map_err(|source| StartError::Log { path: log_path, source })?;
+            let home = Arc::new(RocksHome::new(&db_path, memory));
+            let store = Store::open(home, keeps, StoreSettings::default())
+                .map_err(|source| StartError::Store { path: db_path, source })?;
+            std::thread::Builder::new()
+                .name("saola-log".into())
+                .spawn(move || {
+                    writer.run(|error| {
+                        tracing::error!("the log has failed, this process ends: {error}");
+                        std::process::exit(1);
+                    })
+                })
+                .map_err(|source| StartError::Io {
+                    action: "start the log's thread for",
+                    path: folder.path().to_owned(),
+                    source,
+                })?;
+            let parts =
+                ReplicaParts { folder, log, store, transport, free_bytes: Box::new(move || disk.free_bytes()) };
+            Self::start_with(parts, ReplicaSettings { timing, min_free_bytes, wall_clock: wall_clock() }).await
+        }
+    }
+
+    /// The one place where the wall clock enters: entries are stamped with it.
+    fn wall_clock() -> WallClock {
+        Arc::new(|| {
+            #[expect(clippy::disallowed_methods, reason = "production's wall clock; the simulator brings its own")]
+            let now = SystemTime::now();
+            now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+        })
+    }
+}

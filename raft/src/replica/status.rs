@@ -1,0 +1,109 @@
+//! What a replica says of itself.
+
+use openraft::ServerState;
+use saola_storage::types::NodeId;
+
+use super::Replica;
+use crate::member::{Member, Role};
+use crate::types::Runtime;
+
+/// One node's view, taken at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaStatus {
+    /// "leader", "follower", "candidate", "learner", "witness", "waiting" (for init), "refused", "stopped".
+    pub state: &'static str,
+    /// Whom this node takes for the leader.
+    pub leader: Option<NodeId>,
+    /// Raft's term.
+    pub term: u64,
+    /// End of the log.
+    pub last_log_index: u64,
+    /// Highest index that this node knows to be committed.
+    pub committed_index: u64,
+    /// Highest index in the state machine.
+    pub applied_index: u64,
+    /// Highest index that may be shown.
+    pub frontier_index: u64,
+    /// Store-wide revision of the applied state.
+    pub revision: u64,
+    /// All members.
+    pub members: Vec<Member>,
+    /// Free bytes on the log's disk.
+    pub disk_free_bytes: u64,
+    /// Size of the records on disk, approximately.
+    pub data_bytes: u64,
+    /// Syncs of the log since the start.
+    pub log_syncs: u64,
+    /// Why writes are refused, if they are.
+    pub writes_refused: Option<String>,
+    /// On the leader: highest index that each member has flushed.
+    pub replication: Vec<(NodeId, u64)>,
+    /// Why this node does not take part, if peers or its folder forbid it.
+    pub refused_by_peers: Option<String>,
+    /// Peers that refuse this node's messages, and why.
+    pub refusals: Vec<(NodeId, String)>,
+    /// 16 bytes once adopted.
+    pub cluster_id: Option<[u8; 16]>,
+    /// Lineage, 0 before adoption.
+    pub epoch: u64,
+    /// Part of a cluster?
+    pub adopted: bool,
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// This node's view now.
+    pub fn status(&self) -> ReplicaStatus {
+        let shared = &self.shared;
+        let identity = shared.identity();
+        let applied = shared.store.applied();
+        let refused_by_peers = shared.refused.lock().clone();
+        let (server_state, term, last_log_index, committed_index) = shared
+            .with_metrics(|metrics| {
+                (
+                    Some(metrics.state),
+                    metrics.current_term,
+                    metrics.last_log_index.unwrap_or(0),
+                    metrics.local_committed.map_or(0, |id| id.index),
+                )
+            })
+            .unwrap_or((None, 0, 0, 0));
+        let stopped = shared.stopped.borrow().is_some();
+        let state = match server_state {
+            _ if refused_by_peers.is_some() => "refused",
+            None => "waiting",
+            Some(_) if stopped => "stopped",
+            Some(ServerState::Leader) => "leader",
+            Some(_) if shared.claim.role == Role::Witness => "witness",
+            Some(ServerState::Follower) => "follower",
+            Some(ServerState::Candidate) => "candidate",
+            Some(ServerState::Learner) => "learner",
+            Some(ServerState::Shutdown) => "stopped",
+        };
+        ReplicaStatus {
+            state,
+            leader: shared.leader(),
+            term,
+            last_log_index,
+            committed_index,
+            applied_index: applied.log_id.map_or(0, |id| id.index),
+            frontier_index: shared.frontier.next().saturating_sub(1),
+            revision: applied.revision,
+            members: shared.members(),
+            disk_free_bytes: shared.free_bytes(),
+            data_bytes: shared.store.data_bytes(),
+            log_syncs: shared.log.stats().syncs,
+            writes_refused: shared.writes_refused(),
+            replication: shared
+                .matched()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(id, index)| (id, index.unwrap_or(0)))
+                .collect(),
+            refused_by_peers,
+            refusals: shared.links.refusals().into_iter().map(|(id, refusal)| (id, refusal.message)).collect(),
+            cluster_id: identity.as_ref().map(|own| own.cluster_id),
+            epoch: identity.as_ref().map_or(0, |own| own.epoch),
+            adopted: identity.is_some(),
+        }
+    }
+}

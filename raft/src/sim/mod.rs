@@ -1,0 +1,10 @@
+//! Whole clusters in one thread on virtual time: a runtime and a network that a seed decides.
+//!
+//! Run inside [`run`], which seeds tokio's scheduler and pauses its clock; the same seed then gives the same run.
+//! A node's tasks carry its id, so that [`kill`] ends them all at one instant, as a crash does.
+
+mod network;
+mod runtime;
+
+pub use network::{SimNetwork, SimTransport};
+pub use runtime::{SimRuntime, kill, random_u64, run, spawn_on};

@@ -1,0 +1,202 @@
+//! A network in memory: delays and cuts that the seed decides. Messages go through their real encoding.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use prost::Message;
+use saola_storage::types::NodeId;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::runtime::{SimRuntime, random_u64, spawn_on};
+use crate::peer::PeerService;
+use crate::transport::{Lane, PeerAddress, Transport, TransportError};
+use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
+
+/// Messages of one direction of a stream that are under way.
+const IN_FLIGHT: usize = 64;
+
+/// Connects all nodes of a simulation.
+#[derive(Default)]
+pub struct SimNetwork {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    services: BTreeMap<NodeId, PeerService<SimRuntime>>,
+    cuts: BTreeSet<(NodeId, NodeId)>,
+}
+
+impl SimNetwork {
+    /// A network without nodes.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Address under which a node is reached.
+    pub fn address(node: NodeId) -> String {
+        format!("sim:{node}")
+    }
+
+    /// One node's way into the network.
+    pub fn transport(self: &Arc<Self>, node: NodeId) -> SimTransport {
+        SimTransport { network: self.clone(), node }
+    }
+
+    /// A node answers from now on.
+    pub fn connect(&self, node: NodeId, service: PeerService<SimRuntime>) {
+        self.state.lock().services.insert(node, service);
+    }
+
+    /// A node answers no more.
+    pub fn disconnect(&self, node: NodeId) {
+        self.state.lock().services.remove(&node);
+    }
+
+    /// Messages from `from` to `to` are lost from now on.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.state.lock().cuts.insert((from, to));
+    }
+
+    /// No message is lost from now on.
+    pub fn heal(&self) {
+        self.state.lock().cuts.clear();
+    }
+
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.state.lock().cuts.contains(&(from, to))
+    }
+
+    fn service(&self, node: NodeId) -> Option<PeerService<SimRuntime>> {
+        self.state.lock().services.get(&node).cloned()
+    }
+
+    /// Delays a message; resolves never if it is lost on the way.
+    async fn travel(&self, from: NodeId, to: NodeId) {
+        tokio::time::sleep(Duration::from_micros(100 + random_u64() % 2_000)).await;
+        if self.is_cut(from, to) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// [`Transport`] of one simulated node.
+pub struct SimTransport {
+    network: Arc<SimNetwork>,
+    node: NodeId,
+}
+
+fn node_of(address: &PeerAddress) -> NodeId {
+    address.address.strip_prefix("sim:").and_then(|id| id.parse().ok()).unwrap_or(0)
+}
+
+fn unreachable(to: &PeerAddress) -> TransportError {
+    TransportError::Unreachable { peer: to.name.clone(), reason: "connection refused".into() }
+}
+
+fn broken(to: &PeerAddress, reason: &str) -> TransportError {
+    TransportError::Broken { peer: to.name.clone(), reason: reason.into() }
+}
+
+/// Through the bytes and back: what cannot be encoded and decoded cannot be sent.
+fn through_bytes<M: Message + Default>(message: &M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).expect("a message decodes from its own encoding")
+}
+
+/// Moves a stream's messages one way, in order, until either end is gone.
+fn pump<M: Message + Default + 'static>(
+    network: Arc<SimNetwork>,
+    from: NodeId,
+    to: NodeId,
+    mut messages: impl Stream<Item = M> + Send + Unpin + 'static,
+) -> mpsc::Receiver<M> {
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    spawn_on(from, async move {
+        while let Some(message) = messages.next().await {
+            network.travel(from, to).await;
+            if sender.send(through_bytes(&message)).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+impl Transport for SimTransport {
+    fn call(
+        &self,
+        to: &PeerAddress,
+        _lane: Lane,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<PeerReply, TransportError>> {
+        let (network, from, to) = (self.network.clone(), self.node, to.clone());
+        Box::pin(async move {
+            let target = node_of(&to);
+            let exchange = async {
+                network.travel(from, target).await;
+                let service = network.service(target).ok_or_else(|| unreachable(&to))?;
+                let request = through_bytes(&request);
+                let reply = spawn_on(target, async move { service.call(request).await })
+                    .await
+                    .map_err(|_| broken(&to, "the peer crashed"))?;
+                network.travel(target, from).await;
+                Ok(through_bytes(&reply))
+            };
+            match tokio::time::timeout(timeout, exchange).await {
+                Ok(result) => result,
+                Err(_) => Err(broken(&to, "no answer in time")),
+            }
+        })
+    }
+
+    fn append(
+        &self,
+        to: &PeerAddress,
+        requests: BoxStream<'static, AppendRequest>,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<AppendReply, TransportError>>, TransportError>> {
+        let (network, from, to) = (self.network.clone(), self.node, to.clone());
+        Box::pin(async move {
+            let target = node_of(&to);
+            network.travel(from, target).await;
+            let service = network.service(target).ok_or_else(|| unreachable(&to))?;
+            let arriving = ReceiverStream::new(pump(network.clone(), from, target, requests)).boxed();
+            let (replies, answered) = mpsc::channel(IN_FLIGHT);
+            spawn_on(target, async move {
+                let mut answers = service.append(arriving).await;
+                while let Some(answer) = answers.next().await {
+                    if replies.send(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let back = pump(network, target, from, ReceiverStream::new(answered));
+            Ok(ReceiverStream::new(back).map(Ok).boxed())
+        })
+    }
+
+    fn snapshot(
+        &self,
+        to: &PeerAddress,
+        chunks: BoxStream<'static, SnapshotChunk>,
+    ) -> BoxFuture<'static, Result<PeerReply, TransportError>> {
+        let (network, from, to) = (self.network.clone(), self.node, to.clone());
+        Box::pin(async move {
+            let target = node_of(&to);
+            network.travel(from, target).await;
+            let service = network.service(target).ok_or_else(|| unreachable(&to))?;
+            let arriving = ReceiverStream::new(pump(network.clone(), from, target, chunks));
+            let reply = spawn_on(target, async move { service.snapshot(arriving).await })
+                .await
+                .map_err(|_| broken(&to, "the peer crashed"))?;
+            network.travel(target, from).await;
+            Ok(through_bytes(&reply))
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! openraft's runtime over tokio's paused clock, with seeded randomness and tasks that belong to nodes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use openraft::OptionalSend;
+use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioWatch};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use saola_storage::types::NodeId;
+use tokio::task::AbortHandle;
+
+tokio::task_local! {
+    static NODE: NodeId;
+}
+
+thread_local! {
+    static TASKS: RefCell<BTreeMap<NodeId, Vec<AbortHandle>>> = const { RefCell::new(BTreeMap::new()) };
+    static RANDOM: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Tasks of no node: the test itself.
+const NO_NODE: NodeId = 0;
+
+/// Runs a simulation to its end under a seed.
+pub fn run<F: Future>(seed: u64, simulation: F) -> F::Output {
+    RANDOM.set(seed);
+    TASKS.with_borrow_mut(BTreeMap::clear);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()))
+        .build()
+        .expect("a current-thread runtime with a clock only asks the system for nothing that can fail");
+    let output = runtime.block_on(NODE.scope(NO_NODE, simulation));
+    TASKS.with_borrow_mut(BTreeMap::clear);
+    output
+}
+
+/// Next number of the run's random sequence (splitmix64; Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+/// Generators, 2014).
+pub fn random_u64() -> u64 {
+    let state = RANDOM.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    RANDOM.set(state);
+    let mut z = state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Spawns a task that belongs to a node.
+pub fn spawn_on<T>(node: NodeId, future: T) -> tokio::task::JoinHandle<T::Output>
+where
+    T: Future + Send + 'static,
+    T::Output: Send + 'static,
+{
+    let handle = tokio::task::spawn(NODE.scope(node, future));
+    TASKS.with_borrow_mut(|tasks| {
+        let own = tasks.entry(node).or_default();
+        own.retain(|task| !task.is_finished());
+        own.push(handle.abort_handle());
+    });
+    handle
+}
+
+/// Ends every task of a node at once.
+pub fn kill(node: NodeId) {
+    let tasks = TASKS.with_borrow_mut(|tasks| tasks.remove(&node)).unwrap_or_default();
+    for task in tasks {
+        task.abort();
+    }
+}
+
+/// Virtual time, seeded randomness, tasks that belong to the node that spawns them.
+#[derive(Debug)]
+pub struct SimRuntime;
+
+impl openraft::AsyncRuntime for SimRuntime {
+    type JoinError = tokio::task::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
+    type Sleep = tokio::time::Sleep;
+    type Instant = TokioInstant;
+    type TimeoutError = tokio::time::error::Elapsed;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
+    type ThreadLocalRng = StdRng;
+    type Mpsc = TokioMpsc;
+    type Watch = TokioWatch;
+    type Oneshot = TokioOneshot;
+    type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
+
+    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        let node = NODE.try_with(|node| *node).unwrap_or(NO_NODE);
+        spawn_on(node, future)
+    }
+
+    fn sleep(duration: Duration) -> Self::Sleep {
+        tokio::time::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        use openraft::Instant;
+        tokio::time::sleep(deadline - TokioInstant::now().min(deadline))
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+        tokio::time::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+        use openraft::Instant;
+        tokio::time::timeout(deadline - TokioInstant::now().min(deadline), future)
+    }
+
+    fn is_panic(join_error: &Self::JoinError) -> bool {
+        join_error.is_panic()
+    }
+
+    fn thread_rng() -> Self::ThreadLocalRng {
+        StdRng::seed_from_u64(random_u64())
+    }
+
+    fn new(_threads: usize) -> Self {
+        SimRuntime
+    }
+
+    fn block_on<F, T>(&mut self, future: F) -> T
+    where
+        F: Future<Output = T>,
+    {
+        run(RANDOM.get(), future)
+    }
+
+    fn spawn_blocking<F, T>(f: F) -> impl Future<Output = Result<T, io::Error>> + Send
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let result = f();
+        async move { Ok(result) }
+    }
+}

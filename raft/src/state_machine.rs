@@ -1,0 +1,200 @@
+//! openraft's state machine over the store.
+//!
+//! Business failures are outcomes; an error from here is a disk failure and stops the node.
+
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use prost::Message;
+use saola_storage::error::StoreError;
+use saola_storage::export::{Export, Import};
+use saola_storage::store::{Applied, ApplyEntry, ApplyPayload, Store};
+use tokio::sync::watch;
+
+use crate::frontier::FrontierCell;
+use crate::member::{MembershipRecord, membership_from_record, membership_to_record};
+use crate::payload;
+use crate::types::{Outcomes, Runtime, TypeConfig, log_id_from, log_id_to};
+
+/// Entries applied in one engine batch at most.
+const APPLY_BATCH: usize = 256;
+
+/// What a Raft snapshot is made of.
+pub(crate) enum SnapshotBody {
+    /// To be sent: reads a pinned view when pulled.
+    Outgoing(Box<Export>),
+    /// Received, not yet installed.
+    Incoming(Box<Import>),
+    /// No content: the state is on disk already, or the node keeps log ids only.
+    LogIdsOnly,
+}
+
+/// The store as openraft sees it. Clones share the store.
+pub(crate) struct StateMachine<RT> {
+    store: Arc<Store>,
+    frontier: Arc<FrontierCell>,
+    applied_next: watch::Sender<u64>,
+    runtime: PhantomData<fn() -> RT>,
+}
+
+impl<RT> Clone for StateMachine<RT> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            frontier: self.frontier.clone(),
+            applied_next: self.applied_next.clone(),
+            runtime: PhantomData,
+        }
+    }
+}
+
+fn store_io(error: StoreError) -> io::Error {
+    io::Error::other(error)
+}
+
+impl<RT: Runtime> StateMachine<RT> {
+    pub(crate) fn new(store: Arc<Store>, frontier: Arc<FrontierCell>, applied_next: watch::Sender<u64>) -> Self {
+        let this = Self { store, frontier, applied_next, runtime: PhantomData };
+        this.announce(&this.store.applied());
+        this
+    }
+
+    fn announce(&self, applied: &Applied) {
+        if let Some(log_id) = applied.log_id {
+            // What is applied was committed by some leader.
+            self.frontier.observe_committed(log_id.index);
+            self.applied_next.send_replace(log_id.index + 1);
+        }
+    }
+
+    fn meta(applied: &Applied) -> io::Result<SnapshotMetaOf<TypeConfig<RT>>> {
+        Ok(openraft::storage::SnapshotMeta {
+            last_log_id: applied.log_id.as_ref().map(log_id_to::<RT>),
+            last_membership: stored_membership::<RT>(applied)?,
+        })
+    }
+
+    fn apply_batch(&self, batch: Vec<EntryResponder<TypeConfig<RT>>>) -> io::Result<()> {
+        let mut entries = Vec::with_capacity(batch.len());
+        for (entry, _) in &batch {
+            let log_id = log_id_from::<RT>(&entry.log_id);
+            let payload = payload::to_apply::<RT>(&entry.payload)
+                .map_err(|error| io::Error::other(format!("apply entry {log_id}: {error}")))?;
+            entries.push(ApplyEntry { log_id, payload });
+        }
+        let Some(last) = entries.last().map(|entry| entry.log_id.index) else {
+            return Ok(());
+        };
+        let outcomes = self.store.apply(entries).map_err(store_io)?;
+        self.frontier.observe_committed(last);
+        self.applied_next.send_replace(last + 1);
+        for ((_, responder), outcomes) in batch.into_iter().zip(outcomes) {
+            if let Some(responder) = responder {
+                responder.send(Outcomes(outcomes));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stored_membership<RT: Runtime>(applied: &Applied) -> io::Result<StoredMembershipOf<TypeConfig<RT>>> {
+    let Some((log_id, bytes)) = &applied.membership else {
+        return Ok(Default::default());
+    };
+    let record = MembershipRecord::decode(bytes.clone())
+        .map_err(|error| io::Error::other(format!("stored membership does not decode: {error}")))?;
+    let membership = membership_from_record(record).map_err(io::Error::other)?;
+    Ok(openraft::StoredMembership::new(Some(log_id_to::<RT>(log_id)), membership))
+}
+
+impl<RT: Runtime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
+    type SnapshotData = SnapshotBody;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogIdOf<TypeConfig<RT>>>, StoredMembershipOf<TypeConfig<RT>>), io::Error> {
+        let applied = self.store.applied();
+        Ok((applied.log_id.as_ref().map(log_id_to::<RT>), stored_membership::<RT>(&applied)?))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig<RT>>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(APPLY_BATCH);
+        while let Some(chunk) = chunks.next().await {
+            let batch = chunk.into_iter().collect::<Result<Vec<_>, io::Error>>()?;
+            self.apply_batch(batch)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig<RT>>,
+        snapshot: SnapshotBody,
+    ) -> Result<(), io::Error> {
+        match snapshot {
+            SnapshotBody::Incoming(import) => {
+                let applied = import.finish().map_err(store_io)?;
+                let expected = meta.last_log_id.as_ref().map(log_id_from::<RT>);
+                if applied.log_id != expected {
+                    return Err(io::Error::other(format!(
+                        "snapshot says that it ends at {expected:?}, but its content ends at {:?}",
+                        applied.log_id
+                    )));
+                }
+            }
+            SnapshotBody::LogIdsOnly => {
+                let mut entries = Vec::new();
+                if let Some(at) = meta.last_membership.log_id() {
+                    let record = membership_to_record(meta.last_membership.membership());
+                    entries.push(ApplyEntry {
+                        log_id: log_id_from::<RT>(at),
+                        payload: ApplyPayload::Membership(record.encode_to_vec().into()),
+                    });
+                }
+                if let Some(last) = &meta.last_log_id
+                    && Some(last) != meta.last_membership.log_id().as_ref()
+                {
+                    entries.push(ApplyEntry { log_id: log_id_from::<RT>(last), payload: ApplyPayload::Blank });
+                }
+                self.store.apply(entries).map_err(store_io)?;
+                self.store.flush().map_err(store_io)?;
+            }
+            SnapshotBody::Outgoing(_) => {
+                return Err(io::Error::other("a snapshot that is being sent cannot be installed"));
+            }
+        }
+        self.announce(&self.store.applied());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig<RT>, SnapshotBody>>, io::Error> {
+        if self.store.applied().log_id.is_none() {
+            return Ok(None);
+        }
+        let export = self.store.export().map_err(store_io)?;
+        Ok(Some(Snapshot { meta: Self::meta(export.applied())?, snapshot: SnapshotBody::Outgoing(Box::new(export)) }))
+    }
+}
+
+impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
+    type SnapshotData = SnapshotBody;
+
+    /// A snapshot is a flush: what was flushed is read back and copied nowhere.
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig<RT>, SnapshotBody>, io::Error> {
+        let flushed = self.store.flush().map_err(store_io)?;
+        Ok(Snapshot { meta: Self::meta(&flushed)?, snapshot: SnapshotBody::LogIdsOnly })
+    }
+}

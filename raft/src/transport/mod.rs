@@ -1,0 +1,80 @@
+//! How peers reach each other: a trait with two daily users, gRPC (`tonic`) and the simulated network.
+//!
+//! Both move the same encoded messages of `wire`.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
+
+#[cfg(feature = "tonic")]
+pub mod tonic;
+
+/// Where a peer is and who must answer there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerAddress {
+    /// host:port.
+    pub address: String,
+    /// Name that its certificate must carry.
+    pub name: String,
+}
+
+/// Kinds of traffic that must not hold each other up; each has a connection of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Entries, proposals, reads.
+    Append,
+    /// Heartbeats, votes, questions that must get through.
+    Control,
+    /// Snapshots.
+    Snapshot,
+}
+
+/// Why a message did not get an answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TransportError {
+    /// No connection could be made: surely not delivered.
+    #[error("cannot reach {peer}: {reason}")]
+    Unreachable {
+        /// Address and name.
+        peer: String,
+        /// Cause.
+        reason: String,
+    },
+    /// The connection broke or the answer did not come in time: may have been delivered.
+    #[error("no answer from {peer}: {reason}")]
+    Broken {
+        /// Address and name.
+        peer: String,
+        /// Cause.
+        reason: String,
+    },
+}
+
+/// Moves peer messages.
+pub trait Transport: Send + Sync + 'static {
+    /// Asks one question.
+    fn call(
+        &self,
+        to: &PeerAddress,
+        lane: Lane,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<PeerReply, TransportError>>;
+
+    /// Opens a stream of appends; answers come in order.
+    fn append(
+        &self,
+        to: &PeerAddress,
+        requests: BoxStream<'static, AppendRequest>,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<AppendReply, TransportError>>, TransportError>>;
+
+    /// Sends a snapshot.
+    fn snapshot(
+        &self,
+        to: &PeerAddress,
+        chunks: BoxStream<'static, SnapshotChunk>,
+    ) -> BoxFuture<'static, Result<PeerReply, TransportError>>;
+}

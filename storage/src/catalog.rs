@@ -1,0 +1,78 @@
+//! What every call needs and that changes seldom, kept decoded in memory: identity, sites, collections, key ring.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::command::{Site, WrappedDek};
+use crate::engine::{EngineView, KeyRange, Kind};
+use crate::error::StoreError;
+use crate::keyspace::collections::Collection;
+use crate::keyspace::meta::{self, InfoRow};
+use crate::keyspace::{array, collections, decode_value, keyring, sites};
+
+/// What the store is; known once the first command of the cluster has been applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// Made at init; survives restore and forks.
+    pub store_uuid: [u8; 16],
+    /// New after a restore or fork.
+    pub cluster_id: [u8; 16],
+    /// Name that destructive verbs ask for.
+    pub cluster_name: String,
+    /// The site map, in the order in which sites were added.
+    pub sites: Vec<Site>,
+}
+
+/// The decoded rows.
+#[derive(Clone, Default)]
+pub(crate) struct Catalog {
+    pub info: Option<StoreInfo>,
+    /// By name.
+    pub collections: BTreeMap<String, Arc<Collection>>,
+    /// By DEK id.
+    pub deks: BTreeMap<Bytes, WrappedDek>,
+}
+
+impl Catalog {
+    pub fn load(view: &dyn EngineView) -> Result<Catalog, StoreError> {
+        let mut catalog = Catalog::default();
+        if let Some(value) = view.get(Kind::Meta, meta::INFO)? {
+            let row: InfoRow = decode_value(Kind::Meta, meta::INFO, value)?;
+            let mut info = StoreInfo {
+                store_uuid: array(Kind::Meta, meta::INFO, "store uuid", &row.store_uuid)?,
+                cluster_id: array(Kind::Meta, meta::INFO, "cluster id", &row.cluster_id)?,
+                cluster_name: row.cluster_name,
+                sites: Vec::new(),
+            };
+            for row in view.scan(Kind::Sites, KeyRange::all(), false) {
+                let (key, value) = row?;
+                sites::decode_key(&key)?;
+                info.sites.push(decode_value(Kind::Sites, &key, value)?);
+            }
+            catalog.info = Some(info);
+        }
+        for row in view.scan(Kind::Collections, KeyRange::all(), false) {
+            let (key, value) = row?;
+            let collection = collections::decode(&key, value)?;
+            catalog.collections.insert(collection.name.clone(), Arc::new(collection));
+        }
+        for row in view.scan(Kind::KeyRing, KeyRange::all(), false) {
+            let (key, value) = row?;
+            let dek = keyring::decode(&key, value)?;
+            catalog.deks.insert(key, dek);
+        }
+        Ok(catalog)
+    }
+
+    /// The number that the next collection gets.
+    pub fn next_collection(&self) -> u32 {
+        self.collections.values().map(|collection| collection.number).max().unwrap_or(0) + 1
+    }
+
+    /// Sites that hold a KEK, so that every data key must be wrapped for them.
+    pub fn key_sites(&self) -> impl Iterator<Item = &Site> {
+        self.info.iter().flat_map(|info| &info.sites).filter(|site| !site.kek_public.is_empty())
+    }
+}

@@ -1,0 +1,392 @@
+//! What a Raft entry carries and what applying it answers: the bytes of the log's payloads.
+//!
+//! Format version 1, prost encoding. Tags are never reused; the register stands in `storage/README.md`.
+//! A command holds everything that apply needs: sealed values, ids, random bytes and the leader's time stamp
+//! are chosen before it enters the log, so that apply uses no clock, no randomness and no key.
+
+use bytes::Bytes;
+use prost::{Enumeration, Message, Oneof};
+
+/// The commands of one log entry, in order, with the time at which the leader proposed them.
+#[derive(Clone, PartialEq, Message)]
+pub struct CommandBatch {
+    /// Leader's clock when proposing, microseconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub stamp_us: u64,
+    /// Each has its own outcome and, if it changes a record, its own revision.
+    #[prost(message, repeated, tag = "2")]
+    pub commands: Vec<Command>,
+}
+
+/// One change, with the id under which a retry is recognised.
+#[derive(Clone, PartialEq, Message)]
+pub struct Command {
+    /// Missing for commands that are idempotent by themselves (time marks, digests).
+    #[prost(message, optional, tag = "1")]
+    pub request: Option<RequestId>,
+    /// What to do.
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16")]
+    pub op: Option<Op>,
+}
+
+/// Identifies one call of one client (DESIGN section 4).
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct RequestId {
+    /// 16 random bytes, one per client instance.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub client: Bytes,
+    /// A revision that the client saw before its first call.
+    #[prost(uint64, tag = "2")]
+    pub since: u64,
+    /// Counts the client's calls, from 1.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    /// All lower sequences are settled and will not be asked for again.
+    #[prost(uint64, tag = "4")]
+    pub done_below: u64,
+}
+
+/// The kinds of change.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Op {
+    /// Write a version of a record.
+    #[prost(message, tag = "10")]
+    Put(PutRecord),
+    /// Write a deletion of a record.
+    #[prost(message, tag = "11")]
+    Delete(DeleteRecord),
+    /// Create a collection with its first data key.
+    #[prost(message, tag = "12")]
+    CreateCollection(CreateCollection),
+    /// First command of a new cluster: store uuid, cluster name, site map.
+    #[prost(message, tag = "13")]
+    Bootstrap(Bootstrap),
+    /// Record the state digest at this log index.
+    #[prost(message, tag = "14")]
+    TakeDigest(TakeDigest),
+    /// Move the replicated clock to the entry's stamp.
+    #[prost(message, tag = "15")]
+    TimeMark(TimeMark),
+    /// Add a site to the site map, together with wraps of every existing data key for it.
+    #[prost(message, tag = "16")]
+    AddSite(AddSite),
+}
+
+/// Condition of a write, decided on applied state.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Expect {
+    /// Which condition.
+    #[prost(enumeration = "ExpectKind", tag = "1")]
+    pub kind: i32,
+    /// For `Generation`.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+}
+
+/// Kinds of condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum ExpectKind {
+    /// No condition.
+    Any = 0,
+    /// The record is not live.
+    Absent = 1,
+    /// The newest version, live or deleted, has the given generation.
+    Generation = 2,
+}
+
+/// Where a version came from; clear text.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Provenance {
+    /// System that delivered the value.
+    #[prost(string, tag = "1")]
+    pub source_system: String,
+    /// Who acted.
+    #[prost(string, tag = "2")]
+    pub actor: String,
+    /// Why.
+    #[prost(string, tag = "3")]
+    pub reason: String,
+}
+
+/// Write a version.
+#[derive(Clone, PartialEq, Message)]
+pub struct PutRecord {
+    /// Collection by name.
+    #[prost(string, tag = "1")]
+    pub collection: String,
+    /// Record id, checked against the collection's key style at the ingress node.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub id: Bytes,
+    /// Sealed value (`seal::Envelope` bytes).
+    #[prost(bytes = "bytes", tag = "3")]
+    pub envelope: Bytes,
+    /// Media type of the value.
+    #[prost(string, tag = "4")]
+    pub content_type: String,
+    /// Condition; missing means any.
+    #[prost(message, optional, tag = "5")]
+    pub expect: Option<Expect>,
+    /// Where it came from.
+    #[prost(message, optional, tag = "6")]
+    pub provenance: Option<Provenance>,
+    /// Length before sealing.
+    #[prost(uint64, tag = "7")]
+    pub value_bytes: u64,
+}
+
+/// Delete a record.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeleteRecord {
+    /// Collection by name.
+    #[prost(string, tag = "1")]
+    pub collection: String,
+    /// Record id.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub id: Bytes,
+    /// Condition; missing means any.
+    #[prost(message, optional, tag = "3")]
+    pub expect: Option<Expect>,
+    /// Why it was deleted.
+    #[prost(message, optional, tag = "4")]
+    pub provenance: Option<Provenance>,
+}
+
+/// Create a collection.
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateCollection {
+    /// Unique name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// 16 random bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub incarnation: Bytes,
+    /// Largest value in bytes.
+    #[prost(uint64, tag = "3")]
+    pub max_value_bytes: u64,
+    /// Which ids are allowed.
+    #[prost(enumeration = "KeyStyle", tag = "4")]
+    pub key_style: i32,
+    /// Free text.
+    #[prost(string, tag = "5")]
+    pub owner: String,
+    /// Free text.
+    #[prost(string, tag = "6")]
+    pub label: String,
+    /// Its first data key, wrapped for every site of the site map.
+    #[prost(message, optional, tag = "7")]
+    pub dek: Option<WrappedDek>,
+}
+
+/// Which record ids a collection takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum KeyStyle {
+    /// UTF-8 NFC, 1 to 512 bytes, no control characters.
+    Ordered = 0,
+    /// Any 1 to 4096 bytes.
+    Bytes = 1,
+}
+
+/// A data encryption key as the key ring keeps it: never in clear.
+#[derive(Clone, PartialEq, Message)]
+pub struct WrappedDek {
+    /// 16 random bytes, never reused.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: Bytes,
+    /// Collection incarnation that it may seal for.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub incarnation: Bytes,
+    /// One per site of the site map that holds keys.
+    #[prost(message, repeated, tag = "3")]
+    pub wraps: Vec<Wrap>,
+}
+
+/// A data key encrypted to one site's KEK with HPKE.
+#[derive(Clone, PartialEq, Message)]
+pub struct Wrap {
+    /// Site by name.
+    #[prost(string, tag = "1")]
+    pub site: String,
+    /// The KEK public key that it was wrapped for, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub kek_public: Bytes,
+    /// HPKE encapsulated key, 32 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub encapsulated: Bytes,
+    /// HPKE ciphertext with its tag.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub ciphertext: Bytes,
+}
+
+/// A site of the site map.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Site {
+    /// Unique name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// X25519 public key, 32 bytes; empty where no data node may be.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub kek_public: Bytes,
+}
+
+/// First command of a cluster.
+#[derive(Clone, PartialEq, Message)]
+pub struct Bootstrap {
+    /// 16 random bytes, made at init; survives restore and forks.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub store_uuid: Bytes,
+    /// Name that destructive verbs ask for.
+    #[prost(string, tag = "2")]
+    pub cluster_name: String,
+    /// Site map.
+    #[prost(message, repeated, tag = "3")]
+    pub sites: Vec<Site>,
+    /// 16 random bytes; new after a restore or fork.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub cluster_id: Bytes,
+}
+
+/// Add a site to the site map.
+#[derive(Clone, PartialEq, Message)]
+pub struct AddSite {
+    /// The new site.
+    #[prost(message, optional, tag = "1")]
+    pub site: Option<Site>,
+    /// Wraps for it, `WrappedDek.wraps` holding only the new one; must cover every data key in the ring.
+    #[prost(message, repeated, tag = "2")]
+    pub deks: Vec<WrappedDek>,
+}
+
+/// Record the state digest.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct TakeDigest {}
+
+/// Move the replicated clock.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct TimeMark {}
+
+/// The answer to one command.
+#[derive(Clone, PartialEq, Message)]
+pub struct Outcome {
+    /// Log index of the entry that decided it.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// The write's own revision; for outcomes that changed nothing, the store's at that point.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// Replicated clock at that point, microseconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub recorded_at_us: u64,
+    /// True when the request table answered: an earlier entry had decided it.
+    #[prost(bool, tag = "4")]
+    pub replayed: bool,
+    /// What happened.
+    #[prost(oneof = "Decision", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    pub decision: Option<Decision>,
+}
+
+/// What happened to a command. Business failures are values: apply never fails for them.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Decision {
+    /// A version was written.
+    #[prost(message, tag = "10")]
+    Written(Written),
+    /// The condition did not hold; says what is there.
+    #[prost(message, tag = "11")]
+    Conflict(Conflict),
+    /// Delete of a record that is not live.
+    #[prost(message, tag = "12")]
+    NotFound(NotFound),
+    /// No collection of that name.
+    #[prost(message, tag = "13")]
+    UnknownCollection(UnknownCollection),
+    /// A collection was created.
+    #[prost(message, tag = "14")]
+    CollectionCreated(CollectionCreated),
+    /// The name is taken.
+    #[prost(message, tag = "15")]
+    CollectionExists(CollectionExists),
+    /// The envelope's data key may not seal for this collection: seal anew.
+    #[prost(message, tag = "16")]
+    Reseal(Reseal),
+    /// The client's row was evicted: whether the call took effect cannot be told.
+    #[prost(message, tag = "17")]
+    RequestExpired(RequestExpired),
+    /// Done, nothing to say (bootstrap, time mark, add site).
+    #[prost(message, tag = "18")]
+    Done(Done),
+    /// State digest at this index.
+    #[prost(message, tag = "19")]
+    DigestTaken(DigestTaken),
+}
+
+/// See [`Decision::Written`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Written {
+    /// Generation of the new version.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+}
+
+/// See [`Decision::Conflict`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Conflict {
+    /// True when the record is live.
+    #[prost(bool, tag = "1")]
+    pub live: bool,
+    /// Newest generation, 0 when the record never existed.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Revision of that generation.
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+}
+
+/// See [`Decision::NotFound`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct NotFound {}
+
+/// See [`Decision::UnknownCollection`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct UnknownCollection {}
+
+/// See [`Decision::CollectionCreated`].
+#[derive(Clone, PartialEq, Message)]
+pub struct CollectionCreated {
+    /// Its incarnation.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub incarnation: Bytes,
+}
+
+/// See [`Decision::CollectionExists`].
+#[derive(Clone, PartialEq, Message)]
+pub struct CollectionExists {
+    /// Incarnation of the one that is there.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub incarnation: Bytes,
+}
+
+/// See [`Decision::Reseal`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Reseal {}
+
+/// See [`Decision::RequestExpired`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct RequestExpired {
+    /// The table's floor: clients whose `since` is at or below it and who are unknown are refused.
+    #[prost(uint64, tag = "1")]
+    pub floor: u64,
+}
+
+/// See [`Decision::Done`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Done {}
+
+/// See [`Decision::DigestTaken`].
+#[derive(Clone, PartialEq, Message)]
+pub struct DigestTaken {
+    /// 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub digest: Bytes,
+}

@@ -1,0 +1,306 @@
+//! Rows in RocksDB: the engine of production.
+//!
+//! One column family per kind. RocksDB's own write-ahead log is off, because the Raft log is one; column families
+//! flush together, so that stable storage is always at a batch boundary.
+//! A home is a folder: databases `db-1`, `db-2`, … and the file `current`, which names one of them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, IteratorMode,
+    LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+};
+use self_cell::self_cell;
+
+use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Row, Rows};
+
+/// How much memory an engine may take.
+#[derive(Clone, Copy, Debug)]
+pub struct RocksSettings {
+    /// Bytes of rows that each kind gathers in memory before it writes a file.
+    pub write_buffer_bytes: usize,
+    /// Bytes of file blocks kept in memory, over all kinds.
+    pub block_cache_bytes: usize,
+}
+
+impl RocksSettings {
+    /// For a node that keeps records.
+    pub const RECORDS: RocksSettings = RocksSettings { write_buffer_bytes: 16 << 20, block_cache_bytes: 64 << 20 };
+
+    /// For a witness, which keeps two rows.
+    pub const LOG_IDS_ONLY: RocksSettings = RocksSettings { write_buffer_bytes: 256 << 10, block_cache_bytes: 1 << 20 };
+
+    fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_atomic_flush(true);
+        options.set_max_background_jobs(2);
+        options.set_max_open_files(512);
+        options.set_keep_log_file_num(2);
+        options.set_log_level(LogLevel::Warn);
+        options.set_stats_dump_period_sec(0);
+        options
+    }
+
+    fn kind_options(&self, kind: Kind, cache: &Cache) -> Options {
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(cache);
+        if matches!(kind, Kind::Heads | Kind::Versions) {
+            blocks.set_bloom_filter(10.0, false);
+        }
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&blocks);
+        options.set_write_buffer_size(self.write_buffer_bytes);
+        // Sealed values do not compress.
+        options.set_compression_type(match kind {
+            Kind::Versions => DBCompressionType::None,
+            _ => DBCompressionType::Lz4,
+        });
+        options
+    }
+}
+
+struct RocksEngine {
+    db: Arc<DB>,
+    folder: PathBuf,
+}
+
+impl RocksEngine {
+    fn open(folder: &Path, settings: &RocksSettings) -> Result<RocksEngine, EngineError> {
+        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+        let kinds = Kind::ALL
+            .into_iter()
+            .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache)));
+        let db = DB::open_cf_descriptors(&settings.options(), folder, kinds).map_err(|source| {
+            let next = "see that no other process uses it and that its files are whole and may be written";
+            EngineError { what: format!("open database {}: {next}", folder.display()), source: source.into() }
+        })?;
+        Ok(RocksEngine { db: Arc::new(db), folder: folder.to_owned() })
+    }
+
+    fn failed(&self, verb: &str, source: rocksdb::Error) -> EngineError {
+        let next = "see that the disk has space and is sound, then restart the node";
+        EngineError { what: format!("{verb} database {}: {next}", self.folder.display()), source: source.into() }
+    }
+}
+
+fn family(db: &DB, kind: Kind) -> &ColumnFamily {
+    db.cf_handle(kind.name()).expect("every kind's column family is opened with the database")
+}
+
+impl Engine for RocksEngine {
+    fn view(&self) -> Arc<dyn EngineView> {
+        Arc::new(RocksView(Pinned::new(Arc::clone(&self.db), |db| db.snapshot())))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
+        let families = Kind::ALL.map(|kind| family(&self.db, kind));
+        let mut writes = WriteBatch::default();
+        for change in &batch.changes {
+            let family = families[usize::from(change.kind.tag()) - 1];
+            match &change.value {
+                Some(value) => writes.put_cf(family, &change.key, value),
+                None => writes.delete_cf(family, &change.key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(writes, &options).map_err(|source| self.failed("write to", source))
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families = Kind::ALL.map(|kind| family(&self.db, kind));
+        let families: Vec<&&ColumnFamily> = families.iter().collect();
+        self.db.flush_cfs_opt(&families, &options).map_err(|source| self.failed("flush", source))
+    }
+
+    fn get_flushed(&self, kind: Kind, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let value = self.db.get_cf_opt(family(&self.db, kind), key, &options);
+        Ok(value.map_err(|source| self.failed("read flushed rows of", source))?.map(Bytes::from))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        let figures = ["rocksdb.live-sst-files-size", "rocksdb.cur-size-all-mem-tables"];
+        let mut bytes = 0;
+        for kind in Kind::ALL {
+            for figure in figures {
+                // A figure for people: one that RocksDB cannot tell counts as nothing.
+                bytes += self.db.property_int_value_cf(family(&self.db, kind), figure).ok().flatten().unwrap_or(0);
+            }
+        }
+        bytes
+    }
+}
+
+self_cell!(
+    /// A snapshot that keeps its database open.
+    struct Pinned {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+struct RocksView(Pinned);
+
+impl RocksView {
+    fn failed(&self, kind: Kind, source: rocksdb::Error) -> EngineError {
+        let folder = self.0.borrow_owner().path().display();
+        let next = "see that the disk is sound; if rows are damaged, replace this node (saola cluster replace)";
+        EngineError { what: format!("read {} from database {folder}: {next}", kind.name()), source: source.into() }
+    }
+}
+
+impl EngineView for RocksView {
+    fn get(&self, kind: Kind, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let family = family(self.0.borrow_owner(), kind);
+        let value = self.0.borrow_dependent().get_cf(family, key);
+        Ok(value.map_err(|source| self.failed(kind, source))?.map(Bytes::from))
+    }
+
+    fn scan(&self, kind: Kind, range: KeyRange, reverse: bool) -> Rows<'_> {
+        if range.end.as_ref().is_some_and(|end| *end <= range.start) {
+            return Box::new(std::iter::empty());
+        }
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(range.start);
+        if let Some(end) = range.end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mode = if reverse { IteratorMode::End } else { IteratorMode::Start };
+        let family = family(self.0.borrow_owner(), kind);
+        let rows = self.0.borrow_dependent().iterator_cf_opt(family, options, mode);
+        Box::new(rows.map(move |row| -> Result<Row, EngineError> {
+            let (key, value) = row.map_err(|source| self.failed(kind, source))?;
+            Ok((Bytes::from(key), Bytes::from(value)))
+        }))
+    }
+}
+
+/// A folder of databases.
+pub struct RocksHome {
+    folder: PathBuf,
+    settings: RocksSettings,
+    /// Databases that may still be open, so that none is removed under a reader.
+    open: Mutex<BTreeMap<u64, Weak<DB>>>,
+}
+
+impl RocksHome {
+    /// A home in `folder`, which is made when it is missing.
+    pub fn new(folder: impl Into<PathBuf>, settings: RocksSettings) -> RocksHome {
+        RocksHome { folder: folder.into(), settings, open: Mutex::default() }
+    }
+
+    fn database(&self, generation: u64) -> PathBuf {
+        self.folder.join(format!("db-{generation}"))
+    }
+
+    fn open_database(&self, generation: u64) -> Result<Arc<dyn Engine>, EngineError> {
+        let engine = RocksEngine::open(&self.database(generation), &self.settings)?;
+        self.open.lock().insert(generation, Arc::downgrade(&engine.db));
+        Ok(Arc::new(engine))
+    }
+
+    /// Numbers of all databases in the folder.
+    fn generations(&self) -> io::Result<Vec<u64>> {
+        let mut generations = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let name = entry?.file_name();
+            let number: Option<u64> = name.to_str().and_then(|name| name.strip_prefix("db-")?.parse().ok());
+            generations.extend(number);
+        }
+        generations.sort_unstable();
+        Ok(generations)
+    }
+
+    /// Number of the current database; none in a new home.
+    fn current(&self) -> io::Result<Option<u64>> {
+        let text = match fs::read_to_string(self.folder.join("current")) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match text.strip_prefix("db-").and_then(|number| number.trim_end().parse().ok()) {
+            Some(generation) => Ok(Some(generation)),
+            None => Err(io::Error::other(format!("the file `current` holds {text:?}, not the name of a database"))),
+        }
+    }
+
+    fn set_current(&self, generation: u64) -> io::Result<()> {
+        let draft = self.folder.join("current.new");
+        let mut file = File::create(&draft)?;
+        file.write_all(format!("db-{generation}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, self.folder.join("current"))?;
+        // The database's own directory entry is made durable by the same call.
+        File::open(&self.folder)?.sync_all()
+    }
+
+    fn failed(&self, verb: &str) -> impl FnOnce(io::Error) -> EngineError {
+        let what = format!("{verb} the databases in {}", self.folder.display());
+        move |source| EngineError { what, source: source.into() }
+    }
+
+    fn first(&self) -> io::Result<u64> {
+        fs::create_dir_all(&self.folder)?;
+        if let Some(generation) = self.current()? {
+            if generation != 1 && !self.database(generation).exists() {
+                return Err(io::Error::other(format!(
+                    "`current` names db-{generation}, which is missing; replace this node (saola cluster replace)"
+                )));
+            }
+            return Ok(generation);
+        }
+        if !self.generations()?.is_empty() {
+            return Err(io::Error::other(
+                "the file `current` is missing although there are databases; replace this node (saola cluster replace)",
+            ));
+        }
+        // The pointer comes first, so that a database without one is always a sign of damage.
+        self.set_current(1)?;
+        Ok(1)
+    }
+}
+
+impl EngineHome for RocksHome {
+    fn open_current(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let generation = self.first().map_err(self.failed("find"))?;
+        self.open_database(generation)
+    }
+
+    fn create_new(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+        let newest = self.generations().map_err(self.failed("list"))?.into_iter().max();
+        let generation = newest.unwrap_or(0) + 1;
+        Ok((generation, self.open_database(generation)?))
+    }
+
+    fn switch_to(&self, generation: u64) -> Result<(), EngineError> {
+        self.set_current(generation).map_err(self.failed("change the pointer to"))
+    }
+
+    fn discard_others(&self) -> Result<(), EngineError> {
+        let mut open = self.open.lock();
+        open.retain(|_, db| db.strong_count() > 0);
+        let discard = || -> io::Result<()> {
+            let current = self.current()?;
+            for generation in self.generations()? {
+                if Some(generation) != current && !open.contains_key(&generation) {
+                    fs::remove_dir_all(self.database(generation))?;
+                }
+            }
+            Ok(())
+        };
+        discard().map_err(self.failed("discard old ones of"))
+    }
+}

@@ -1,0 +1,69 @@
+//! What can go wrong in the state machine.
+
+use crate::engine::{EngineError, Kind};
+use crate::export::ImportError;
+
+/// The state machine could not read, write or install its state. Refused commands are no errors: they are
+/// outcomes ([`crate::command::Decision`]).
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The engine below failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Stored bytes are not what this release writes.
+    #[error(
+        "stored bytes under {kind} key {key} cannot be read: {why}; its peers hold the same row: replace this node \
+         (saola cluster replace), or start the newer release if one has run here"
+    )]
+    Corrupt {
+        /// Kind of the row.
+        kind: &'static str,
+        /// Its key in hex.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An entry came again, or too late.
+    #[error("log entry {index} cannot be applied: entry {applied} has been applied already; restart the node")]
+    OutOfOrder {
+        /// Index of the entry.
+        index: u64,
+        /// Newest index that was applied.
+        applied: u64,
+    },
+    /// The log holds a command that this release does not know.
+    #[error(
+        "log entry {index} holds a command that this release does not know; install the release that the other nodes run"
+    )]
+    UnknownCommand {
+        /// Index of the entry.
+        index: u64,
+    },
+    /// An earlier failure left the state machine behind what the log says.
+    #[error("the state machine has stopped: {reason}; restart the node")]
+    Stopped {
+        /// The earlier failure.
+        reason: String,
+    },
+    /// A data folder was opened in another role.
+    #[error(
+        "this data folder was made by a node that {found}, but it was opened by one that {asked}; give the node its own folder"
+    )]
+    WrongRole {
+        /// What the folder holds.
+        found: &'static str,
+        /// What was asked for.
+        asked: &'static str,
+    },
+    /// A received state was refused; the old one stays.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
+impl StoreError {
+    /// Stored bytes under a key that make no sense.
+    pub(crate) fn corrupt(kind: Kind, key: &[u8], why: impl ToString) -> StoreError {
+        let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        StoreError::Corrupt { kind: kind.name(), key, why: why.to_string() }
+    }
+}

@@ -1,0 +1,103 @@
+//! What can go wrong with the log, each with what to do next.
+
+use std::io;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// An error of the log. All but [`LogError::Closed`] end the life of this log in this process: what was
+/// acknowledged is safe, what was not is unknown until it is opened again.
+#[derive(Clone, Debug, Error)]
+pub enum LogError {
+    /// The disk failed. After a failed write or sync nothing more is written: what such a sync left behind is
+    /// unknown until the log is opened again.
+    #[error("{what} {file}: {source}; check the disk and its free space, then start the node again")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On which file of the log folder.
+        file: String,
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
+    /// Bytes that were durable have changed or are gone.
+    #[error(
+        "log segment {segment:016x} is damaged at byte {offset} (log index {index} or near it) although it was synced; \
+         the disk has lost data: keep the folder for inquiry and replace this node with `saola cluster replace`"
+    )]
+    Rot {
+        /// Segment id.
+        segment: u64,
+        /// Byte in the segment file.
+        offset: u64,
+        /// The first log index that cannot be trusted.
+        index: u64,
+    },
+    /// A whole segment file is missing.
+    #[error(
+        "log segment {segment:016x} is missing, and with it log index {index} and following; put the file back, \
+         or replace this node with `saola cluster replace`"
+    )]
+    Missing {
+        /// Segment id.
+        segment: u64,
+        /// The first log index that is missing.
+        index: u64,
+    },
+    /// The segment was written by a release that knows more.
+    #[error("log segment {segment:016x} has format version {version}, which this release does not know; start a newer release")]
+    UnknownVersion {
+        /// Segment id.
+        segment: u64,
+        /// Format version found.
+        version: u32,
+    },
+    /// The segment belongs to another Raft group or was renamed by hand.
+    #[error(
+        "log segment {segment:016x} says it is segment {found_segment:016x} of group {found_group}, not of group {group}; \
+         put the right log folder in place"
+    )]
+    Foreign {
+        /// Segment id by file name.
+        segment: u64,
+        /// Group id expected.
+        group: u64,
+        /// Segment id in the head.
+        found_segment: u64,
+        /// Group id in the head.
+        found_group: u64,
+    },
+    /// An entry was appended that does not follow the one before it.
+    #[error("entry {got} was appended where index {expected} must follow; this is a defect: report it with the node's log")]
+    Hole {
+        /// Index that had to come.
+        expected: u64,
+        /// Index that came.
+        got: u64,
+    },
+    /// An entry over the limit of 1 GiB.
+    #[error("entry {index} has {bytes} bytes, more than a log record takes; refuse such requests before proposing them")]
+    TooLarge {
+        /// Log index.
+        index: u64,
+        /// Payload bytes.
+        bytes: usize,
+    },
+    /// The settings cannot work.
+    #[error("log segments of {segment_bytes} bytes do not work; choose from 8 KiB to 1 GiB")]
+    Settings {
+        /// The segment size asked for.
+        segment_bytes: u64,
+    },
+    /// The log was closed, or its writer is gone.
+    #[error("the log is closed; open it again")]
+    Closed,
+}
+
+impl LogError {
+    /// For `map_err`: says what was tried on which file.
+    pub(super) fn io(what: &'static str, file: &str) -> impl FnOnce(io::Error) -> LogError {
+        let file = file.to_owned();
+        move |source| LogError::Io { what, file, source: Arc::new(source) }
+    }
+}

@@ -1,0 +1,256 @@
+//! The handle of those who submit operations and read entries, and what they share with the writer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::format::{MAX_PAYLOAD, RECORD_BYTES, Record, decode_record};
+use super::memory::{Found, Index, Location};
+use super::segment::segment_name;
+use super::{Done, LogEntry, LogError, LogOp, LogSettings, LogState, LogStats, LogWriter, open};
+use crate::disk::{Disk, DiskFile};
+use crate::types::LogId;
+
+/// The log, for submitters and readers. Clones share it; when the last one is dropped the log closes.
+#[derive(Clone)]
+pub struct Log(Arc<Handle>);
+
+struct Handle(Arc<Shared>);
+
+/// What handles and writer share.
+pub(super) struct Shared {
+    pub inner: Mutex<Inner>,
+    pub work: Condvar,
+    on_work: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+}
+
+pub(super) struct Inner {
+    pub index: Index,
+    pub queue: VecDeque<Queued>,
+    /// How many of the queue want a sync.
+    pub urgent: usize,
+    next_op: u64,
+    /// Set once: nothing is accepted and nothing written any more.
+    pub stopped: Option<LogError>,
+    /// The handles are gone or closed the log: the writer finishes what is queued.
+    pub closed: bool,
+    /// The live segments, for reading.
+    pub files: BTreeMap<u64, Arc<dyn DiskFile>>,
+    pub syncs: u64,
+    pub bytes_written: u64,
+}
+
+/// An operation on its way to the writer.
+pub(super) struct Queued {
+    pub number: u64,
+    pub op: LogOp,
+    pub done: Option<Done>,
+}
+
+impl Queued {
+    /// A committed mark that nobody waits for rides with the next sync.
+    fn is_urgent(&self) -> bool {
+        self.done.is_some() || !matches!(self.op, LogOp::Committed(_))
+    }
+}
+
+impl Log {
+    /// Opens the log in a folder, empty if there is none. When it returns, everything that it reports is on
+    /// stable storage. Refuses damage ([`LogError::Rot`], [`LogError::Missing`]) and segments of another
+    /// group or a newer release; cuts off what was being written when the power went.
+    pub fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Log, LogWriter<D>), LogError> {
+        let (shared, writer) = open::open(disk, settings)?;
+        Ok((Log(Arc::new(Handle(shared))), writer))
+    }
+
+    /// Hands an operation to the writer. Readers see its effect when this returns; `done` is called once, in
+    /// submit order, when it is durable, or with the error after which nothing will be. Never does I/O. The
+    /// queue has no bound of its own: the caller limits what it has in flight ([`LogStats::queued`]).
+    pub fn submit(&self, op: LogOp, done: Option<Done>) {
+        let shared = &self.0.0;
+        let mut inner = shared.inner.lock();
+        let number = inner.next_op;
+        if let Err(error) = inner.admit(number, &op) {
+            shared.work.notify_one();
+            drop(inner);
+            if let Some(done) = done {
+                done(Err(error));
+            }
+            return;
+        }
+        inner.next_op += 1;
+        let queued = Queued { number, op, done };
+        let urgent = queued.is_urgent();
+        inner.queue.push_back(queued);
+        if urgent {
+            inner.urgent += 1;
+            shared.work.notify_one();
+            drop(inner);
+            let hook = shared.on_work.lock().clone();
+            if let Some(hook) = hook {
+                hook();
+            }
+        }
+    }
+
+    /// Where the log stands, operations that are not durable yet included.
+    pub fn state(&self) -> LogState {
+        self.0.0.inner.lock().index.state()
+    }
+
+    /// The entries from the start of `range` on, without a gap: all of them, or as many as fit `max_bytes` of
+    /// payload (at least one), or up to the first that is not in the log. Empty if the first is not in it.
+    /// Older entries come from the disk: then this waits for it, and fails with [`LogError::Rot`] if a
+    /// record has changed there.
+    pub fn entries(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, LogError> {
+        let found = self.0.0.inner.lock().index.find(range, max_bytes);
+        let mut entries = Vec::with_capacity(found.len());
+        for item in found {
+            match item {
+                Found::InMemory(entry) => entries.push(entry),
+                Found::OnDisk { log_id, bytes, location } => match self.read(log_id, bytes, location) {
+                    Ok(entry) => entries.push(entry),
+                    // The segment may have been purged, and overwritten, since we looked.
+                    Err(_) if !self.0.0.inner.lock().index.is_at(log_id.index, location) => break,
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read(&self, log_id: LogId, bytes: u32, location: Location) -> Result<LogEntry, LogError> {
+        let Location { segment, offset } = location;
+        let rot = LogError::Rot { segment, offset: offset.into(), index: log_id.index };
+        let Some(file) = self.0.0.inner.lock().files.get(&segment).cloned() else { return Err(rot) };
+        let mut record = vec![0; (RECORD_BYTES + bytes) as usize];
+        let read = file
+            .read_at(offset.into(), &mut record)
+            .map_err(LogError::io("read log segment", &segment_name(segment)))?;
+        match decode_record(segment, offset, &record[..read]) {
+            Some(decoded) if decoded.record == Record::Entry(log_id, bytes) => {
+                Ok(LogEntry { log_id, payload: Bytes::from(record).slice(RECORD_BYTES as usize..) })
+            }
+            _ => Err(rot),
+        }
+    }
+
+    /// The log id at an index, if the entry is in the log or is the last purged one.
+    pub fn log_id_at(&self, index: u64) -> Option<LogId> {
+        self.0.0.inner.lock().index.log_id_at(index)
+    }
+
+    /// Counters and sizes.
+    pub fn stats(&self) -> LogStats {
+        let inner = self.0.0.inner.lock();
+        LogStats {
+            syncs: inner.syncs,
+            bytes_written: inner.bytes_written,
+            segments: inner.files.len() as u64,
+            queued: inner.queue.len() as u64,
+            flushed_index: inner.index.flushed_index(),
+        }
+    }
+
+    /// Calls `hook` after each submit that wants a sync, for a driver that steps the writer itself. Called
+    /// on the submitter's thread; it must not block.
+    pub fn on_work(&self, hook: Box<dyn Fn() + Send + Sync>) {
+        *self.0.0.on_work.lock() = Some(Arc::from(hook));
+    }
+
+    /// Closes the log: the writer finishes what was submitted and ends. Later submits are refused.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.0.inner.lock().closed = true;
+        self.0.work.notify_one();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    pub fn new(index: Index, files: BTreeMap<u64, Arc<dyn DiskFile>>) -> Arc<Shared> {
+        let inner = Inner {
+            index,
+            queue: VecDeque::new(),
+            urgent: 0,
+            next_op: 1,
+            stopped: None,
+            closed: false,
+            files,
+            syncs: 0,
+            bytes_written: 0,
+        };
+        Arc::new(Shared { inner: Mutex::new(inner), work: Condvar::new(), on_work: Mutex::new(None) })
+    }
+
+    /// Ends the life of the log, unless that has happened: the first error is the one all get. Returns it.
+    pub fn poison(&self, error: LogError) -> LogError {
+        self.inner.lock().stopped.get_or_insert(error).clone()
+    }
+
+    /// [`Shared::poison`], and refuses what is queued.
+    pub fn stop(&self, error: LogError) -> LogError {
+        let error = self.poison(error);
+        let refused = std::mem::take(&mut self.inner.lock().queue);
+        for done in refused.into_iter().filter_map(|queued| queued.done) {
+            done(Err(error.clone()));
+        }
+        error
+    }
+}
+
+impl Inner {
+    /// Shows an operation to readers, or says why the log takes it no more. An operation that cannot follow
+    /// what is there is a defect of the caller, after which nothing may be written.
+    fn admit(&mut self, number: u64, op: &LogOp) -> Result<(), LogError> {
+        match &self.stopped {
+            Some(error) => Err(error.clone()),
+            None if self.closed => Err(LogError::Closed),
+            None => self.show(number, op).inspect_err(|error| self.stopped = Some(error.clone())),
+        }
+    }
+
+    fn show(&mut self, number: u64, op: &LogOp) -> Result<(), LogError> {
+        match op {
+            LogOp::Append(entries) => {
+                for entry in entries {
+                    let (index, bytes) = (entry.log_id.index, entry.payload.len());
+                    if bytes > MAX_PAYLOAD as usize {
+                        return Err(LogError::TooLarge { index, bytes });
+                    }
+                    self.index.append(entry, number)?;
+                }
+            }
+            LogOp::Vote(vote) => self.index.set_vote(*vote),
+            LogOp::TruncateAfter(last) => self.index.truncate_after(*last),
+            LogOp::Purge(upto) => self.index.purge(*upto),
+            LogOp::Committed(committed) => self.index.set_committed(*committed),
+        }
+        Ok(())
+    }
+
+    /// Whether the writer has something to do at once.
+    pub fn has_work(&self) -> bool {
+        self.urgent > 0 || self.stopped.is_some()
+    }
+}

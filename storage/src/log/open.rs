@@ -1,0 +1,167 @@
+//! What a start trusts: heads, then records in order, up to the first that is not one.
+//!
+//! In all segments but the newest that must be exactly the end that the next head names. In the newest it is
+//! a torn tail, which was never acknowledged, or damage: damage if any later record says that this place was
+//! synced. Then the newest segment is copied, synced and put in its own place, so that nothing which was only
+//! in the page cache (a process was killed, or a sync failed before it) is ever reported as durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::format::{HEAD_BYTES, Head, Record, decode_record, encode_record};
+use super::handle::Shared;
+use super::memory::{Index, Location};
+use super::segment::{Files, Segment, segment_name};
+use super::writer::LogWriter;
+use super::{LogError, LogSettings, LogState};
+use crate::disk::Disk;
+
+const FIRST_SEGMENT: u64 = 1;
+
+pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<Shared>, LogWriter<D>), LogError> {
+    let LogSettings { group_id, segment_bytes, tail_bytes } = settings;
+    if !(8 << 10..=1 << 30).contains(&segment_bytes) {
+        return Err(LogError::Settings { segment_bytes });
+    }
+    let mut files = Files::find(disk, segment_bytes)?;
+    let heads = read_heads(&files, group_id)?;
+    let (mut index, batch, file) = match heads.first() {
+        None => {
+            files.discard_strays()?;
+            let state = LogState::default();
+            let head = Head { group_id, segment: FIRST_SEGMENT, previous_end: 0, state };
+            let file = files.create(&head, 0)?;
+            (Index::new(state, tail_bytes), Batch::at(FIRST_SEGMENT, HEAD_BYTES), file)
+        }
+        Some(first) => {
+            let mut index = Index::new(first.state, tail_bytes);
+            let mut newest = replay(&mut files, &heads, &mut index)?;
+            if let Some(missing) = index.missing() {
+                return Err(LogError::Missing { segment: first.segment.saturating_sub(1), index: missing });
+            }
+            files.discard_strays()?;
+            let segment = first.segment + (heads.len() - 1) as u64;
+            newest.seal(segment);
+            let file = files.replace_newest(segment, &newest.0)?;
+            (index, Batch::at(segment, newest.end()), file)
+        }
+    };
+    settle_committed(&mut index);
+
+    let readable: BTreeMap<_, _> = files.live().iter().map(|s| (s.id, s.file.clone())).collect();
+    let written = index.state();
+    let shared = Shared::new(index, readable);
+    let mut writer = LogWriter::new(shared.clone(), files, group_id, file, batch, written);
+    writer.release()?;
+    Ok((shared, writer))
+}
+
+fn read_heads<D: Disk>(files: &Files<D>, group_id: u64) -> Result<Vec<Head>, LogError> {
+    let mut heads: Vec<Head> = Vec::with_capacity(files.live().len());
+    for segment in files.live() {
+        // All that a damaged head lets us say is what the head before it knew.
+        let last = heads.last().and_then(|head| head.state.last);
+        heads.push(files.head(segment, group_id, last.map_or(0, |id| id.index.saturating_add(1)))?);
+    }
+    Ok(heads)
+}
+
+/// The good part of the newest segment, head and records.
+#[derive(Default)]
+struct Content(Vec<u8>);
+
+impl Content {
+    fn end(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    /// Adds a mark: once this content is in place under its name, all of it is synced.
+    fn seal(&mut self, segment: u64) {
+        let end = self.end();
+        self.0.extend_from_slice(&encode_record(segment, end, end, &Record::Mark));
+    }
+}
+
+/// Replays all records into `index` and returns what is good of the newest segment.
+fn replay<D: Disk>(files: &mut Files<D>, heads: &[Head], index: &mut Index) -> Result<Content, LogError> {
+    let mut content = Vec::new();
+    for position in 0..heads.len() {
+        let segment = files.live()[position].id;
+        content = read_all(&files.live()[position])?;
+        let known_end = heads.get(position + 1).map(|next| next.previous_end as usize);
+        if let Some(end) = known_end {
+            content.truncate(end);
+        }
+        let good = replay_segment(files, segment, &content, index)?;
+        let damaged = match known_end {
+            Some(end) => good != end,
+            None => synced_beyond(segment, &content, good),
+        };
+        if damaged {
+            return Err(rot(segment, good, index));
+        }
+        content.truncate(good);
+    }
+    Ok(Content(content))
+}
+
+fn read_all(segment: &Segment) -> Result<Vec<u8>, LogError> {
+    let name = segment_name(segment.id);
+    let len = segment.file.len().map_err(LogError::io("measure log segment", &name))?;
+    let mut content = vec![0; len.min(u64::from(u32::MAX)) as usize];
+    let read = segment.file.read_at(0, &mut content).map_err(LogError::io("read log segment", &name))?;
+    content.truncate(read);
+    Ok(content)
+}
+
+/// Replays one segment up to the first place where no record stands, and returns that place.
+fn replay_segment<D: Disk>(
+    files: &mut Files<D>,
+    segment: u64,
+    content: &[u8],
+    index: &mut Index,
+) -> Result<usize, LogError> {
+    let mut at = HEAD_BYTES as usize;
+    while let Some(decoded) = content.get(at..).and_then(|bytes| decode_record(segment, at as u32, bytes)) {
+        let next = at + decoded.bytes() as usize;
+        // The zeros after a payload are not under the CRC, but a record without them was not written whole.
+        if next > content.len() {
+            break;
+        }
+        match decoded.record {
+            Record::Entry(id, bytes) => index
+                .restore(id, bytes, Location { segment, offset: at as u32 })
+                .map_err(|_| rot(segment, at, index))?,
+            Record::Vote(vote) => index.set_vote(vote),
+            Record::TruncateAfter(last) => index.truncate_after(last),
+            Record::Purge(upto) => index.purge(upto),
+            Record::Committed(committed) => index.set_committed(committed),
+            Record::Mark => {}
+        }
+        files.note(segment, &decoded.record);
+        at = next;
+    }
+    Ok(at)
+}
+
+/// Whether some record after `damage` says that this place was synced before it was written.
+fn synced_beyond(segment: u64, content: &[u8], damage: usize) -> bool {
+    (damage..content.len())
+        .step_by(8)
+        .filter_map(|at| decode_record(segment, at as u32, &content[at..]))
+        .any(|decoded| decoded.synced as usize > damage)
+}
+
+fn rot(segment: u64, offset: usize, index: &Index) -> LogError {
+    LogError::Rot { segment, offset: offset as u64, index: index.next_index().unwrap_or(0) }
+}
+
+/// A committed mark beyond the last entry would let a node answer for what it does not hold: all that is
+/// surely committed then is what was purged.
+fn settle_committed(index: &mut Index) {
+    let LogState { last_purged, last, committed, .. } = index.state();
+    if committed.map(|id| id.index) > last.map(|id| id.index) {
+        index.set_committed(last_purged);
+    }
+}

@@ -1,0 +1,212 @@
+//! The files of the log, and the order in which they come and go.
+//!
+//! A segment gets its name only when its head is synced, and the folder is synced before its first record: a
+//! segment that can be found is whole, so a head that cannot be read is damage and never a crash.
+//!
+//! | name | what it is |
+//! |---|---|
+//! | `<id>.seg` | a segment |
+//! | `<id>.spare` | a segment whose entries are all purged, kept to be overwritten: blocks that were written once sync faster; or one being made |
+//! | `<id>.copy` | the newest segment, being copied at a start; worthless if found |
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use super::LogError;
+use super::format::{HEAD_BYTES, Head, HeadError, Record};
+use crate::disk::{Disk, DiskFile};
+use crate::types::LogId;
+
+/// Purged segments kept for reuse; one is taken each time a segment is full.
+const MAX_SPARES: usize = 2;
+
+/// A live segment.
+pub(super) struct Segment {
+    pub id: u64,
+    pub file: Arc<dyn DiskFile>,
+    /// No entry of this segment with a higher index is alive.
+    last_entry: Option<u64>,
+}
+
+/// All files of one log.
+pub(super) struct Files<D> {
+    disk: Arc<D>,
+    segment_bytes: u64,
+    /// Oldest first; the last one is being written.
+    live: VecDeque<Segment>,
+    spares: Vec<u64>,
+    /// Found at the start and of no use: see [`Files::discard_strays`].
+    strays: Vec<String>,
+}
+
+pub(super) fn segment_name(id: u64) -> String {
+    format!("{id:016x}.seg")
+}
+
+fn spare_name(id: u64) -> String {
+    format!("{id:016x}.spare")
+}
+
+fn copy_name(id: u64) -> String {
+    format!("{id:016x}.copy")
+}
+
+fn parse_name(name: &str) -> Option<(u64, &str)> {
+    let (id, kind) = name.split_once('.')?;
+    Some((u64::from_str_radix(id, 16).ok().filter(|_| id.len() == 16)?, kind))
+}
+
+impl<D: Disk> Files<D> {
+    /// Takes stock of the folder and opens the newest unbroken run of segments. Changes nothing.
+    pub fn find(disk: Arc<D>, segment_bytes: u64) -> Result<Files<D>, LogError> {
+        // Names left unsynced by a process that was killed must not change under us later.
+        disk.sync_dir().map_err(LogError::io("sync folder of", "the log"))?;
+        let mut names = disk.list().map_err(LogError::io("list", "the log folder"))?;
+        names.sort();
+        let mut files =
+            Files { disk, segment_bytes, live: VecDeque::new(), spares: Vec::new(), strays: Vec::new() };
+        for name in names.into_iter().rev() {
+            match parse_name(&name) {
+                Some((id, "seg")) if files.live.front().is_none_or(|next| next.id == id.wrapping_add(1)) => {
+                    let file = files.disk.open(&name, false).map_err(LogError::io("open log segment", &name))?;
+                    files.live.push_front(Segment { id, file, last_entry: None });
+                }
+                Some((id, "spare")) if files.spares.len() < MAX_SPARES => files.spares.push(id),
+                Some((_, "seg" | "spare" | "copy")) => files.strays.push(name),
+                _ => {}
+            }
+        }
+        Ok(files)
+    }
+
+    /// Removes unfinished copies and segments before the unbroken run. Only once it is known that nothing is
+    /// missing, for then those are purged ones whose removal was cut short.
+    pub fn discard_strays(&mut self) -> Result<(), LogError> {
+        std::mem::take(&mut self.strays).iter().try_for_each(|name| self.remove(name))
+    }
+
+    pub fn live(&self) -> &VecDeque<Segment> {
+        &self.live
+    }
+
+    /// Reads a segment's head and checks that it belongs here. `next_index` names the place in an error.
+    pub fn head(&self, segment: &Segment, group: u64, next_index: u64) -> Result<Head, LogError> {
+        let mut page = vec![0; HEAD_BYTES as usize];
+        let read = segment.file.read_at(0, &mut page).map_err(LogError::io("read log segment", &segment_name(segment.id)))?;
+        let head = Head::decode(&page[..read]).map_err(|e| match e {
+            HeadError::Damaged => LogError::Rot { segment: segment.id, offset: 0, index: next_index },
+            HeadError::UnknownVersion(version) => LogError::UnknownVersion { segment: segment.id, version },
+        })?;
+        if (head.segment, head.group_id) != (segment.id, group) {
+            let (found_segment, found_group) = (head.segment, head.group_id);
+            return Err(LogError::Foreign { segment: segment.id, group, found_segment, found_group });
+        }
+        Ok(head)
+    }
+
+    /// Makes the next segment, ready for its first record, and returns its file and length. All segments
+    /// before it must be synced.
+    pub fn create(&mut self, head: &Head, room: u32) -> Result<(Arc<dyn DiskFile>, u32), LogError> {
+        let id = head.segment;
+        let len = self.segment_bytes.max(u64::from(HEAD_BYTES) + u64::from(room));
+        let (spare, file) = match self.take_spare(len)? {
+            Some(found) => found,
+            None => {
+                let name = spare_name(id);
+                let file = self.disk.open(&name, true).map_err(LogError::io("create log segment", &name))?;
+                file.allocate(len).map_err(LogError::io("allocate log segment", &name))?;
+                (name, file)
+            }
+        };
+        self.install(id, &spare, &file, &head.encode())?;
+        self.live.push_back(Segment { id, file: file.clone(), last_entry: None });
+        let len = length(&*file, id)?;
+        Ok((file, len))
+    }
+
+    /// Puts a new file with this content in the place of the newest segment and returns it with its length.
+    /// Nothing that the old file had only in the page cache is relied upon afterwards.
+    pub fn replace_newest(&mut self, id: u64, content: &[u8]) -> Result<(Arc<dyn DiskFile>, u32), LogError> {
+        let name = copy_name(id);
+        let file = self.disk.open(&name, true).map_err(LogError::io("create log segment", &name))?;
+        let len = self.segment_bytes.max(content.len() as u64);
+        file.allocate(len).map_err(LogError::io("allocate log segment", &name))?;
+        self.install(id, &name, &file, content)?;
+        let len = length(&*file, id)?;
+        if let Some(newest) = self.live.back_mut() {
+            newest.file = file.clone();
+        }
+        Ok((file, len))
+    }
+
+    /// Content first, then the name: see the top of this file.
+    fn install(&self, id: u64, from: &str, file: &Arc<dyn DiskFile>, content: &[u8]) -> Result<(), LogError> {
+        file.write_at(0, &[IoSlice::new(content)]).map_err(LogError::io("write log segment", from))?;
+        file.sync_data().map_err(LogError::io("sync log segment", from))?;
+        self.disk.rename(from, &segment_name(id)).map_err(LogError::io("rename log segment", from))?;
+        self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &segment_name(id)))
+    }
+
+    fn take_spare(&mut self, len: u64) -> Result<Option<(String, Arc<dyn DiskFile>)>, LogError> {
+        while let Some(id) = self.spares.pop() {
+            let name = spare_name(id);
+            let file = self.disk.open(&name, false).map_err(LogError::io("open spare log segment", &name))?;
+            if file.len().map_err(LogError::io("measure spare log segment", &name))? >= len {
+                return Ok(Some((name, file)));
+            }
+            self.remove(&name)?;
+        }
+        Ok(None)
+    }
+
+    /// Follows which entries are alive, record by record, where the record stands in `segment`.
+    pub fn note<P>(&mut self, segment: u64, record: &Record<P>) {
+        let mut upto = self.live.iter_mut().rev().skip_while(|s| s.id > segment);
+        match record {
+            Record::Entry(id, _) => {
+                if let Some(segment) = upto.next() {
+                    segment.last_entry = Some(id.index);
+                }
+            }
+            Record::TruncateAfter(last) => {
+                for segment in upto {
+                    segment.last_entry = segment.last_entry.min(last.map(|id| id.index));
+                }
+            }
+            Record::Vote(_) | Record::Purge(_) | Record::Committed(_) | Record::Mark => {}
+        }
+    }
+
+    /// Gives up the oldest segments whose entries are all purged or truncated, by records that are synced.
+    /// Returns their ids.
+    pub fn release(&mut self, purged: Option<LogId>) -> Result<Vec<u64>, LogError> {
+        let purged = purged.map(|id| id.index);
+        let mut released = Vec::new();
+        while self.live.len() > 1 && self.live.front().is_some_and(|oldest| oldest.last_entry <= purged) {
+            let Some(Segment { id, .. }) = self.live.pop_front() else { break };
+            let name = segment_name(id);
+            if self.spares.len() < MAX_SPARES {
+                self.disk.rename(&name, &spare_name(id)).map_err(LogError::io("set aside log segment", &name))?;
+                self.spares.push(id);
+            } else {
+                self.remove(&name)?;
+            }
+            released.push(id);
+        }
+        if !released.is_empty() {
+            // A spare must not come back under its old name once it is overwritten.
+            self.disk.sync_dir().map_err(LogError::io("sync folder of", "the log"))?;
+        }
+        Ok(released)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), LogError> {
+        self.disk.remove(name).map_err(LogError::io("remove log segment", name))
+    }
+}
+
+fn length(file: &dyn DiskFile, id: u64) -> Result<u32, LogError> {
+    let len = file.len().map_err(LogError::io("measure log segment", &segment_name(id)))?;
+    Ok(u32::try_from(len).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,258 @@
+//! Read views: everything the store knows at one point of the log, unchanged while the view is held.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::apply::{Applied, Counts};
+use crate::catalog::{Catalog, StoreInfo};
+use crate::command::{Provenance, WrappedDek};
+use crate::digest::StateDigest;
+use crate::engine::{EngineView, KeyRange, Kind};
+use crate::error::StoreError;
+use crate::keyspace::changes::{self, ChangeRow};
+use crate::keyspace::collections::Collection;
+use crate::keyspace::heads::{self, Head};
+use crate::keyspace::versions::{self, VersionOp, VersionRow};
+use crate::keyspace::{array, decode_value};
+
+/// Which version of a record to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The one with this generation, whatever its revision: the caller compares that with what it may show.
+    Generation(u64),
+    /// The newest one at this revision.
+    Revision(u64),
+}
+
+/// One version of a record, still sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredVersion {
+    /// Record id.
+    pub id: Bytes,
+    /// The record's own counter, from 1.
+    pub generation: u64,
+    /// Store-wide counter.
+    pub revision: u64,
+    /// Replicated clock, microseconds since 1970.
+    pub recorded_at_us: u64,
+    /// What it did.
+    pub op: VersionOp,
+    /// Media type of the value.
+    pub content_type: String,
+    /// Where it came from.
+    pub provenance: Option<Provenance>,
+    /// Sealed value; empty for a deletion.
+    pub envelope: Bytes,
+    /// SHA-256 of the envelope.
+    pub digest: [u8; 32],
+    /// Links it to all earlier versions of the record ([`crate::chain`]).
+    pub chain: [u8; 32],
+    /// Length of the value before sealing.
+    pub value_bytes: u64,
+}
+
+pub(crate) struct ViewState {
+    pub rows: Arc<dyn EngineView>,
+    pub applied: Applied,
+    pub counts: Counts,
+    pub catalog: Arc<Catalog>,
+    pub digests: Arc<BTreeMap<u64, [u8; 32]>>,
+}
+
+/// The store at one point of the log. Cheap to clone.
+#[derive(Clone)]
+pub struct View {
+    pub(crate) state: Arc<ViewState>,
+}
+
+impl View {
+    /// The point of the log.
+    pub fn applied(&self) -> Applied {
+        self.state.applied.clone()
+    }
+
+    /// What the store is; none before the first command of the cluster.
+    pub fn info(&self) -> Option<StoreInfo> {
+        self.state.catalog.info.clone()
+    }
+
+    /// A collection by name.
+    pub fn collection(&self, name: &str) -> Option<Collection> {
+        self.state.catalog.collections.get(name).map(|collection| Collection::clone(collection))
+    }
+
+    /// All collections, by name.
+    pub fn collections(&self) -> Vec<Collection> {
+        self.state.catalog.collections.values().map(|collection| Collection::clone(collection)).collect()
+    }
+
+    /// The key ring, by DEK id.
+    pub fn deks(&self) -> Vec<WrappedDek> {
+        self.state.catalog.deks.values().cloned().collect()
+    }
+
+    /// Store-wide counts.
+    pub fn counts(&self) -> Counts {
+        self.state.counts
+    }
+
+    /// One version of a record, which may be a deletion; none when there is no such version.
+    pub fn get(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
+        let revision = match at {
+            At::Generation(generation) => return self.version(collection, id, generation),
+            At::Revision(revision) => revision,
+        };
+        let key = heads::key(collection.number, id);
+        match self.rows().get(Kind::Heads, &key)? {
+            Some(value) => self.at_revision(collection, id, &heads::decode(&key, value)?, revision),
+            None => Ok(None),
+        }
+    }
+
+    /// Records of a collection that are live at `revision`, in id order: those whose id begins with `prefix` and lies
+    /// behind `after`, at most `limit`.
+    pub fn list(
+        &self,
+        collection: &Collection,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        revision: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredVersion>, StoreError> {
+        let mut range = KeyRange::prefix(&heads::key(collection.number, prefix));
+        if let Some(after) = after {
+            // The smallest key behind another one is that key and a zero byte.
+            let mut behind = heads::key(collection.number, after);
+            behind.push(0);
+            range.start = range.start.max(behind);
+        }
+        let mut found = Vec::new();
+        for row in self.rows().scan(Kind::Heads, range, false) {
+            if found.len() >= limit {
+                break;
+            }
+            let (key, value) = row?;
+            let (_, id) = heads::decode_key(&key)?;
+            let head = heads::decode(&key, value)?;
+            if head.revision <= revision && !head.live() {
+                continue;
+            }
+            let version = self.at_revision(collection, &id, &head, revision)?;
+            found.extend(version.filter(|version| version.op != VersionOp::Delete));
+        }
+        Ok(found)
+    }
+
+    /// All kept versions of a record up to a revision, oldest or newest first. Reads while it is walked.
+    pub fn history(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        upto_revision: u64,
+        newest_first: bool,
+    ) -> impl Iterator<Item = Result<StoredVersion, StoreError>> + use<'_> {
+        let range = KeyRange::prefix(&versions::prefix(collection.number, id));
+        self.rows()
+            .scan(Kind::Versions, range, newest_first)
+            .map(|row| {
+                let (key, value) = row?;
+                let (_, id, generation) = versions::decode_key(&key)?;
+                decode_version(&key, value, &id, generation)
+            })
+            // Later versions come first when walking backwards, and end the walk otherwise.
+            .skip_while(move |version| newest_first && later(version, upto_revision))
+            .take_while(move |version| newest_first || !later(version, upto_revision))
+    }
+
+    /// The greatest revision that had been recorded at a time (microseconds since 1970); 1 when there was none.
+    pub fn revision_at_time(&self, time_us: u64) -> Result<u64, StoreError> {
+        // Invariant: `low` was recorded by then, `high` was not. The store begins at revision 1, which has no change.
+        let (mut low, mut high) = (1, self.state.applied.revision + 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.change(middle)?.recorded_at_us <= time_us {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The state digest as apply has kept it.
+    pub fn kept_digest(&self) -> Result<[u8; 32], StoreError> {
+        Ok(StateDigest::load(self.rows())?.total())
+    }
+
+    /// The state digest as the rows give it; reads every row. A difference from the kept one is damage.
+    pub fn recomputed_digest(&self) -> Result<[u8; 32], StoreError> {
+        Ok(StateDigest::recompute(self.rows())?.total())
+    }
+
+    fn rows(&self) -> &dyn EngineView {
+        &*self.state.rows
+    }
+
+    fn change(&self, revision: u64) -> Result<ChangeRow, StoreError> {
+        let key = changes::key(revision);
+        match self.rows().get(Kind::Changes, &key)? {
+            Some(value) => decode_value(Kind::Changes, &key, value),
+            None => Err(StoreError::corrupt(Kind::Changes, &key, "the row is missing")),
+        }
+    }
+
+    fn version(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        generation: u64,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        let key = versions::key(collection.number, id, generation);
+        match self.rows().get(Kind::Versions, &key)? {
+            Some(value) => decode_version(&key, value, id, generation).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn at_revision(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        head: &Head,
+        revision: u64,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        if head.revision > revision {
+            return self.history(collection, id, revision, true).next().transpose();
+        }
+        match self.version(collection, id, head.generation)? {
+            Some(version) => Ok(Some(version)),
+            None => {
+                let key = versions::key(collection.number, id, head.generation);
+                Err(StoreError::corrupt(Kind::Versions, &key, "the row is missing"))
+            }
+        }
+    }
+}
+
+fn later(version: &Result<StoredVersion, StoreError>, revision: u64) -> bool {
+    version.as_ref().is_ok_and(|version| version.revision > revision)
+}
+
+fn decode_version(key: &[u8], value: Bytes, id: &[u8], generation: u64) -> Result<StoredVersion, StoreError> {
+    let row: VersionRow = decode_value(Kind::Versions, key, value)?;
+    Ok(StoredVersion {
+        id: Bytes::copy_from_slice(id),
+        generation,
+        revision: row.revision,
+        recorded_at_us: row.recorded_at_us,
+        op: VersionOp::try_from(row.op).map_err(|error| StoreError::corrupt(Kind::Versions, key, error))?,
+        content_type: row.content_type,
+        provenance: row.provenance,
+        envelope: row.envelope,
+        digest: array(Kind::Versions, key, "digest", &row.digest)?,
+        chain: array(Kind::Versions, key, "chain", &row.chain)?,
+        value_bytes: row.value_bytes,
+    })
+}

@@ -1,0 +1,262 @@
+//! The state machine's owner: applies entries one call at a time and hands out views.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+
+use crate::apply::{self, Machine};
+use crate::command::Outcome;
+use crate::engine::{Engine, EngineHome, EngineView, Kind};
+use crate::error::StoreError;
+use crate::export::{Export, Import};
+use crate::keyspace::decode_value;
+use crate::keyspace::meta::{self, AppliedRow};
+use crate::read::ViewState;
+use crate::types::LogId;
+
+pub use crate::apply::{Applied, ApplyEntry, ApplyPayload, Counts, Keeps};
+pub use crate::catalog::StoreInfo;
+pub use crate::keyspace::collections::Collection;
+pub use crate::keyspace::versions::VersionOp;
+pub use crate::read::{At, StoredVersion, View};
+
+/// Applied entries whose revision is remembered.
+const TRAIL: usize = 65_536;
+
+/// What can be chosen. Equal on all nodes of a cluster: apply depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreSettings {
+    /// Most outcomes that the request table keeps over all clients.
+    pub max_request_entries: usize,
+}
+
+impl Default for StoreSettings {
+    fn default() -> StoreSettings {
+        StoreSettings { max_request_entries: 100_000 }
+    }
+}
+
+/// The replicated state of one node. Cheap to clone; clones share the state.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub home: Arc<dyn EngineHome>,
+    pub keeps: Keeps,
+    pub settings: StoreSettings,
+    writer: Mutex<Writer>,
+    published: ArcSwap<ViewState>,
+    /// Index and revision after each of the newest applied entries.
+    trail: RwLock<VecDeque<(u64, u64)>>,
+    flushed: Mutex<Option<LogId>>,
+    catalog_version: AtomicU64,
+}
+
+struct Writer {
+    engine: Arc<dyn Engine>,
+    machine: Machine,
+    /// Why nothing more may be applied.
+    stopped: Option<String>,
+}
+
+impl Store {
+    /// Opens the current state of a home; an empty home becomes an empty store. What has not been flushed is gone:
+    /// [`Store::applied`] says from where the log must be applied again.
+    ///
+    /// # Errors
+    /// The engine cannot be opened, a row is damaged, or the home belongs to a node of another role.
+    pub fn open(home: Arc<dyn EngineHome>, keeps: Keeps, settings: StoreSettings) -> Result<Store, StoreError> {
+        let engine = home.open_current()?;
+        let rows = engine.view();
+        let machine = Machine::load(&*rows, keeps, settings.max_request_entries)?;
+        let flushed = flushed_applied(&*engine)?;
+        let shared = Shared {
+            trail: RwLock::new(first_of_trail(&machine)),
+            published: ArcSwap::from_pointee(view_state(rows, &machine)),
+            flushed: Mutex::new(flushed.log_id),
+            catalog_version: AtomicU64::new(1),
+            writer: Mutex::new(Writer { engine, machine, stopped: None }),
+            home,
+            keeps,
+            settings,
+        };
+        shared.discard_others();
+        Ok(Store { shared: Arc::new(shared) })
+    }
+
+    /// How far the log has been applied.
+    pub fn applied(&self) -> Applied {
+        self.shared.published.load().applied.clone()
+    }
+
+    /// Applies committed entries in log order; one outcome list per entry, one outcome per command (none on a witness).
+    ///
+    /// # Errors
+    /// The engine failed, a row is damaged, or the log holds what this release does not know. The store then refuses
+    /// all further entries: the node must be restarted.
+    pub fn apply(&self, entries: Vec<ApplyEntry>) -> Result<Vec<Vec<Outcome>>, StoreError> {
+        let mut writer = self.shared.writer.lock();
+        if let Some(reason) = &writer.stopped {
+            return Err(StoreError::Stopped { reason: reason.clone() });
+        }
+        let applied = self.apply_locked(&mut writer, entries);
+        if let Err(error) = &applied {
+            writer.stopped = Some(error.to_string());
+        }
+        applied
+    }
+
+    fn apply_locked(&self, writer: &mut Writer, entries: Vec<ApplyEntry>) -> Result<Vec<Vec<Outcome>>, StoreError> {
+        let shared = &*self.shared;
+        let before = shared.published.load_full();
+        let applying = writer.machine.apply(&*before.rows, entries)?;
+        writer.engine.write(applying.batch)?;
+        let after = view_state(writer.engine.view(), &writer.machine);
+        let catalog_changed = !Arc::ptr_eq(&before.catalog, &after.catalog);
+        shared.published.store(Arc::new(after));
+        if catalog_changed {
+            shared.catalog_version.fetch_add(1, Ordering::Release);
+        }
+        let mut trail = shared.trail.write();
+        trail.extend(applying.trail);
+        let surplus = trail.len().saturating_sub(TRAIL);
+        trail.drain(..surplus);
+        Ok(applying.outcomes)
+    }
+
+    /// The state after the newest apply call.
+    pub fn view(&self) -> View {
+        View { state: self.shared.published.load_full() }
+    }
+
+    /// The store's revision after an entry; none when it has not been applied or lies too far back (the newest
+    /// 65,536 entries since the store was opened are known, and the newest applied one always).
+    pub fn revision_at_index(&self, index: u64) -> Option<u64> {
+        let trail = self.shared.trail.read();
+        let place = trail.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        trail.get(place).map(|(_, revision)| *revision)
+    }
+
+    /// Brings everything applied so far to stable storage, and returns what stands there, read back.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub fn flush(&self) -> Result<Applied, StoreError> {
+        let engine = Arc::clone(&self.shared.writer.lock().engine);
+        engine.flush()?;
+        let flushed = flushed_applied(&*engine)?;
+        if Arc::ptr_eq(&engine, &self.shared.writer.lock().engine) {
+            *self.shared.flushed.lock() = flushed.log_id;
+        }
+        self.shared.discard_others();
+        Ok(flushed)
+    }
+
+    /// Newest entry that is surely on stable storage here.
+    pub fn flushed(&self) -> Option<LogId> {
+        *self.shared.flushed.lock()
+    }
+
+    /// Changes whenever the key ring, the sites or the collections do: a cheap check for caches. Counts from 1 at
+    /// every start.
+    pub fn keyring_version(&self) -> u64 {
+        self.shared.catalog_version.load(Ordering::Acquire)
+    }
+
+    /// The state digest that an entry took; the newest 64 are kept.
+    pub fn digest_at(&self, index: u64) -> Option<[u8; 32]> {
+        self.shared.published.load().digests.get(&index).copied()
+    }
+
+    /// Bytes that the state takes, roughly.
+    pub fn data_bytes(&self) -> u64 {
+        let engine = Arc::clone(&self.shared.writer.lock().engine);
+        engine.size_bytes()
+    }
+
+    /// The whole state as a stream of chunks, pinned at this moment.
+    ///
+    /// # Errors
+    /// The state has stopped after a failure and may be behind the log.
+    pub fn export(&self) -> Result<Export, StoreError> {
+        if let Some(reason) = &self.shared.writer.lock().stopped {
+            return Err(StoreError::Stopped { reason: reason.clone() });
+        }
+        Ok(Export::new(self.view(), self.shared.keeps))
+    }
+
+    /// Begins to receive another node's state; nothing changes here before [`Import::finish`].
+    ///
+    /// # Errors
+    /// There is no room for a second engine.
+    pub fn import(&self) -> Result<Import, StoreError> {
+        Import::new(Arc::clone(&self.shared))
+    }
+}
+
+impl Shared {
+    /// Makes a filled and flushed engine the current one. Views of the old one stay valid.
+    pub(crate) fn install(
+        &self,
+        generation: u64,
+        engine: Arc<dyn Engine>,
+        machine: Machine,
+    ) -> Result<Applied, StoreError> {
+        let mut writer = self.writer.lock();
+        self.home.switch_to(generation)?;
+        let applied = machine.applied.clone();
+        *self.trail.write() = first_of_trail(&machine);
+        *self.flushed.lock() = applied.log_id;
+        self.published.store(Arc::new(view_state(engine.view(), &machine)));
+        self.catalog_version.fetch_add(1, Ordering::Release);
+        *writer = Writer { engine, machine, stopped: None };
+        drop(writer);
+        self.discard_others();
+        Ok(applied)
+    }
+
+    /// Old states only cost space: failing to remove one is told and tried again at the next flush or start.
+    pub(crate) fn discard_others(&self) {
+        if let Err(error) = self.home.discard_others() {
+            tracing::warn!(%error, "an old state is still there; it will be removed later");
+        }
+    }
+}
+
+fn view_state(rows: Arc<dyn EngineView>, machine: &Machine) -> ViewState {
+    ViewState {
+        rows,
+        applied: machine.applied.clone(),
+        counts: machine.counts,
+        catalog: Arc::clone(&machine.catalog),
+        digests: Arc::clone(&machine.digests),
+    }
+}
+
+fn first_of_trail(machine: &Machine) -> VecDeque<(u64, u64)> {
+    let newest = machine.applied.log_id.map(|log_id| (log_id.index, machine.applied.revision));
+    newest.into_iter().collect()
+}
+
+/// What stable storage holds. Rows are read one by one while a flush in the background may add to them, so the first
+/// is read again until nothing has moved in between.
+fn flushed_applied(engine: &dyn Engine) -> Result<Applied, StoreError> {
+    let read = || -> Result<AppliedRow, StoreError> {
+        match engine.get_flushed(Kind::Meta, meta::APPLIED)? {
+            Some(value) => decode_value(Kind::Meta, meta::APPLIED, value),
+            None => Ok(AppliedRow { revision: 1, ..AppliedRow::default() }),
+        }
+    };
+    loop {
+        let row = read()?;
+        let membership = apply::membership(engine.get_flushed(Kind::Meta, meta::MEMBERSHIP)?)?;
+        if row == read()? {
+            return Ok(apply::applied(&row, membership));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Integration tests of the storage crate: one module per part and promise.
+
+mod log_faults;
+mod log_model;
+mod log_real;
+mod log_support;
+mod state_export;
+mod state_keys;
+mod state_model;
+mod state_requests;
+mod state_store;
+mod state_support;

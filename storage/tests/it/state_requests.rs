@@ -1,0 +1,142 @@
+//! Promises about retried calls.
+
+use saola_storage::command::{Decision, ExpectKind};
+use saola_storage::store::{Store, StoreSettings};
+
+use crate::state_support::*;
+
+fn small(home: &TestHome, max_request_entries: usize) -> Store {
+    let store = open_with(home, StoreSettings { max_request_entries });
+    apply(&store, vec![bootstrap(), create("agency", 1)]);
+    store
+}
+
+fn written(decision: &Decision) -> bool {
+    matches!(decision, Decision::Written(_))
+}
+
+fn expired(decision: &Decision) -> bool {
+    matches!(decision, Decision::RequestExpired(_))
+}
+
+#[test]
+fn a_retry_takes_effect_once_and_is_answered_as_before() {
+    for home in homes() {
+        let store = small(&home, 100);
+        let call = by(1, 1, 1, 1, put("agency", 1, b"x", b"v", None));
+        let first = apply(&store, vec![call.clone()]).remove(0);
+        apply(&store, vec![put("agency", 1, b"y", b"v", None)]);
+        let again = apply(&store, vec![call]).remove(0);
+        assert!(again.replayed && !first.replayed);
+        assert_eq!((again.index, again.revision, again.decision), (first.index, first.revision, first.decision));
+        assert_eq!(store.view().counts().versions, 2);
+    }
+}
+
+#[test]
+fn a_retry_within_one_entry_takes_effect_once() {
+    let home = memory_home();
+    let store = small(&home, 100);
+    let call = by(1, 1, 1, 1, put("agency", 1, b"x", b"v", None));
+    let outcomes = apply(&store, vec![call.clone(), call]);
+    assert!(outcomes[1].replayed);
+    assert_eq!(store.view().counts().versions, 1);
+}
+
+#[test]
+fn a_refusal_is_remembered_too() {
+    let home = memory_home();
+    let store = small(&home, 100);
+    let call = by(1, 1, 1, 1, put("agency", 1, b"x", b"v", expect(ExpectKind::Generation, 1)));
+    let first = apply(&store, vec![call.clone()]).remove(0);
+    assert!(matches!(first.decision, Some(Decision::Conflict(_))));
+    apply(&store, vec![put("agency", 1, b"x", b"v", None)]);
+    let again = apply(&store, vec![call]).remove(0);
+    assert_eq!((again.replayed, again.decision), (true, first.decision));
+}
+
+#[test]
+fn a_call_that_must_be_sealed_anew_runs_under_the_same_id() {
+    let home = memory_home();
+    let store = small(&home, 100);
+    let sealed_with = |key| by(1, 1, 1, 1, put("agency", key, b"x", b"v", None));
+    assert!(matches!(decide(&store, sealed_with(9)), Decision::Reseal(_)));
+    assert!(written(&decide(&store, sealed_with(1))));
+    assert!(apply(&store, vec![sealed_with(1)])[0].replayed);
+}
+
+#[test]
+fn settled_calls_are_forgotten_and_refused() {
+    let home = memory_home();
+    let store = small(&home, 100);
+    let call = |sequence, done_below| by(1, 1, sequence, done_below, put("agency", 1, b"x", b"v", None));
+    assert!(written(&decide(&store, call(1, 1))));
+    assert!(written(&decide(&store, call(2, 2))));
+    assert!(expired(&decide(&store, call(1, 1))));
+    assert!(apply(&store, vec![call(2, 2)])[0].replayed);
+    assert_eq!(store.view().counts().versions, 2);
+}
+
+#[test]
+fn an_evicted_client_is_refused_and_a_new_one_is_served() {
+    for home in homes() {
+        let store = small(&home, 2);
+        let call = |client, since| by(client, since, 1, 1, put("agency", 1, b"x", b"v", None));
+        assert!(written(&decide(&store, call(1, 1))));
+        assert!(written(&decide(&store, call(2, 2))));
+        // A third client pushes the first one out, and the floor rises to 1.
+        assert!(written(&decide(&store, call(3, 3))));
+        let Decision::RequestExpired(refusal) = decide(&store, call(1, 1)) else {
+            panic!("a client that was evicted may have written before");
+        };
+        assert_eq!(refusal.floor, 1);
+        assert!(apply(&store, vec![call(2, 2)])[0].replayed);
+        assert!(written(&decide(&store, call(4, 4))));
+        let view = store.view();
+        assert_eq!(view.kept_digest().expect("a digest"), view.recomputed_digest().expect("a digest"));
+
+        store.flush().expect("a flush");
+        drop((store, view));
+        let store = open_with(&home, StoreSettings { max_request_entries: 2 });
+        assert!(expired(&decide(&store, call(1, 1))));
+        assert!(apply(&store, vec![call(2, 2)])[0].replayed);
+    }
+}
+
+#[test]
+fn the_client_used_longest_ago_is_evicted_first() {
+    let home = memory_home();
+    let store = small(&home, 2);
+    let call = |client, sequence| by(client, 1, sequence, sequence, put("agency", 1, b"x", b"v", None));
+    decide(&store, call(1, 1));
+    decide(&store, call(2, 1));
+    decide(&store, call(1, 2));
+    let newer = by(3, store.applied().revision, 1, 1, put("agency", 1, b"x", b"v", None));
+    assert!(written(&decide(&store, newer)));
+    assert!(apply(&store, vec![call(1, 2)])[0].replayed);
+    assert!(expired(&decide(&store, call(2, 1))));
+}
+
+#[test]
+fn a_client_that_settles_nothing_loses_its_oldest_outcomes_only() {
+    let home = memory_home();
+    let store = small(&home, 3);
+    let call = |sequence| by(1, 1, sequence, 1, put("agency", 1, b"x", b"v", None));
+    for sequence in 1..=5 {
+        assert!(written(&decide(&store, call(sequence))));
+    }
+    assert!(expired(&decide(&store, call(2))));
+    assert!(apply(&store, vec![call(3)])[0].replayed);
+    assert_eq!(store.view().counts().versions, 5);
+}
+
+#[test]
+fn a_client_that_claims_to_have_seen_the_future_shuts_nobody_out() {
+    let home = memory_home();
+    let store = small(&home, 1);
+    assert!(written(&decide(&store, by(1, u64::MAX, 1, 1, put("agency", 1, b"x", b"v", None)))));
+    let since = store.applied().revision;
+    assert!(written(&decide(&store, by(2, since, 1, 1, put("agency", 1, b"x", b"v", None)))));
+    let since = store.applied().revision;
+    assert!(written(&decide(&store, by(3, since, 1, 1, put("agency", 1, b"x", b"v", None)))));
+}
