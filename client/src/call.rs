@@ -44,30 +44,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub const READ: Plan = Plan {
-        route: Route::Read,
-        effect: Effect::None,
-        patient: false,
-        guard_epoch: true,
-    };
-    pub const WRITE: Plan = Plan {
-        route: Route::Write,
-        effect: Effect::Once,
-        patient: false,
-        guard_epoch: true,
-    };
-    pub const CHANGE: Plan = Plan {
-        route: Route::Write,
-        effect: Effect::Change,
-        patient: true,
-        guard_epoch: true,
-    };
-    pub const STATUS: Plan = Plan {
-        route: Route::Any,
-        effect: Effect::None,
-        patient: false,
-        guard_epoch: false,
-    };
+    pub const READ: Plan = Plan { route: Route::Read, effect: Effect::None, patient: false, guard_epoch: true };
+    pub const WRITE: Plan = Plan { route: Route::Write, effect: Effect::Once, patient: false, guard_epoch: true };
+    pub const CHANGE: Plan = Plan { route: Route::Write, effect: Effect::Change, patient: true, guard_epoch: true };
+    pub const STATUS: Plan = Plan { route: Route::Any, effect: Effect::None, patient: false, guard_epoch: false };
 }
 
 /// A call that ended without an answer that stands.
@@ -80,10 +60,7 @@ pub(crate) struct Ended {
 impl Ended {
     pub fn into_error(self, request: Option<RequestId>) -> Error {
         if self.maybe && !self.failure.settles() {
-            return Error::UnknownOutcome {
-                request,
-                details: self.failure.details,
-            };
+            return Error::UnknownOutcome { request, details: self.failure.details };
         }
         self.failure.into_error()
     }
@@ -179,11 +156,7 @@ impl Client {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let limit = if plan.patient || self.pool.pinned() {
-            remaining
-        } else {
-            remaining.min(self.attempt_timeout())
-        };
+        let limit = if plan.patient || self.pool.pinned() { remaining } else { remaining.min(self.attempt_timeout()) };
         let mut request = Request::new(message.clone());
         request.set_timeout(limit);
         let seen = self.shared.highest_epoch.load(Ordering::Relaxed);
@@ -194,11 +167,7 @@ impl Client {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(Failure::from_status(&status, &node.address)),
             Err(_) => {
-                let text = format!(
-                    "call {}: no answer within {} ms",
-                    node.address,
-                    limit.as_millis()
-                );
+                let text = format!("call {}: no answer within {} ms", node.address, limit.as_millis());
                 return Err(Failure::local(Reason::NoAnswer, text));
             }
         };
@@ -206,21 +175,13 @@ impl Client {
             let text = format!("call {}: reply without a header", node.address);
             Failure::local(Reason::Internal, text).after_acting()
         })?;
-        let seen = self
-            .shared
-            .highest_epoch
-            .fetch_max(header.epoch, Ordering::Relaxed);
+        let seen = self.shared.highest_epoch.fetch_max(header.epoch, Ordering::Relaxed);
         if plan.guard_epoch && header.epoch < seen {
-            let text = format!(
-                "call {}: it answered in epoch {}, epoch {seen} was seen",
-                node.address, header.epoch
-            );
+            let text = format!("call {}: it answered in epoch {}, epoch {seen} was seen", node.address, header.epoch);
             return Err(Failure::local(Reason::LowerEpoch, text).after_acting());
         }
         if plan.guard_epoch {
-            self.shared
-                .highest_revision
-                .fetch_max(header.revision, Ordering::Relaxed);
+            self.shared.highest_revision.fetch_max(header.revision, Ordering::Relaxed);
         }
         if self.pool.succeeded(node) {
             tokio::spawn(self.clone().refresh(node.clone()));
@@ -229,21 +190,14 @@ impl Client {
     }
 
     /// A call without a request id, within this client's deadline.
-    pub(crate) async fn call<M, T, F, Fut>(
-        &self,
-        plan: Plan,
-        message: M,
-        send: F,
-    ) -> Result<(T, proto::Header), Error>
+    pub(crate) async fn call<M, T, F, Fut>(&self, plan: Plan, message: M, send: F) -> Result<(T, proto::Header), Error>
     where
         M: Clone,
         T: Headed,
         F: Fn(Channel, Request<M>) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        self.run(plan, self.deadline_from_now(), &message, send)
-            .await
-            .map_err(|ended| ended.into_error(None))
+        self.run(plan, self.deadline_from_now(), &message, send).await.map_err(|ended| ended.into_error(None))
     }
 
     /// A call that takes effect once; `build` makes its message from the request id.
@@ -283,9 +237,7 @@ impl Client {
             return Ok(session.open());
         }
         if self.shared.highest_revision.load(Ordering::Relaxed) == 0 {
-            self.learn_revision(deadline)
-                .await
-                .map_err(|ended| ended.into_error(None))?;
+            self.learn_revision(deadline).await.map_err(|ended| ended.into_error(None))?;
         }
         let since = self.shared.highest_revision.load(Ordering::Relaxed);
         Ok(session.insert(Session::new(rand::random(), since)).open())
@@ -293,10 +245,7 @@ impl Client {
 
     async fn forget_session(&self, ticket: &Ticket) {
         let mut session = self.shared.session.lock().await;
-        if session
-            .as_ref()
-            .is_some_and(|session| ticket.is_of(session))
-        {
+        if session.as_ref().is_some_and(|session| ticket.is_of(session)) {
             *session = None;
             // The next session begins at a revision that is read anew, above the cluster's floor.
             self.shared.highest_revision.store(0, Ordering::Relaxed);
@@ -306,17 +255,9 @@ impl Client {
     /// A linearizable read, for the revision in its header.
     async fn learn_revision(&self, deadline: Instant) -> Result<(), Ended> {
         let message = proto::ListCollectionsRequest::default();
-        self.run(
-            Plan::READ,
-            deadline,
-            &message,
-            |channel, request| async move {
-                CollectionsClient::new(channel)
-                    .max_decoding_message_size(MAX_REPLY_BYTES)
-                    .list(request)
-                    .await
-            },
-        )
+        self.run(Plan::READ, deadline, &message, |channel, request| async move {
+            CollectionsClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES).list(request).await
+        })
         .await
         .map(|(_, _): (proto::ListCollectionsResponse, _)| ())
     }

@@ -36,28 +36,16 @@ impl Tls {
     ///
     /// # Errors
     /// [`Error::Invalid`] names the file that cannot be read.
-    pub fn from_files(
-        ca: impl AsRef<Path>,
-        cert: impl AsRef<Path>,
-        key: impl AsRef<Path>,
-    ) -> Result<Tls, Error> {
-        let read =
-            |path: &Path| std::fs::read(path).map_err(|error| unreadable(path.to_owned(), &error));
-        Ok(Tls {
-            ca_pem: read(ca.as_ref())?,
-            cert_pem: read(cert.as_ref())?,
-            key_pem: read(key.as_ref())?,
-        })
+    pub fn from_files(ca: impl AsRef<Path>, cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Tls, Error> {
+        let read = |path: &Path| std::fs::read(path).map_err(|error| unreadable(path.to_owned(), &error));
+        Ok(Tls { ca_pem: read(ca.as_ref())?, cert_pem: read(cert.as_ref())?, key_pem: read(key.as_ref())? })
     }
 }
 
 fn unreadable(path: PathBuf, error: &io::Error) -> Error {
     let next = "check the path and that you may read the file; `saola cert dev` makes a set for development".to_owned();
     let message = format!("read TLS file {}: {error}", path.display());
-    Error::Invalid(Details {
-        next,
-        ..Details::new(Reason::InvalidArgument, message)
-    })
+    Error::Invalid(Details { next, ..Details::new(Reason::InvalidArgument, message) })
 }
 
 impl fmt::Debug for Tls {
@@ -77,10 +65,7 @@ pub struct ClientBuilder {
 
 impl ClientBuilder {
     /// Nodes to begin with, as `host:port`. One that answers is enough: the others are learnt from it.
-    pub fn endpoints<S: Into<String>>(
-        mut self,
-        endpoints: impl IntoIterator<Item = S>,
-    ) -> ClientBuilder {
+    pub fn endpoints<S: Into<String>>(mut self, endpoints: impl IntoIterator<Item = S>) -> ClientBuilder {
         self.endpoints = endpoints.into_iter().map(Into::into).collect();
         self
     }
@@ -108,9 +93,7 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] for an endpoint, certificate or key that cannot be used.
     pub fn build(self) -> Result<Client, Error> {
-        let tls = self
-            .tls
-            .ok_or_else(|| Error::invalid("build client: no certificates; set `tls`"))?;
+        let tls = self.tls.ok_or_else(|| Error::invalid("build client: no certificates; set `tls`"))?;
         let pool = Pool::new(Connector::new(&tls), &self.endpoints, false)?;
         let shared = Shared {
             attempt_timeout: self.attempt_timeout,
@@ -118,11 +101,7 @@ impl ClientBuilder {
             highest_revision: AtomicU64::new(0),
             session: Mutex::new(None),
         };
-        Ok(Client {
-            shared: Arc::new(shared),
-            pool: Arc::new(pool),
-            deadline: self.deadline,
-        })
+        Ok(Client { shared: Arc::new(shared), pool: Arc::new(pool), deadline: self.deadline })
     }
 }
 
@@ -146,20 +125,12 @@ impl Client {
     /// Starts with the default settings.
     pub fn builder() -> ClientBuilder {
         let (endpoints, tls) = (Vec::new(), None);
-        ClientBuilder {
-            endpoints,
-            tls,
-            deadline: DEADLINE,
-            attempt_timeout: ATTEMPT_TIMEOUT,
-        }
+        ClientBuilder { endpoints, tls, deadline: DEADLINE, attempt_timeout: ATTEMPT_TIMEOUT }
     }
 
     /// The same client with another deadline per call.
     pub fn with_deadline(&self, deadline: Duration) -> Client {
-        Client {
-            deadline,
-            ..self.clone()
-        }
+        Client { deadline, ..self.clone() }
     }
 
     /// This client pinned to one node: each call is one attempt there, with the whole deadline, and no fail-over.
@@ -168,10 +139,7 @@ impl Client {
     /// [`Error::Invalid`] when the endpoint is not `host:port`.
     pub fn at_endpoint(&self, endpoint: &str) -> Result<Client, Error> {
         let pool = Pool::new(self.pool.connector().clone(), &[endpoint.to_owned()], true)?;
-        Ok(Client {
-            pool: Arc::new(pool),
-            ..self.clone()
-        })
+        Ok(Client { pool: Arc::new(pool), ..self.clone() })
     }
 
     /// The nodes that the client knows, configured and learnt, as `host:port`.
@@ -190,8 +158,6 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("endpoints", &self.endpoints())
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("endpoints", &self.endpoints()).finish_non_exhaustive()
     }
 }

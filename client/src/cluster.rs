@@ -29,14 +29,8 @@ impl Client {
     /// # Errors
     /// [`Error::AlreadyExists`] when the node is part of a cluster already.
     pub async fn cluster_init(&self, topology: proto::Topology) -> Result<Bytes, Error> {
-        let message = proto::InitRequest {
-            topology: Some(topology),
-        };
-        let plan = Plan {
-            route: Route::Read,
-            guard_epoch: false,
-            ..Plan::CHANGE
-        };
+        let message = proto::InitRequest { topology: Some(topology) };
+        let plan = Plan { route: Route::Read, guard_epoch: false, ..Plan::CHANGE };
         let send = |channel, request| async move { cluster(channel).init(request).await };
         let (reply, _): (proto::InitResponse, _) = self.call(plan, message, send).await?;
         Ok(reply.cluster_id)
@@ -48,9 +42,7 @@ impl Client {
     /// [`Error::Unavailable`] when no node answers.
     pub async fn cluster_status(&self, local: bool) -> Result<proto::StatusResponse, Error> {
         let send = |channel, request| async move { cluster(channel).status(request).await };
-        let (reply, _) = self
-            .call(Plan::STATUS, proto::StatusRequest { local }, send)
-            .await?;
+        let (reply, _) = self.call(Plan::STATUS, proto::StatusRequest { local }, send).await?;
         Ok(reply)
     }
 
@@ -69,15 +61,11 @@ impl Client {
     /// [`Error::Invalid`] when there is no such voter.
     pub async fn transfer(&self, to: TransferTo) -> Result<u64, Error> {
         let message = match to {
-            TransferTo::Node(node_id) => proto::TransferRequest {
-                node_id,
-                site: String::new(),
-            },
+            TransferTo::Node(node_id) => proto::TransferRequest { node_id, site: String::new() },
             TransferTo::Site(site) => proto::TransferRequest { node_id: 0, site },
         };
         let send = |channel, request| async move { cluster(channel).transfer(request).await };
-        let (reply, _): (proto::TransferResponse, _) =
-            self.call(Plan::CHANGE, message, send).await?;
+        let (reply, _): (proto::TransferResponse, _) = self.call(Plan::CHANGE, message, send).await?;
         Ok(reply.leader)
     }
 
@@ -90,13 +78,9 @@ impl Client {
         member: proto::Member,
         site: Option<proto::Site>,
     ) -> Result<Vec<proto::Member>, Error> {
-        let message = proto::AddMemberRequest {
-            member: Some(member),
-            site,
-        };
+        let message = proto::AddMemberRequest { member: Some(member), site };
         let send = |channel, request| async move { cluster(channel).add_member(request).await };
-        let (reply, _): (proto::MembershipResponse, _) =
-            self.call(Plan::CHANGE, message, send).await?;
+        let (reply, _): (proto::MembershipResponse, _) = self.call(Plan::CHANGE, message, send).await?;
         Ok(reply.members)
     }
 
@@ -107,8 +91,7 @@ impl Client {
     pub async fn remove_member(&self, node_id: u64) -> Result<Vec<proto::Member>, Error> {
         let message = proto::RemoveMemberRequest { node_id };
         let send = |channel, request| async move { cluster(channel).remove_member(request).await };
-        let (reply, _): (proto::MembershipResponse, _) =
-            self.call(Plan::CHANGE, message, send).await?;
+        let (reply, _): (proto::MembershipResponse, _) = self.call(Plan::CHANGE, message, send).await?;
         Ok(reply.members)
     }
 
@@ -116,18 +99,10 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the cluster cannot take it.
-    pub async fn replace_member(
-        &self,
-        node_id: u64,
-        member: proto::Member,
-    ) -> Result<Vec<proto::Member>, Error> {
-        let message = proto::ReplaceMemberRequest {
-            node_id,
-            member: Some(member),
-        };
+    pub async fn replace_member(&self, node_id: u64, member: proto::Member) -> Result<Vec<proto::Member>, Error> {
+        let message = proto::ReplaceMemberRequest { node_id, member: Some(member) };
         let send = |channel, request| async move { cluster(channel).replace_member(request).await };
-        let (reply, _): (proto::MembershipResponse, _) =
-            self.call(Plan::CHANGE, message, send).await?;
+        let (reply, _): (proto::MembershipResponse, _) = self.call(Plan::CHANGE, message, send).await?;
         Ok(reply.members)
     }
 
@@ -137,10 +112,7 @@ impl Client {
     /// [`Error::Unavailable`] when there is no leader.
     pub async fn digest(&self) -> Result<proto::DigestResponse, Error> {
         // A second digest entry does no harm.
-        let plan = Plan {
-            effect: Effect::None,
-            ..Plan::CHANGE
-        };
+        let plan = Plan { effect: Effect::None, ..Plan::CHANGE };
         let send = |channel, request| async move { cluster(channel).digest(request).await };
         let (reply, _) = self.call(plan, proto::DigestRequest {}, send).await?;
         Ok(reply)

@@ -41,10 +41,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] when the name is taken, [`Error::Invalid`] for a name that is not allowed.
-    pub async fn create_collection(
-        &self,
-        new: CreateCollection,
-    ) -> Result<proto::CollectionInfo, Error> {
+    pub async fn create_collection(&self, new: CreateCollection) -> Result<proto::CollectionInfo, Error> {
         let build = |id| proto::CreateCollectionRequest {
             request: Some(id),
             name: new.name.clone(),
@@ -53,15 +50,10 @@ impl Client {
             owner: new.owner.clone(),
             label: new.label.clone(),
         };
-        let send =
-            |channel, request| async move { CollectionsClient::new(channel).create(request).await };
-        let (reply, header, _): (proto::CreateCollectionResponse, _, _) =
-            self.write(build, send).await?;
+        let send = |channel, request| async move { CollectionsClient::new(channel).create(request).await };
+        let (reply, header, _): (proto::CreateCollectionResponse, _, _) = self.write(build, send).await?;
         reply.collection.ok_or_else(|| {
-            let message = format!(
-                "create collection {}: node {} answered without it",
-                new.name, header.node
-            );
+            let message = format!("create collection {}: node {} answered without it", new.name, header.node);
             Error::Internal(Details::new(Reason::Internal, message))
         })
     }
@@ -72,14 +64,9 @@ impl Client {
     /// [`Error::Unavailable`] when no node can serve a linearizable read.
     pub async fn collections(&self) -> Result<Reply<Vec<proto::CollectionInfo>>, Error> {
         let send = |channel, request| async move {
-            CollectionsClient::new(channel)
-                .max_decoding_message_size(MAX_REPLY_BYTES)
-                .list(request)
-                .await
+            CollectionsClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES).list(request).await
         };
-        let (reply, header) = self
-            .call(Plan::READ, proto::ListCollectionsRequest::default(), send)
-            .await?;
+        let (reply, header) = self.call(Plan::READ, proto::ListCollectionsRequest::default(), send).await?;
         let reply: proto::ListCollectionsResponse = reply;
         Ok(Reply::new(header, None, reply.collections))
     }

@@ -25,11 +25,7 @@ pub struct Details {
 impl Details {
     pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Details {
         let (reason, next) = (reason.as_str().to_owned(), reason.next_step().to_owned());
-        Details {
-            reason,
-            message: message.into(),
-            next,
-        }
+        Details { reason, message: message.into(), next }
     }
 }
 
@@ -138,10 +134,7 @@ impl Failure {
 
     /// Reads a status from `endpoint`.
     pub fn from_status(status: &Status, endpoint: &str) -> Failure {
-        let Some(info) = status
-            .get_details_error_info()
-            .filter(|info| info.domain == DOMAIN)
-        else {
+        let Some(info) = status.get_details_error_info().filter(|info| info.domain == DOMAIN) else {
             return Failure::without_info(status, endpoint);
         };
         let known = Reason::parse(&info.reason);
@@ -149,13 +142,9 @@ impl Failure {
         let next = info.metadata.get(NEXT).cloned();
         Failure {
             // A refusal that this release cannot classify may have come after the write was proposed.
-            retry: word
-                .or(known.map(Reason::retry))
-                .unwrap_or(Retry::UnknownOutcome),
+            retry: word.or(known.map(Reason::retry)).unwrap_or(Retry::UnknownOutcome),
             details: Details {
-                next: next
-                    .or(known.map(|reason| reason.next_step().to_owned()))
-                    .unwrap_or_default(),
+                next: next.or(known.map(|reason| reason.next_step().to_owned())).unwrap_or_default(),
                 message: status.message().to_owned(),
                 reason: info.reason,
             },
@@ -170,18 +159,14 @@ impl Failure {
         let reason = match status.code() {
             // Nothing was sent over a connection that was never made.
             Code::Unavailable if never_connected(status) => Reason::Unreachable,
-            Code::InvalidArgument
-            | Code::OutOfRange
-            | Code::ResourceExhausted
-            | Code::FailedPrecondition => Reason::InvalidArgument,
+            Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted | Code::FailedPrecondition => {
+                Reason::InvalidArgument
+            }
             Code::PermissionDenied | Code::Unauthenticated => Reason::NotAllowed,
             Code::NotFound => Reason::NotFound,
             Code::Unimplemented => Reason::Internal,
             _ => {
-                return Failure {
-                    retry: Retry::UnknownOutcome,
-                    ..Failure::local(Reason::Unreachable, message)
-                };
+                return Failure { retry: Retry::UnknownOutcome, ..Failure::local(Reason::Unreachable, message) };
             }
         };
         Failure::local(reason, message)
@@ -189,18 +174,13 @@ impl Failure {
 
     /// The same, found after the node had acted.
     pub fn after_acting(self) -> Failure {
-        Failure {
-            retry: Retry::UnknownOutcome,
-            ..self
-        }
+        Failure { retry: Retry::UnknownOutcome, ..self }
     }
 
     /// True for decisions that were made by applying the request, so that they settle every attempt of it.
     pub fn settles(&self) -> bool {
         let decided = [Reason::Conflict, Reason::NotFound, Reason::CollectionExists];
-        decided
-            .iter()
-            .any(|reason| reason.as_str() == self.details.reason)
+        decided.iter().any(|reason| reason.as_str() == self.details.reason)
     }
 
     pub fn is(&self, reason: Reason) -> bool {
@@ -209,12 +189,7 @@ impl Failure {
 
     /// The error of a call that ends with this failure and was certainly not applied.
     pub fn into_error(self) -> Error {
-        let number = |key: &str| {
-            self.metadata
-                .get(key)
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0)
-        };
+        let number = |key: &str| self.metadata.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
         match Reason::parse(&self.details.reason) {
             Some(Reason::Conflict) => {
                 return Error::Conflict {
@@ -231,13 +206,9 @@ impl Failure {
             _ if self.retry == Retry::Elsewhere => Error::Unavailable(self.details),
             Code::NotFound => Error::NotFound(self.details),
             Code::AlreadyExists => Error::AlreadyExists(self.details),
-            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
-                Error::Invalid(self.details)
-            }
+            Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => Error::Invalid(self.details),
             Code::PermissionDenied | Code::Unauthenticated => Error::NotAllowed(self.details),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Unknown => {
-                Error::Unavailable(self.details)
-            }
+            Code::Unavailable | Code::DeadlineExceeded | Code::Unknown => Error::Unavailable(self.details),
             _ => Error::Internal(self.details),
         }
     }
@@ -256,11 +227,7 @@ fn chain(status: &Status) -> String {
     let mut text = status.message().to_owned();
     for cause in sources(status).map(ToString::to_string) {
         if !text.contains(&cause) {
-            text = if text.is_empty() {
-                cause
-            } else {
-                format!("{text}: {cause}")
-            };
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
         }
     }
     text

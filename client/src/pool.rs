@@ -51,21 +51,15 @@ impl Connector {
     /// A connection that is made when first used.
     fn connect(&self, address: &str) -> Result<Channel, Error> {
         let bad = |what: &dyn std::fmt::Display| {
-            Error::invalid(format!(
-                "endpoint {address:?}: {what}; endpoints are host:port, as in 127.0.0.1:7001"
-            ))
+            Error::invalid(format!("endpoint {address:?}: {what}; endpoints are host:port, as in 127.0.0.1:7001"))
         };
         if address.contains('/') || !address.contains(':') {
             return Err(bad(&"not host:port"));
         }
-        let endpoint =
-            Endpoint::from_shared(format!("https://{address}")).map_err(|error| bad(&error))?;
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).map_err(|error| bad(&error))?;
         let endpoint = endpoint.tls_config(self.tls.clone()).map_err(|error| {
-            let cause = std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), ToString::to_string);
-            Error::invalid(format!(
-                "client TLS settings: {cause}; check the CA, certificate and key files (PEM)"
-            ))
+            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            Error::invalid(format!("client TLS settings: {cause}; check the CA, certificate and key files (PEM)"))
         })?;
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -128,16 +122,10 @@ impl Pool {
     pub fn new(connector: Connector, addresses: &[String], pinned: bool) -> Result<Pool, Error> {
         let mut nodes = Vec::new();
         for address in addresses {
-            nodes.push(Node::new(
-                address.clone(),
-                connector.connect(address)?,
-                true,
-            ));
+            nodes.push(Node::new(address.clone(), connector.connect(address)?, true));
         }
         if nodes.is_empty() {
-            return Err(Error::invalid(
-                "build client: no endpoints; give at least one as host:port",
-            ));
+            return Err(Error::invalid("build client: no endpoints; give at least one as host:port"));
         }
         Ok(Pool {
             connector,
@@ -159,17 +147,11 @@ impl Pool {
     }
 
     pub fn addresses(&self) -> Vec<String> {
-        self.nodes()
-            .iter()
-            .map(|node| node.address.clone())
-            .collect()
+        self.nodes().iter().map(|node| node.address.clone()).collect()
     }
 
     fn nodes(&self) -> Vec<Arc<Node>> {
-        self.nodes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn leader(&self) -> std::sync::MutexGuard<'_, Option<String>> {
@@ -181,22 +163,15 @@ impl Pool {
     pub fn pick(&self, route: Route, tried: &[Arc<Node>]) -> (Arc<Node>, bool) {
         let now = Instant::now();
         let mut nodes = self.nodes();
-        if route != Route::Any
-            && nodes
-                .iter()
-                .any(|node| !node.keeps_no_records.load(Ordering::Relaxed))
-        {
+        if route != Route::Any && nodes.iter().any(|node| !node.keeps_no_records.load(Ordering::Relaxed)) {
             nodes.retain(|node| !node.keeps_no_records.load(Ordering::Relaxed));
         }
         let fresh = |node: &Arc<Node>| {
-            node.left_alone_until(now).is_none()
-                && !tried.iter().any(|tried| Arc::ptr_eq(tried, node))
+            node.left_alone_until(now).is_none() && !tried.iter().any(|tried| Arc::ptr_eq(tried, node))
         };
         if route == Route::Write {
             let leader = self.leader().clone();
-            let leader = nodes
-                .iter()
-                .find(|node| Some(&node.address) == leader.as_ref());
+            let leader = nodes.iter().find(|node| Some(&node.address) == leader.as_ref());
             if let Some(leader) = leader.filter(|node| fresh(node)) {
                 return (leader.clone(), true);
             }
@@ -206,10 +181,7 @@ impl Pool {
         if let Some(node) = nodes.iter().find(|node| fresh(node)) {
             return (node.clone(), true);
         }
-        let node = nodes
-            .iter()
-            .min_by_key(|node| node.left_alone_until(now))
-            .expect("a pool has a node");
+        let node = nodes.iter().min_by_key(|node| node.left_alone_until(now)).expect("a pool has a node");
         (node.clone(), false)
     }
 
@@ -219,10 +191,7 @@ impl Pool {
         if self.pinned {
             return false;
         }
-        let mut refreshed = self
-            .refreshed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut refreshed = self.refreshed.lock().unwrap_or_else(PoisonError::into_inner);
         let due = refreshed.is_none_or(|at| at.elapsed() >= REFRESH_AFTER);
         if due {
             *refreshed = Some(Instant::now());
@@ -236,9 +205,7 @@ impl Pool {
             node.keeps_no_records.store(true, Ordering::Relaxed);
         }
         let mut health = node.health();
-        let penalty = FIRST_PENALTY
-            .saturating_mul(1 << health.failures.min(8))
-            .min(LONGEST_PENALTY);
+        let penalty = FIRST_PENALTY.saturating_mul(1 << health.failures.min(8)).min(LONGEST_PENALTY);
         health.failures = health.failures.saturating_add(1);
         health.left_alone_until = Some(Instant::now() + penalty);
         drop(health);
@@ -246,10 +213,7 @@ impl Pool {
         if leader.as_ref() == Some(&node.address) {
             *leader = None;
             // Whoever answers next is asked who leads now.
-            *self
-                .refreshed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = None;
+            *self.refreshed.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 
@@ -261,12 +225,7 @@ impl Pool {
             .iter()
             .filter_map(|node| node.member.as_ref())
             .filter(|member| !member.client_address.is_empty())
-            .map(|member| {
-                (
-                    member.client_address.as_str(),
-                    member.role() == Role::Witness,
-                )
-            })
+            .map(|member| (member.client_address.as_str(), member.role() == Role::Witness))
             .collect();
         if members.is_empty() {
             return;
@@ -279,9 +238,7 @@ impl Pool {
                 continue;
             }
             match self.connector.connect(address) {
-                Ok(channel) if !witness => {
-                    nodes.push(Node::new(address.to_owned(), channel, false))
-                }
+                Ok(channel) if !witness => nodes.push(Node::new(address.to_owned(), channel, false)),
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(address, %error, "member's client address cannot be used")
@@ -290,8 +247,7 @@ impl Pool {
         }
         drop(nodes);
         let leader = status.nodes.iter().filter_map(|node| node.member.as_ref());
-        let leader = leader
-            .filter(|member| member.node_id == status.leader && member.role() != Role::Witness);
+        let leader = leader.filter(|member| member.node_id == status.leader && member.role() != Role::Witness);
         *self.leader() = leader.map(|member| member.client_address.clone()).next();
     }
 }

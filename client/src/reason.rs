@@ -41,9 +41,7 @@ impl Retry {
 
     /// Reads the word on the wire.
     pub fn parse(word: &str) -> Option<Retry> {
-        [Retry::Elsewhere, Retry::Never, Retry::UnknownOutcome]
-            .into_iter()
-            .find(|retry| retry.as_str() == word)
+        [Retry::Elsewhere, Retry::Never, Retry::UnknownOutcome].into_iter().find(|retry| retry.as_str() == word)
     }
 }
 
@@ -142,7 +140,7 @@ register! {
     /// A fault inside the node.
     Internal, "INTERNAL", Internal, Never, "see the node's log";
     /// Made by the client: the node could not be reached or broke off.
-    Unreachable, "UNREACHABLE", Unavailable, Elsewhere, "check that the node runs, its address, and both certificates";
+    Unreachable, "UNREACHABLE", Unavailable, Elsewhere, "check that the node runs and its address; a node also hangs up on a client certificate that is expired or not of its CA";
     /// Made by the client: the node was asked and did not answer in time.
     NoAnswer, "NO_ANSWER", DeadlineExceeded, UnknownOutcome, "see `saola status`; give a longer timeout if the cluster is slow";
 }
@@ -150,23 +148,14 @@ register! {
 impl Reason {
     /// Reads a code; none when this release does not know it.
     pub fn parse(code: &str) -> Option<Reason> {
-        Reason::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.as_str() == code)
+        Reason::ALL.iter().copied().find(|reason| reason.as_str() == code)
     }
 
     /// The status that a node answers with. `extra` adds to the metadata, or replaces `next`.
     pub fn status(self, message: impl Into<String>, extra: &[(&str, String)]) -> Status {
-        let fixed = [
-            (RETRY, self.retry().as_str().to_owned()),
-            (NEXT, self.next_step().to_owned()),
-        ];
-        let metadata: HashMap<String, String> = fixed
-            .iter()
-            .chain(extra)
-            .map(|(key, value)| ((*key).to_owned(), value.clone()))
-            .collect();
+        let fixed = [(RETRY, self.retry().as_str().to_owned()), (NEXT, self.next_step().to_owned())];
+        let metadata: HashMap<String, String> =
+            fixed.iter().chain(extra).map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         let details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, metadata);
         Status::with_error_details(self.code(), message, details)
     }
@@ -198,19 +187,10 @@ mod tests {
 
     #[test]
     fn a_status_carries_code_retry_and_next_step() {
-        let status = Reason::Sealed.status(
-            "node 3 is sealed",
-            &[("next", "chmod 600 main.kek".to_owned())],
-        );
+        let status = Reason::Sealed.status("node 3 is sealed", &[("next", "chmod 600 main.kek".to_owned())]);
         let info = status.get_details_error_info().expect("error info");
-        assert_eq!(
-            (status.code(), status.message()),
-            (Code::Unavailable, "node 3 is sealed")
-        );
-        assert_eq!(
-            (info.reason.as_str(), info.domain.as_str()),
-            ("SEALED", DOMAIN)
-        );
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, "node 3 is sealed"));
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("SEALED", DOMAIN));
         assert_eq!(info.metadata["retry"], "elsewhere");
         assert_eq!(info.metadata["next"], "chmod 600 main.kek");
     }

@@ -24,10 +24,7 @@ impl Client {
             value: value.into(),
             ..proto::PutRequest::default()
         };
-        Put {
-            client: self.clone(),
-            request,
-        }
+        Put { client: self.clone(), request }
     }
 
     /// Deletes a record; its history stays.
@@ -37,57 +34,30 @@ impl Client {
             id: id.into(),
             ..proto::DeleteRequest::default()
         };
-        Delete {
-            client: self.clone(),
-            request,
-        }
+        Delete { client: self.clone(), request }
     }
 
     /// Reads one version of a record.
     pub fn get(&self, collection: &str, id: impl Into<Bytes>) -> Get {
-        let request = proto::GetRequest {
-            collection: collection.to_owned(),
-            id: id.into(),
-            ..proto::GetRequest::default()
-        };
-        Get {
-            client: self.clone(),
-            request,
-        }
+        let request =
+            proto::GetRequest { collection: collection.to_owned(), id: id.into(), ..proto::GetRequest::default() };
+        Get { client: self.clone(), request }
     }
 
     /// Reads many records, given as (collection, id), at one revision.
-    pub fn batch_get<C: Into<String>, I: Into<Bytes>>(
-        &self,
-        records: impl IntoIterator<Item = (C, I)>,
-    ) -> BatchGet {
+    pub fn batch_get<C: Into<String>, I: Into<Bytes>>(&self, records: impl IntoIterator<Item = (C, I)>) -> BatchGet {
         let records = records
             .into_iter()
-            .map(|(collection, id)| proto::RecordRef {
-                collection: collection.into(),
-                id: id.into(),
-            })
+            .map(|(collection, id)| proto::RecordRef { collection: collection.into(), id: id.into() })
             .collect();
-        let request = proto::BatchGetRequest {
-            records,
-            ..proto::BatchGetRequest::default()
-        };
-        BatchGet {
-            client: self.clone(),
-            request,
-        }
+        let request = proto::BatchGetRequest { records, ..proto::BatchGetRequest::default() };
+        BatchGet { client: self.clone(), request }
     }
 
     /// Lists the live records of a collection in the order of their ids.
     pub fn list(&self, collection: &str) -> List {
-        let request = proto::ListRequest {
-            collection: collection.to_owned(),
-            ..proto::ListRequest::default()
-        };
-        List {
-            client: self.clone(),
-            request,
-        }
+        let request = proto::ListRequest { collection: collection.to_owned(), ..proto::ListRequest::default() };
+        List { client: self.clone(), request }
     }
 
     /// Reads all kept versions of a record.
@@ -97,10 +67,7 @@ impl Client {
             id: id.into(),
             ..proto::HistoryRequest::default()
         };
-        History {
-            client: self.clone(),
-            request,
-        }
+        History { client: self.clone(), request }
     }
 }
 
@@ -110,9 +77,7 @@ fn records(channel: Channel) -> RecordsClient<Channel> {
 
 fn stale_within(bound: Duration) -> Option<proto::Consistency> {
     let bound_ms = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
-    Some(proto::Consistency {
-        kind: Some(proto::consistency::Kind::StaleWithinMs(bound_ms)),
-    })
+    Some(proto::Consistency { kind: Some(proto::consistency::Kind::StaleWithinMs(bound_ms)) })
 }
 
 macro_rules! write_options {
@@ -197,14 +162,8 @@ impl Put {
     /// [`Error::Conflict`] when `expect` does not hold, [`Error::UnknownOutcome`] when it may have been applied,
     /// else certainly not applied.
     pub async fn send(self) -> Result<Written, Error> {
-        let build = |id| proto::PutRequest {
-            request: Some(id),
-            ..self.request.clone()
-        };
-        send_write(&self.client, build, |channel, request| async move {
-            records(channel).put(request).await
-        })
-        .await
+        let build = |id| proto::PutRequest { request: Some(id), ..self.request.clone() };
+        send_write(&self.client, build, |channel, request| async move { records(channel).put(request).await }).await
     }
 }
 
@@ -224,14 +183,8 @@ impl Delete {
     /// # Errors
     /// As [`Put::send`], and [`Error::NotFound`] when the record is not live.
     pub async fn send(self) -> Result<Written, Error> {
-        let build = |id| proto::DeleteRequest {
-            request: Some(id),
-            ..self.request.clone()
-        };
-        send_write(&self.client, build, |channel, request| async move {
-            records(channel).delete(request).await
-        })
-        .await
+        let build = |id| proto::DeleteRequest { request: Some(id), ..self.request.clone() };
+        send_write(&self.client, build, |channel, request| async move { records(channel).delete(request).await }).await
     }
 }
 
@@ -254,11 +207,7 @@ impl Get {
     pub async fn send(self) -> Result<Reply<Option<Version>>, Error> {
         let send = |channel, request| async move { records(channel).get(request).await };
         let (reply, header) = self.client.call(Plan::READ, self.request, send).await?;
-        Ok(Reply::new(
-            header,
-            reply.age_ms,
-            reply.version.map(Version::from),
-        ))
+        Ok(Reply::new(header, reply.age_ms, reply.version.map(Version::from)))
     }
 }
 
@@ -283,18 +232,11 @@ impl BatchGet {
         let send = |channel, request| async move { records(channel).batch_get(request).await };
         let (reply, header) = self.client.call(Plan::READ, self.request, send).await?;
         if reply.results.len() != asked {
-            let message = format!(
-                "batch get: node {} answered {} of {asked} records",
-                header.node,
-                reply.results.len()
-            );
+            let message =
+                format!("batch get: node {} answered {} of {asked} records", header.node, reply.results.len());
             return Err(Error::Internal(Details::new(Reason::Internal, message)));
         }
-        let versions = reply
-            .results
-            .into_iter()
-            .map(|result| result.version.map(Version::from))
-            .collect();
+        let versions = reply.results.into_iter().map(|result| result.version.map(Version::from)).collect();
         Ok(Reply::new(header, None, versions))
     }
 }
@@ -359,24 +301,12 @@ impl List {
         let (reply, header) = self.client.call(Plan::READ, self.request, send).await?;
         let next = (!reply.next_page_token.is_empty()).then_some(PageToken(reply.next_page_token));
         let versions = reply.versions.into_iter().map(Version::from).collect();
-        Ok(Reply::new(
-            header,
-            None,
-            Page {
-                versions,
-                revision: reply.revision,
-                next,
-            },
-        ))
+        Ok(Reply::new(header, None, Page { versions, revision: reply.revision, next }))
     }
 
     /// Reads all pages at one revision, as they are asked for.
     pub fn all(self) -> Listing {
-        Listing {
-            next_page: Some(self),
-            read: VecDeque::new(),
-            revision: None,
-        }
+        Listing { next_page: Some(self), read: VecDeque::new(), revision: None }
     }
 }
 
@@ -401,14 +331,10 @@ impl Listing {
             let page = list.clone().send().await?.value;
             self.revision = Some(page.revision);
             self.read.extend(page.versions);
-            self.next_page = self
-                .next_page
-                .take()
-                .zip(page.next)
-                .map(|(mut list, token)| {
-                    list.request.at = None;
-                    list.page_token(token)
-                });
+            self.next_page = self.next_page.take().zip(page.next).map(|(mut list, token)| {
+                list.request.at = None;
+                list.page_token(token)
+            });
         }
         Ok(self.read.pop_front())
     }
@@ -461,10 +387,7 @@ impl History {
     pub async fn send(self) -> Result<Reply<Vec<Version>>, Error> {
         let send = |channel, request| async move {
             let mut stream = records(channel).history(request).await?.into_inner();
-            let mut whole = WholeHistory {
-                header: None,
-                versions: Vec::new(),
-            };
+            let mut whole = WholeHistory { header: None, versions: Vec::new() };
             while let Some(part) = stream.message().await? {
                 whole.header = whole.header.or(part.header);
                 whole.versions.extend(part.version.map(Version::from));

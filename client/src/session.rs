@@ -26,11 +26,7 @@ struct Calls {
 
 impl Session {
     pub fn new(client: [u8; 16], since: u64) -> Arc<Session> {
-        Arc::new(Session {
-            client,
-            since,
-            calls: Mutex::default(),
-        })
+        Arc::new(Session { client, since, calls: Mutex::default() })
     }
 
     /// Opens the next call. It is settled when the ticket is dropped.
@@ -40,10 +36,7 @@ impl Session {
         let sequence = calls.last;
         calls.open.insert(sequence);
         drop(calls);
-        Ticket {
-            session: self.clone(),
-            sequence,
-        }
+        Ticket { session: self.clone(), sequence }
     }
 
     fn calls(&self) -> std::sync::MutexGuard<'_, Calls> {
@@ -60,11 +53,7 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     pub fn id(&self) -> RequestId {
-        RequestId {
-            client: self.session.client,
-            since: self.session.since,
-            sequence: self.sequence,
-        }
+        RequestId { client: self.session.client, since: self.session.since, sequence: self.sequence }
     }
 
     /// The id as sent, with the lowest call that is still open.
@@ -73,13 +62,7 @@ impl Ticket {
             client: Bytes::copy_from_slice(&self.session.client),
             since: self.session.since,
             sequence: self.sequence,
-            done_below: self
-                .session
-                .calls()
-                .open
-                .first()
-                .copied()
-                .unwrap_or(self.sequence),
+            done_below: self.session.calls().open.first().copied().unwrap_or(self.sequence),
         }
     }
 
@@ -102,10 +85,7 @@ mod tests {
     fn done_below_is_the_lowest_open_call() {
         let session = Session::new([7; 16], 42);
         let (first, second) = (session.open(), session.open());
-        assert_eq!(
-            (first.id().sequence, second.id().sequence, second.id().since),
-            (1, 2, 42)
-        );
+        assert_eq!((first.id().sequence, second.id().sequence, second.id().since), (1, 2, 42));
         assert_eq!(second.to_proto().done_below, 1);
         drop(first);
         assert_eq!(second.to_proto().done_below, 2);

@@ -69,13 +69,7 @@ pub struct Reply<T> {
 
 impl<T> Reply<T> {
     pub(crate) fn new(header: proto::Header, age_ms: Option<u64>, value: T) -> Reply<T> {
-        Reply {
-            value,
-            revision: header.revision,
-            epoch: header.epoch,
-            node: header.node,
-            age_ms,
-        }
+        Reply { value, revision: header.revision, epoch: header.epoch, node: header.node, age_ms }
     }
 }
 
@@ -167,9 +161,7 @@ pub struct RequestId {
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.client
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.client.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
         write!(f, "/{}", self.sequence)
     }
 }

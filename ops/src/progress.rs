@@ -15,7 +15,6 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub struct Progress {
     what: String,
     total: Option<u64>,
-    done: u64,
     started: Instant,
     shown: Shown,
 }
@@ -35,12 +34,11 @@ impl Progress {
         } else {
             Shown::Lines { last: started }
         };
-        Progress { what: what.to_owned(), total, done: 0, started, shown }
+        Progress { what: what.to_owned(), total, started, shown }
     }
 
     /// So many lines are done by now.
     pub fn set(&mut self, done: u64) {
-        self.done = done;
         match &mut self.shown {
             Shown::Bar(bar) => bar.set_position(done),
             Shown::Lines { last } if last.elapsed() >= LINE_EVERY => {

@@ -20,10 +20,6 @@ const BULK_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`Failure`] with the exit code and the next step.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
-    // Ctrl-C is how `saola dev` ends, so it hears signals itself.
-    if matches!(cli.verb, Verb::Dev) {
-        return verbs::dev::dev().await;
-    }
     tokio::select! {
         result = verb(cli) => result,
         ended = signals::asked_to_end() => {

@@ -28,6 +28,8 @@ pub mod types;
 pub mod wire;
 pub mod witness;
 
+#[cfg(test)]
+mod conformance;
 #[cfg(feature = "sim")]
 pub mod sim;
 

@@ -57,6 +57,16 @@ impl<RT: Runtime> LogStore<RT> {
     }
 
     fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry<RT>>> {
+        let state = self.log.state();
+        let end = end.min(state.last.map_or(0, |last| last.index + 1));
+        let mut start = start.max(state.last_purged.map_or(0, |purged| purged.index + 1));
+        // A log may begin above index 0 before anything was purged; what is asked for below its start is not in it.
+        while start < end && self.log.log_id_at(start).is_none() {
+            start += 1;
+        }
+        if start >= end {
+            return Ok(Vec::new());
+        }
         let entries = self.log.entries(start..end, max_bytes).map_err(to_io)?;
         entries
             .into_iter()

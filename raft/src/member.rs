@@ -80,7 +80,18 @@ pub struct MembershipRecord {
     pub configs: Vec<VoterSet>,
     /// All nodes, learners included.
     #[prost(message, repeated, tag = "2")]
-    pub members: Vec<Member>,
+    pub seats: Vec<Seat>,
+}
+
+/// A member under the number by which Raft knows it.
+#[derive(Clone, PartialEq, Message)]
+pub struct Seat {
+    /// Raft's number of the node.
+    #[prost(uint64, tag = "1")]
+    pub node_id: NodeId,
+    /// The member.
+    #[prost(message, optional, tag = "2")]
+    pub member: Option<Member>,
 }
 
 /// One set of voters.
@@ -100,14 +111,18 @@ pub(crate) fn membership_to_record(membership: &Membership) -> MembershipRecord 
             .iter()
             .map(|set| VoterSet { node_ids: set.iter().copied().collect() })
             .collect(),
-        members: membership.nodes().map(|(id, member)| Member { node_id: *id, ..member.clone() }).collect(),
+        seats: membership
+            .nodes()
+            .map(|(id, member)| Seat { node_id: *id, member: Some(member.clone()) })
+            .collect(),
     }
 }
 
 pub(crate) fn membership_from_record(record: MembershipRecord) -> Result<Membership, String> {
     let configs: Vec<BTreeSet<NodeId>> =
         record.configs.into_iter().map(|set| set.node_ids.into_iter().collect()).collect();
-    let nodes: BTreeMap<NodeId, Member> = record.members.into_iter().map(|m| (m.node_id, m)).collect();
+    let nodes: BTreeMap<NodeId, Member> =
+        record.seats.into_iter().map(|seat| (seat.node_id, seat.member.unwrap_or_default())).collect();
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
     }
@@ -116,5 +131,5 @@ pub(crate) fn membership_from_record(record: MembershipRecord) -> Result<Members
 
 /// All members of a membership in node-id order.
 pub(crate) fn members_of(membership: &Membership) -> Vec<Member> {
-    membership_to_record(membership).members
+    membership.nodes().map(|(_, member)| member.clone()).collect()
 }

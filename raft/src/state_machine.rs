@@ -172,8 +172,12 @@ impl<RT: Runtime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
                 self.store.apply(entries).map_err(store_io)?;
                 self.store.flush().map_err(store_io)?;
             }
-            SnapshotBody::Outgoing(_) => {
-                return Err(io::Error::other("a snapshot that is being sent cannot be installed"));
+            SnapshotBody::Outgoing(mut export) => {
+                let mut import = self.store.import().map_err(store_io)?;
+                while let Some(chunk) = export.next_chunk().map_err(store_io)? {
+                    import.write(&chunk).map_err(store_io)?;
+                }
+                import.finish().map_err(store_io)?;
             }
         }
         self.announce(&self.store.applied());
@@ -195,6 +199,12 @@ impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
     /// A snapshot is a flush: what was flushed is read back and copied nowhere.
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig<RT>, SnapshotBody>, io::Error> {
         let flushed = self.store.flush().map_err(store_io)?;
-        Ok(Snapshot { meta: Self::meta(&flushed)?, snapshot: SnapshotBody::LogIdsOnly })
+        let export = self.store.export().map_err(store_io)?;
+        let snapshot = match *export.applied() == flushed {
+            true => SnapshotBody::Outgoing(Box::new(export)),
+            // More was applied meanwhile. Whoever sends a snapshot asks for the current one.
+            false => SnapshotBody::LogIdsOnly,
+        };
+        Ok(Snapshot { meta: Self::meta(&flushed)?, snapshot })
     }
 }

@@ -4,13 +4,13 @@
 //! the first 16 bytes (big-endian) of SHA-256(kind ‖ key length as u32 little-endian ‖ key ‖ value). Every kind but
 //! `meta` counts. The digest is the SHA-256 of all buckets in order, 16 bytes big-endian each.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
 use crate::engine::{Batch, EngineView, KeyRange, Kind};
 use crate::error::StoreError;
-use crate::keyspace::{array, meta};
+use crate::keyspace::meta;
 
 /// Number of buckets.
 pub const BUCKETS: usize = 4096;
@@ -40,73 +40,148 @@ impl Item {
     }
 }
 
-/// The buckets, and which of them have changed since they were last written.
-#[derive(Clone, Debug)]
-pub struct StateDigest {
-    buckets: Vec<u128>,
-    changed: BTreeSet<u16>,
+/// The sums of all rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buckets(Vec<u128>);
+
+impl Default for Buckets {
+    fn default() -> Buckets {
+        Buckets(vec![0; BUCKETS])
+    }
 }
 
-impl Default for StateDigest {
-    fn default() -> StateDigest {
-        StateDigest { buckets: vec![0; BUCKETS], changed: BTreeSet::new() }
+impl Buckets {
+    /// Counts a row that has been written.
+    pub fn add(&mut self, item: Item) {
+        let sum = &mut self.0[usize::from(item.bucket)];
+        *sum = sum.wrapping_add(item.sum);
     }
+
+    /// No longer counts a row that has been replaced or deleted.
+    pub fn remove(&mut self, item: Item) {
+        let sum = &mut self.0[usize::from(item.bucket)];
+        *sum = sum.wrapping_sub(item.sum);
+    }
+
+    /// The digest.
+    pub fn total(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for sum in &self.0 {
+            hash.update(sum.to_be_bytes());
+        }
+        hash.finalize().into()
+    }
+
+    /// The sums as the rows themselves give them; reads everything.
+    pub fn recompute(view: &dyn EngineView) -> Result<Buckets, StoreError> {
+        let mut buckets = Buckets::default();
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Meta) {
+            for row in view.scan(kind, KeyRange::all(), false) {
+                let (key, value) = row?;
+                buckets.add(Item::new(kind, &key, &value));
+            }
+        }
+        Ok(buckets)
+    }
+}
+
+/// Batches between two rows that hold all buckets.
+const BASE_EVERY: u64 = 128;
+
+/// The buckets as apply keeps them, and which have changed since they were last written.
+///
+/// Most batches touch few buckets: each writes those in one row, in one of [`BASE_EVERY`] places that are used in
+/// turn, and when the turn is over one row with all buckets takes their stead.
+#[derive(Debug, Default)]
+pub struct StateDigest {
+    buckets: Buckets,
+    changed: Vec<u16>,
+    /// Counts the batches that were written.
+    sequence: u64,
 }
 
 impl StateDigest {
     /// Counts a row that has been written.
     pub fn add(&mut self, item: Item) {
-        let bucket = &mut self.buckets[usize::from(item.bucket)];
-        *bucket = bucket.wrapping_add(item.sum);
-        self.changed.insert(item.bucket);
+        self.buckets.add(item);
+        self.changed.push(item.bucket);
     }
 
     /// No longer counts a row that has been replaced or deleted.
     pub fn remove(&mut self, item: Item) {
-        let bucket = &mut self.buckets[usize::from(item.bucket)];
-        *bucket = bucket.wrapping_sub(item.sum);
-        self.changed.insert(item.bucket);
+        self.buckets.remove(item);
+        self.changed.push(item.bucket);
     }
 
-    /// The digest over all buckets.
-    pub fn total(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        for bucket in &self.buckets {
-            hash.update(bucket.to_be_bytes());
-        }
-        hash.finalize().into()
+    /// The sums.
+    pub fn buckets(&self) -> &Buckets {
+        &self.buckets
     }
 
     /// Puts the changed buckets into the batch that changed them.
     pub fn write(&mut self, batch: &mut Batch) {
-        for bucket in std::mem::take(&mut self.changed) {
-            let sum = self.buckets[usize::from(bucket)];
-            batch.put(Kind::Meta, meta::bucket_key(bucket), sum.to_be_bytes().to_vec());
+        let mut changed = std::mem::take(&mut self.changed);
+        if changed.is_empty() {
+            return;
         }
+        self.sequence += 1;
+        let mut value = self.sequence.to_be_bytes().to_vec();
+        if self.sequence.is_multiple_of(BASE_EVERY) {
+            value.extend(self.buckets.0.iter().flat_map(|sum| sum.to_be_bytes()));
+            batch.put(Kind::Meta, meta::BUCKETS, value);
+            return;
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        for bucket in changed {
+            value.extend_from_slice(&bucket.to_be_bytes());
+            value.extend_from_slice(&self.buckets.0[usize::from(bucket)].to_be_bytes());
+        }
+        batch.put(Kind::Meta, meta::changed_key(self.sequence % BASE_EVERY), value);
     }
 
     /// The buckets as apply kept them.
     pub fn load(view: &dyn EngineView) -> Result<StateDigest, StoreError> {
         let mut digest = StateDigest::default();
-        for row in view.scan(Kind::Meta, KeyRange::prefix(meta::BUCKET), false) {
-            let (key, value) = row?;
-            let bucket: [u8; 2] = array(Kind::Meta, &key, "the bucket's number", &key[meta::BUCKET.len()..])?;
-            let sum = digest.buckets.get_mut(usize::from(u16::from_be_bytes(bucket)));
-            let sum = sum.ok_or_else(|| StoreError::corrupt(Kind::Meta, &key, "there is no such bucket"))?;
-            *sum = u128::from_be_bytes(array(Kind::Meta, &key, "the bucket", &value)?);
+        if let Some(value) = view.get(Kind::Meta, meta::BUCKETS)? {
+            let (sequence, sums) = split_sequence(meta::BUCKETS, &value)?;
+            let (sums, rest) = sums.as_chunks::<16>();
+            if sums.len() != BUCKETS || !rest.is_empty() {
+                return Err(StoreError::corrupt(Kind::Meta, meta::BUCKETS, "it does not hold all buckets"));
+            }
+            digest.sequence = sequence;
+            digest.buckets = Buckets(sums.iter().map(|sum| u128::from_be_bytes(*sum)).collect());
         }
-        Ok(digest)
-    }
-
-    /// The buckets as the rows themselves give them; reads everything.
-    pub fn recompute(view: &dyn EngineView) -> Result<StateDigest, StoreError> {
-        let mut digest = StateDigest::default();
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Meta) {
-            for row in view.scan(kind, KeyRange::all(), false) {
-                let (key, value) = row?;
-                digest.add(Item::new(kind, &key, &value));
+        let mut later = BTreeMap::new();
+        for row in view.scan(Kind::Meta, KeyRange::prefix(meta::CHANGED), false) {
+            let (key, value) = row?;
+            let (sequence, _) = split_sequence(&key, &value)?;
+            if sequence > digest.sequence {
+                later.insert(sequence, (key, value));
+            }
+        }
+        for (sequence, (key, value)) in later {
+            digest.sequence += 1;
+            if sequence != digest.sequence {
+                return Err(StoreError::corrupt(Kind::Meta, &key, "a row of changed buckets before it is missing"));
+            }
+            let (_, changed) = split_sequence(&key, &value)?;
+            let (changed, rest) = changed.as_chunks::<18>();
+            for [high, low, sum @ ..] in changed {
+                let place = digest.buckets.0.get_mut(usize::from(u16::from_be_bytes([*high, *low])));
+                *place.ok_or_else(|| StoreError::corrupt(Kind::Meta, &key, "there is no such bucket"))? =
+                    u128::from_be_bytes(*sum);
+            }
+            if !rest.is_empty() {
+                return Err(StoreError::corrupt(Kind::Meta, &key, "it ends within a bucket"));
             }
         }
         Ok(digest)
     }
+}
+
+fn split_sequence<'v>(key: &[u8], value: &'v [u8]) -> Result<(u64, &'v [u8]), StoreError> {
+    let (sequence, rest) =
+        value.split_first_chunk().ok_or_else(|| StoreError::corrupt(Kind::Meta, key, "it is too short"))?;
+    Ok((u64::from_be_bytes(*sequence), rest))
 }

@@ -13,7 +13,7 @@ use prost::{Message, Oneof};
 use sha2::{Digest, Sha256};
 
 use crate::apply::{self, Applied, Keeps, Machine};
-use crate::digest::{Item, StateDigest};
+use crate::digest::{Buckets, Item};
 use crate::engine::{Batch, Engine, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::encode_value;
@@ -266,7 +266,7 @@ pub struct Import {
     hash: Sha256,
     sequence: u64,
     last: Option<(Kind, Bytes)>,
-    digest: StateDigest,
+    buckets: Buckets,
     manifest: Option<Manifest>,
     refused: bool,
 }
@@ -281,7 +281,7 @@ impl Import {
             hash: Sha256::new(),
             sequence: 0,
             last: None,
-            digest: StateDigest::default(),
+            buckets: Buckets::default(),
             manifest: None,
             refused: false,
         })
@@ -338,7 +338,7 @@ impl Import {
             // A witness keeps no rows but the two that `close` gives it.
             if self.shared.keeps == Keeps::Records {
                 if kind != Kind::Meta {
-                    self.digest.add(Item::new(kind, &key, &value));
+                    self.buckets.add(Item::new(kind, &key, &value));
                 }
                 batch.put(kind, key, value);
             }
@@ -383,7 +383,7 @@ impl Import {
             return Err(ImportError::Incomplete { chunks: self.sequence }.into());
         };
         let machine = Machine::load(&*self.engine.view(), self.shared.keeps, self.shared.settings.max_request_entries)?;
-        if machine.digest.total() != self.digest.total() {
+        if *machine.digest.buckets() != self.buckets {
             let why = "its rows do not give the state digest that came with them".to_owned();
             return Err(ImportError::Inconsistent { why }.into());
         }

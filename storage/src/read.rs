@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::apply::{Applied, Counts};
 use crate::catalog::{Catalog, StoreInfo};
 use crate::command::{Provenance, WrappedDek};
-use crate::digest::StateDigest;
+use crate::digest::{Buckets, StateDigest};
 use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::changes::{self, ChangeRow};
@@ -183,12 +183,12 @@ impl View {
 
     /// The state digest as apply has kept it.
     pub fn kept_digest(&self) -> Result<[u8; 32], StoreError> {
-        Ok(StateDigest::load(self.rows())?.total())
+        Ok(StateDigest::load(self.rows())?.buckets().total())
     }
 
     /// The state digest as the rows give it; reads every row. A difference from the kept one is damage.
     pub fn recomputed_digest(&self) -> Result<[u8; 32], StoreError> {
-        Ok(StateDigest::recompute(self.rows())?.total())
+        Ok(Buckets::recompute(self.rows())?.total())
     }
 
     fn rows(&self) -> &dyn EngineView {

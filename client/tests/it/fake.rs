@@ -11,7 +11,7 @@ use saola_client::proto::records_server::{Records, RecordsServer};
 use saola_client::proto::*;
 use saola_client::{Client, ClientBuilder, SERVER_NAME, Tls};
 use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use tokio::runtime::{Builder, Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
@@ -37,10 +37,12 @@ impl<T> Answer<T> {
     }
 }
 
+type AnswerFn<M, T> = dyn Fn(usize, &M) -> Answer<T> + Send + Sync;
+
 /// Answers the n-th call (from 0) of one kind and keeps all of them.
 pub struct Script<M, T> {
     asked: Mutex<Vec<M>>,
-    answer: Box<dyn Fn(usize, &M) -> Answer<T> + Send + Sync>,
+    answer: Box<AnswerFn<M, T>>,
 }
 
 impl<M: Clone, T> Script<M, T> {
@@ -87,7 +89,10 @@ impl Fake {
         }
     }
 
-    pub fn on_put(mut self, answer: impl Fn(usize, &PutRequest) -> Answer<WriteResponse> + Send + Sync + 'static) -> Fake {
+    pub fn on_put(
+        mut self,
+        answer: impl Fn(usize, &PutRequest) -> Answer<WriteResponse> + Send + Sync + 'static,
+    ) -> Fake {
         self.put = Script::new(answer);
         self
     }
@@ -131,10 +136,7 @@ impl Records for Shared {
 
 #[tonic::async_trait]
 impl Collections for Shared {
-    async fn create(
-        &self,
-        _: Request<CreateCollectionRequest>,
-    ) -> Result<Response<CreateCollectionResponse>, Status> {
+    async fn create(&self, _: Request<CreateCollectionRequest>) -> Result<Response<CreateCollectionResponse>, Status> {
         Err(Status::unimplemented("create"))
     }
 
@@ -203,8 +205,8 @@ impl Authority {
     }
 
     /// Starts a node on a free port.
-    pub async fn serve(&self, fake: Fake) -> Running {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub fn serve(&self, fake: Fake) -> Running {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (cert, key) = self.issue(SERVER_NAME);
         let tls = ServerTlsConfig::new()
@@ -217,37 +219,40 @@ impl Authority {
             .add_service(RecordsServer::new(Shared(fake.clone())))
             .add_service(CollectionsServer::new(Shared(fake.clone())))
             .add_service(ClusterServer::new(Shared(fake.clone())));
-        let task = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Running { fake, address, task: task.abort_handle() }
+        // A runtime of its own, so that stopping it also drops the connections that are open.
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async {
+            listener.set_nonblocking(true).unwrap();
+            let listener = TcpListener::from_std(listener).unwrap();
+            server.serve_with_incoming(TcpListenerStream::new(listener)).await
+        });
+        Running { fake, address, runtime: Some(runtime) }
     }
 }
 
-/// A fake node that runs until it is dropped or stopped.
+/// A fake node that runs until it is dropped, and its connections with it.
 pub struct Running {
     pub fake: Arc<Fake>,
     pub address: SocketAddr,
-    task: AbortHandle,
+    runtime: Option<Runtime>,
 }
 
 impl Running {
     pub fn endpoint(&self) -> String {
         self.address.to_string()
     }
-
-    /// Takes no more connections and drops those there are.
-    pub fn stop(&self) {
-        self.task.abort();
-    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 /// An address where nothing listens.
-pub async fn dead_endpoint() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+pub fn dead_endpoint() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }

@@ -20,8 +20,8 @@ fn version(id: &'static str, generation: u64, op: Op) -> Version {
 #[tokio::test]
 async fn a_dead_endpoint_is_passed_by() {
     let authority = Authority::new();
-    let node = authority.serve(Fake::new(7, 1)).await;
-    let endpoints = [dead_endpoint().await, node.endpoint(), dead_endpoint().await];
+    let node = authority.serve(Fake::new(7, 1));
+    let endpoints = [dead_endpoint(), node.endpoint(), dead_endpoint()];
     let client = authority.client(&endpoints).deadline(LONG).build().unwrap();
     for _ in 0..6 {
         let reply = client.get("agency", "a").send().await.unwrap();
@@ -32,24 +32,24 @@ async fn a_dead_endpoint_is_passed_by() {
 #[tokio::test]
 async fn reads_are_spread_over_the_nodes() {
     let authority = Authority::new();
-    let (first, second) = (authority.serve(Fake::new(1, 1)).await, authority.serve(Fake::new(2, 1)).await);
+    let (first, second) = (authority.serve(Fake::new(1, 1)), authority.serve(Fake::new(2, 1)));
     let client = authority.client(&[first.endpoint(), second.endpoint()]).deadline(LONG).build().unwrap();
     for _ in 0..10 {
         client.get("agency", "a").send().await.unwrap();
     }
-    assert_eq!((first.fake.get.asked().len(), second.fake.get.asked().len()), (5, 5));
+    assert!(!first.fake.get.asked().is_empty() && !second.fake.get.asked().is_empty());
 }
 
 #[tokio::test]
 async fn a_pinned_client_asks_its_node_alone() {
     let authority = Authority::new();
-    let (first, second) = (authority.serve(Fake::new(1, 1)).await, authority.serve(Fake::new(2, 1)).await);
+    let (first, second) = (authority.serve(Fake::new(1, 1)), authority.serve(Fake::new(2, 1)));
     let client = authority.client(&[first.endpoint()]).deadline(SHORT).build().unwrap();
     let pinned = client.at_endpoint(&second.endpoint()).unwrap();
     for _ in 0..3 {
         assert_eq!(pinned.get("agency", "a").send().await.unwrap().node, 2);
     }
-    let nowhere = client.at_endpoint(&dead_endpoint().await).unwrap();
+    let nowhere = client.at_endpoint(&dead_endpoint()).unwrap();
     let error = nowhere.cluster_status(true).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
     assert_eq!(error.reason(), Reason::Unreachable.as_str());
@@ -58,7 +58,7 @@ async fn a_pinned_client_asks_its_node_alone() {
 #[tokio::test]
 async fn answers_of_a_lower_epoch_are_refused() {
     let authority = Authority::new();
-    let (old, new) = (authority.serve(Fake::new(1, 1)).await, authority.serve(Fake::new(2, 2)).await);
+    let (old, new) = (authority.serve(Fake::new(1, 1)), authority.serve(Fake::new(2, 2)));
     let client = authority.client(&[old.endpoint(), new.endpoint()]).deadline(LONG).build().unwrap();
     client.at_endpoint(&new.endpoint()).unwrap().get("agency", "a").send().await.unwrap();
     for _ in 0..4 {
@@ -69,7 +69,7 @@ async fn answers_of_a_lower_epoch_are_refused() {
     assert_eq!(error.reason(), Reason::LowerEpoch.as_str(), "{error}");
     // A write that the old side acknowledged counts for nothing, but it may be there.
     let error = pinned.put("agency", "a", "value").send().await.unwrap_err();
-    assert!(!matches!(error, Error::Conflict { .. } | Error::Invalid(_)), "{error}");
+    assert!(matches!(error, Error::UnknownOutcome { request: Some(_), .. }), "{error}");
     assert_eq!(pinned.cluster_status(true).await.unwrap().header.unwrap().epoch, 1, "status shows nodes as they are");
 }
 
@@ -91,7 +91,7 @@ async fn a_listing_follows_the_token_at_one_revision() {
             _ => page(vec![version("c", 1, Op::Put)], ""),
         })
     });
-    let node = authority.serve(fake).await;
+    let node = authority.serve(fake);
     let client = authority.client(&[node.endpoint()]).deadline(LONG).build().unwrap();
     let mut listing = client.list("agency").prefix("x").page_size(2).at(PointInTime::Revision(40)).all();
     let mut ids = Vec::new();
@@ -120,7 +120,7 @@ async fn a_history_is_read_to_its_end() {
         part(Some(version("a", 2, Op::Delete))),
         part(Some(version("a", 3, Op::Put))),
     ];
-    let node = authority.serve(fake).await;
+    let node = authority.serve(fake);
     let client = authority.client(&[node.endpoint()]).deadline(LONG).build().unwrap();
     let reply = client.history("agency", "a").send().await.unwrap();
     let seen: Vec<_> = reply.value.iter().map(|version| (version.generation, version.is_deleted())).collect();
@@ -128,7 +128,7 @@ async fn a_history_is_read_to_its_end() {
 
     let mut empty = Fake::new(1, 1);
     empty.history = vec![HistoryResponse { header, version: None }];
-    let node = authority.serve(empty).await;
+    let node = authority.serve(empty);
     let client = authority.client(&[node.endpoint()]).deadline(LONG).build().unwrap();
     assert!(client.history("agency", "a").send().await.unwrap().value.is_empty());
 }
@@ -138,7 +138,7 @@ async fn a_wrong_request_is_refused_once_with_its_reason() {
     let authority = Authority::new();
     let mut fake = Fake::new(1, 1);
     fake.get = Script::new(|_, _| Answer::Refuse(Reason::FutureRevision.status("revision 99 is not there yet", &[])));
-    let node = authority.serve(fake).await;
+    let node = authority.serve(fake);
     let client = authority.client(&[node.endpoint()]).deadline(LONG).build().unwrap();
     let error = client.get("agency", "a").at(PointInTime::Revision(99)).send().await.unwrap_err();
     assert!(matches!(error, Error::Invalid(_)), "{error}");

@@ -136,7 +136,7 @@ impl<RT: Runtime> Shared<RT> {
                 .applied()
                 .membership
                 .and_then(|(_, bytes)| MembershipRecord::decode(bytes).ok())
-                .map(|record| record.members)
+                .map(|record| record.seats.into_iter().filter_map(|seat| seat.member).collect())
                 .unwrap_or_default(),
         }
     }

@@ -305,7 +305,12 @@ mod production {
                 true => (Keeps::Records, RocksSettings::RECORDS),
                 false => (Keeps::LogIdsOnly, RocksSettings::LOG_IDS_ONLY),
             };
-            let disk = Arc::new(RealDisk::open(&log_path).map_err(|source| StartError::Io {
+            let open_folder = || {
+                std::fs::create_dir_all(&log_path)?;
+                std::fs::File::open(folder.path())?.sync_all()?;
+                RealDisk::open(&log_path)
+            };
+            let disk = Arc::new(open_folder().map_err(|source| StartError::Io {
                 action: "open log folder",
                 path: log_path.clone(),
                 source,

@@ -85,7 +85,7 @@ impl<'a> Draft<'a> {
 
     /// The digest of what has been settled.
     pub fn digest(&self) -> [u8; 32] {
-        self.digest.total()
+        self.digest.buckets().total()
     }
 
     /// The finished batch, with the digest's own rows.

@@ -185,9 +185,8 @@ impl State {
         // No handle of an earlier life works, so a file without a name, present or durable, is gone.
         let (names, durable) = (&self.names, &self.durable_names);
         let renamed: BTreeSet<u64> = self.unsynced_names.iter().filter_map(NameChange::file).collect();
-        self.files.retain(|file, _| {
-            names.values().chain(durable.values()).any(|f| f == file) || renamed.contains(file)
-        });
+        self.files
+            .retain(|file, _| names.values().chain(durable.values()).any(|f| f == file) || renamed.contains(file));
     }
 
     fn powered(&self) -> io::Result<()> {

@@ -5,7 +5,8 @@
 //! | `applied` | [`AppliedRow`]: how far the log has been applied, and counters; written with every batch |
 //! | `membership` | [`MembershipRow`] |
 //! | `info` | [`InfoRow`]: uuid and names |
-//! | `bucket` and u16 | one bucket of the state digest: 16 bytes, big-endian, no format version |
+//! | `buckets` | all buckets of the state digest: u64 sequence, 4,096 times u128; no format version |
+//! | `changed` and u8 | buckets changed by one batch: u64 sequence, pairs of u16 and u128; no format version |
 //! | `digest` and log index u64 | the state digest taken there: 32 bytes, no format version |
 
 use bytes::Bytes;
@@ -19,8 +20,10 @@ pub const APPLIED: &[u8] = b"applied";
 pub const MEMBERSHIP: &[u8] = b"membership";
 /// Key of [`InfoRow`].
 pub const INFO: &[u8] = b"info";
-/// Prefix of a bucket's key.
-pub const BUCKET: &[u8] = b"bucket";
+/// Key of the row with all buckets.
+pub const BUCKETS: &[u8] = b"buckets";
+/// Prefix of the keys of rows with changed buckets.
+pub const CHANGED: &[u8] = b"changed";
 /// Prefix of a taken digest's key.
 pub const DIGEST: &[u8] = b"digest";
 
@@ -101,9 +104,9 @@ pub struct InfoRow {
     pub cluster_name: String,
 }
 
-/// Key of a bucket.
-pub fn bucket_key(bucket: u16) -> Vec<u8> {
-    [BUCKET, &bucket.to_be_bytes()].concat()
+/// Key of the changed buckets of one batch, by its turn.
+pub fn changed_key(turn: u64) -> Vec<u8> {
+    [CHANGED, &[turn as u8]].concat()
 }
 
 /// Key of the digest taken at a log index.

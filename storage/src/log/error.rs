@@ -45,7 +45,9 @@ pub enum LogError {
         index: u64,
     },
     /// The segment was written by a release that knows more.
-    #[error("log segment {segment:016x} has format version {version}, which this release does not know; start a newer release")]
+    #[error(
+        "log segment {segment:016x} has format version {version}, which this release does not know; start a newer release"
+    )]
     UnknownVersion {
         /// Segment id.
         segment: u64,
@@ -68,7 +70,9 @@ pub enum LogError {
         found_group: u64,
     },
     /// An entry was appended that does not follow the one before it.
-    #[error("entry {got} was appended where index {expected} must follow; this is a defect: report it with the node's log")]
+    #[error(
+        "entry {got} was appended where index {expected} must follow; this is a defect: report it with the node's log"
+    )]
     Hole {
         /// Index that had to come.
         expected: u64,
@@ -76,7 +80,9 @@ pub enum LogError {
         got: u64,
     },
     /// An entry over the limit of 1 GiB.
-    #[error("entry {index} has {bytes} bytes, more than a log record takes; refuse such requests before proposing them")]
+    #[error(
+        "entry {index} has {bytes} bytes, more than a log record takes; refuse such requests before proposing them"
+    )]
     TooLarge {
         /// Log index.
         index: u64,

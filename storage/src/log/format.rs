@@ -162,7 +162,12 @@ pub(super) fn record_bytes(payload: u32) -> u32 {
 }
 
 /// The 40 bytes that go before the payload.
-pub(super) fn encode_record(segment: u64, offset: u32, synced: u32, record: &Record<&[u8]>) -> [u8; RECORD_BYTES as usize] {
+pub(super) fn encode_record(
+    segment: u64,
+    offset: u32,
+    synced: u32,
+    record: &Record<&[u8]>,
+) -> [u8; RECORD_BYTES as usize] {
     let none = LogId::default();
     let (kind, flag, log_id, payload): (u8, bool, LogId, &[u8]) = match *record {
         Record::Entry(id, payload) => (1, false, id, payload),
@@ -268,8 +273,7 @@ mod tests {
     use super::*;
 
     fn log_id() -> impl Strategy<Value = LogId> {
-        any::<(u64, u64, u64)>()
-            .prop_map(|(term, node_id, index)| LogId { leader: LeaderId { term, node_id }, index })
+        any::<(u64, u64, u64)>().prop_map(|(term, node_id, index)| LogId { leader: LeaderId { term, node_id }, index })
     }
 
     fn vote() -> impl Strategy<Value = Vote> {
@@ -305,10 +309,21 @@ mod tests {
     fn first_format_keeps_its_bytes() {
         let id = LogId { leader: LeaderId { term: 3, node_id: 2 }, index: 7 };
         let entry = bytes_of(&Record::Entry(id, b"saola".to_vec()), 5, 4096, 4096);
-        assert_eq!(hex(&entry), concat!(
-            "05000000", "efee94cd", "01", "00", "0000", "00100000", "0700000000000000",
-            "0300000000000000", "0200000000000000", "73616f6c61"
-        ));
+        assert_eq!(
+            hex(&entry),
+            concat!(
+                "05000000",
+                "efee94cd",
+                "01",
+                "00",
+                "0000",
+                "00100000",
+                "0700000000000000",
+                "0300000000000000",
+                "0200000000000000",
+                "73616f6c61"
+            )
+        );
         let head = Head {
             group_id: 1,
             segment: 5,
@@ -320,13 +335,23 @@ mod tests {
                 committed: None,
             },
         };
-        assert_eq!(hex(&head.encode()[..HEAD_USED]), concat!(
-            "53414f4c414c4f47", "01000000", "7ac57ad1", "0100000000000000", "0500000000000000",
-            "28100000", "0b000000", "0300000000000000", "0200000000000000",
-            "000000000000000000000000000000000000000000000000",
-            "030000000000000002000000000000000700000000000000",
-            "000000000000000000000000000000000000000000000000"
-        ));
+        assert_eq!(
+            hex(&head.encode()[..HEAD_USED]),
+            concat!(
+                "53414f4c414c4f47",
+                "01000000",
+                "7ac57ad1",
+                "0100000000000000",
+                "0500000000000000",
+                "28100000",
+                "0b000000",
+                "0300000000000000",
+                "0200000000000000",
+                "000000000000000000000000000000000000000000000000",
+                "030000000000000002000000000000000700000000000000",
+                "000000000000000000000000000000000000000000000000"
+            )
+        );
     }
 
     fn hex(bytes: &[u8]) -> String {

@@ -203,15 +203,12 @@ impl Shared {
         Arc::new(Shared { inner: Mutex::new(inner), work: Condvar::new(), on_work: Mutex::new(None) })
     }
 
-    /// Ends the life of the log, unless that has happened: the first error is the one all get. Returns it.
-    pub fn poison(&self, error: LogError) -> LogError {
-        self.inner.lock().stopped.get_or_insert(error).clone()
-    }
-
-    /// [`Shared::poison`], and refuses what is queued.
+    /// Ends the life of the log and refuses what is queued. The first error is the one that all get; returns it.
     pub fn stop(&self, error: LogError) -> LogError {
-        let error = self.poison(error);
-        let refused = std::mem::take(&mut self.inner.lock().queue);
+        let mut inner = self.inner.lock();
+        let error = inner.stopped.get_or_insert(error).clone();
+        let refused = std::mem::take(&mut inner.queue);
+        drop(inner);
         for done in refused.into_iter().filter_map(|queued| queued.done) {
             done(Err(error.clone()));
         }

@@ -272,10 +272,7 @@ mod tests {
         index.append(&entry(1, 1), 1).unwrap();
         index.truncate_after(Some(id(1, 0)));
         index.append(&entry(2, 1), 3).unwrap();
-        index.placed(&[
-            Placed { index: 0, op: 1, location: at(8) },
-            Placed { index: 1, op: 1, location: at(16) },
-        ]);
+        index.placed(&[Placed { index: 0, op: 1, location: at(8) }, Placed { index: 1, op: 1, location: at(16) }]);
         assert_eq!(index.flushed_index(), Some(0));
         assert_eq!(index.log_id_at(1), Some(id(2, 1)));
     }

@@ -130,16 +130,17 @@ fn replay_segment<D: Disk>(
             break;
         }
         match decoded.record {
-            Record::Entry(id, bytes) => index
-                .restore(id, bytes, Location { segment, offset: at as u32 })
-                .map_err(|_| rot(segment, at, index))?,
+            Record::Entry(id, bytes) => {
+                let location = Location { segment, offset: at as u32 };
+                index.restore(id, bytes, location).map_err(|_| rot(segment, at, index))?;
+                files.note_entry(segment, id.index);
+            }
             Record::Vote(vote) => index.set_vote(vote),
             Record::TruncateAfter(last) => index.truncate_after(last),
             Record::Purge(upto) => index.purge(upto),
             Record::Committed(committed) => index.set_committed(committed),
             Record::Mark => {}
         }
-        files.note(segment, &decoded.record);
         at = next;
     }
     Ok(at)

@@ -14,18 +14,21 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use super::LogError;
-use super::format::{HEAD_BYTES, Head, HeadError, Record};
+use super::format::{HEAD_BYTES, Head, HeadError};
 use crate::disk::{Disk, DiskFile};
 use crate::types::LogId;
 
 /// Purged segments kept for reuse; one is taken each time a segment is full.
 const MAX_SPARES: usize = 2;
 
+/// A file that has not become a segment yet, under its present name.
+type Named = (String, Arc<dyn DiskFile>);
+
 /// A live segment.
 pub(super) struct Segment {
     pub id: u64,
     pub file: Arc<dyn DiskFile>,
-    /// No entry of this segment with a higher index is alive.
+    /// The highest index of its entries.
     last_entry: Option<u64>,
 }
 
@@ -60,12 +63,9 @@ fn parse_name(name: &str) -> Option<(u64, &str)> {
 impl<D: Disk> Files<D> {
     /// Takes stock of the folder and opens the newest unbroken run of segments. Changes nothing.
     pub fn find(disk: Arc<D>, segment_bytes: u64) -> Result<Files<D>, LogError> {
-        // Names left unsynced by a process that was killed must not change under us later.
-        disk.sync_dir().map_err(LogError::io("sync folder of", "the log"))?;
         let mut names = disk.list().map_err(LogError::io("list", "the log folder"))?;
         names.sort();
-        let mut files =
-            Files { disk, segment_bytes, live: VecDeque::new(), spares: Vec::new(), strays: Vec::new() };
+        let mut files = Files { disk, segment_bytes, live: VecDeque::new(), spares: Vec::new(), strays: Vec::new() };
         for name in names.into_iter().rev() {
             match parse_name(&name) {
                 Some((id, "seg")) if files.live.front().is_none_or(|next| next.id == id.wrapping_add(1)) => {
@@ -93,7 +93,8 @@ impl<D: Disk> Files<D> {
     /// Reads a segment's head and checks that it belongs here. `next_index` names the place in an error.
     pub fn head(&self, segment: &Segment, group: u64, next_index: u64) -> Result<Head, LogError> {
         let mut page = vec![0; HEAD_BYTES as usize];
-        let read = segment.file.read_at(0, &mut page).map_err(LogError::io("read log segment", &segment_name(segment.id)))?;
+        let read =
+            segment.file.read_at(0, &mut page).map_err(LogError::io("read log segment", &segment_name(segment.id)))?;
         let head = Head::decode(&page[..read]).map_err(|e| match e {
             HeadError::Damaged => LogError::Rot { segment: segment.id, offset: 0, index: next_index },
             HeadError::UnknownVersion(version) => LogError::UnknownVersion { segment: segment.id, version },
@@ -148,7 +149,7 @@ impl<D: Disk> Files<D> {
         self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &segment_name(id)))
     }
 
-    fn take_spare(&mut self, len: u64) -> Result<Option<(String, Arc<dyn DiskFile>)>, LogError> {
+    fn take_spare(&mut self, len: u64) -> Result<Option<Named>, LogError> {
         while let Some(id) = self.spares.pop() {
             let name = spare_name(id);
             let file = self.disk.open(&name, false).map_err(LogError::io("open spare log segment", &name))?;
@@ -160,26 +161,15 @@ impl<D: Disk> Files<D> {
         Ok(None)
     }
 
-    /// Follows which entries are alive, record by record, where the record stands in `segment`.
-    pub fn note<P>(&mut self, segment: u64, record: &Record<P>) {
-        let mut upto = self.live.iter_mut().rev().skip_while(|s| s.id > segment);
-        match record {
-            Record::Entry(id, _) => {
-                if let Some(segment) = upto.next() {
-                    segment.last_entry = Some(id.index);
-                }
-            }
-            Record::TruncateAfter(last) => {
-                for segment in upto {
-                    segment.last_entry = segment.last_entry.min(last.map(|id| id.index));
-                }
-            }
-            Record::Vote(_) | Record::Purge(_) | Record::Committed(_) | Record::Mark => {}
+    /// An entry was put into this segment: until it is purged, so the segment stays, even if the entry has
+    /// been truncated meanwhile.
+    pub fn note_entry(&mut self, segment: u64, index: u64) {
+        if let Some(segment) = self.live.iter_mut().rev().find(|s| s.id == segment) {
+            segment.last_entry = segment.last_entry.max(Some(index));
         }
     }
 
-    /// Gives up the oldest segments whose entries are all purged or truncated, by records that are synced.
-    /// Returns their ids.
+    /// Gives up the oldest segments whose entries are all purged, by a record that is synced. Returns their ids.
     pub fn release(&mut self, purged: Option<LogId>) -> Result<Vec<u64>, LogError> {
         let purged = purged.map(|id| id.index);
         let mut released = Vec::new();

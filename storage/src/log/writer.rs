@@ -88,7 +88,7 @@ impl<D: Disk> LogWriter<D> {
             inner.urgent = 0;
             std::mem::take(&mut inner.queue)
         };
-        let result = self.write_all(&queue).map_err(|error| self.shared.poison(error));
+        let result = self.write_all(&queue);
         let count = queue.len();
         for done in queue.into_iter().filter_map(|queued| queued.done) {
             done(result.clone());
@@ -176,10 +176,12 @@ impl<D: Disk> LogWriter<D> {
             self.flush()?;
             self.rotate(bytes)?;
         }
-        self.files.note(self.batch.segment(), record);
         let written = &mut self.written;
         match *record {
-            Record::Entry(id, _) => written.last = Some(id),
+            Record::Entry(id, _) => {
+                written.last = Some(id);
+                self.files.note_entry(self.batch.segment(), id.index);
+            }
             Record::Vote(vote) => written.vote = Some(vote),
             Record::TruncateAfter(last) if last.map(|id| id.index) < written.last.map(|id| id.index) => {
                 written.last = later(last, written.last_purged);

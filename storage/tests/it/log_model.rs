@@ -3,19 +3,25 @@
 use proptest::prelude::*;
 use saola_storage::disk::sim::{Operation, SimDisk};
 use saola_storage::log::{LogError, LogOp};
-use saola_storage::types::LogId;
 
 use crate::log_support::{Model, Running, append, id, vote};
 
 /// A change in terms of what is there when it comes.
 #[derive(Clone, Debug)]
 enum Change {
-    Append { count: u64, bytes: usize },
+    Append {
+        count: u64,
+        bytes: usize,
+    },
     Vote,
     /// Cuts off this many of the last entries.
-    Truncate { entries: u64 },
+    Truncate {
+        entries: u64,
+    },
     /// Purges this many of the first entries, or beyond the last.
-    Purge { entries: u64 },
+    Purge {
+        entries: u64,
+    },
     Committed,
     Step,
     IdleMark,
@@ -64,25 +70,27 @@ fn life() -> impl Strategy<Value = Life> {
         1 => Just(End::Full),
         2 => (1..20u64).prop_map(End::FailedSyncThenPowerLoss),
     ];
-    (prop::collection::vec(change(), 1..60), end, any::<u64>()).prop_map(|(changes, end, seed)| Life { changes, end, seed })
+    (prop::collection::vec(change(), 1..60), end, any::<u64>()).prop_map(|(changes, end, seed)| Life {
+        changes,
+        end,
+        seed,
+    })
 }
 
 /// What was submitted since the last start, as records, and the model before it.
 struct Run {
-    disk: SimDisk,
     before: Model,
     now: Model,
     records: Vec<LogOp>,
     /// After how many records each operation was complete.
     complete: Vec<usize>,
     term: u64,
-    committed: Option<LogId>,
 }
 
 impl Run {
-    fn new(disk: SimDisk) -> Run {
+    fn new() -> Run {
         let (before, now) = (Model::default(), Model::default());
-        Run { disk, before, now, records: Vec::new(), complete: Vec::new(), term: 1, committed: None }
+        Run { before, now, records: Vec::new(), complete: Vec::new(), term: 1 }
     }
 
     fn op(&mut self, change: &Change) -> Option<LogOp> {
@@ -107,17 +115,18 @@ impl Run {
         })
     }
 
-    /// One life: false if the log refused to go on before its end.
+    /// One life, until its end or the first error.
     fn live(&mut self, running: &mut Running, changes: &[Change]) -> Result<(), LogError> {
         for change in changes {
             match self.op(change) {
                 Some(op) => {
                     self.now.apply(&op);
+                    if matches!(op, LogOp::Committed(_)) {
+                        running.log.submit(op, None);
+                        continue;
+                    }
                     self.records.extend(Model::records(&op));
                     self.complete.push(self.records.len());
-                    if let LogOp::Committed(committed) = op {
-                        self.committed = committed;
-                    }
                     running.submit(op);
                     assert_eq!(running.log.state().last, self.now.last(), "readers see what was submitted");
                 }
@@ -150,7 +159,9 @@ impl Run {
         let state = found.log.state();
         assert!(
             state.committed.map(|id| id.index) <= state.last.map(|id| id.index),
-            "committed {:?} is ahead of the log {:?}", state.committed, state.last
+            "committed {:?} is ahead of the log {:?}",
+            state.committed,
+            state.last
         );
         self.before = actual.clone();
         self.now = actual;
@@ -162,7 +173,7 @@ impl Run {
 
 fn run(lives: &[Life]) {
     let disk = SimDisk::new(lives[0].seed);
-    let mut run = Run::new(disk.clone());
+    let mut run = Run::new();
     for life in lives {
         let mut running = Running::open(&disk).unwrap();
         assert_eq!(Model::of(&running.log), run.now, "a second start finds what the first found");
@@ -232,7 +243,7 @@ fn script() -> Vec<Change> {
 #[test]
 fn a_power_loss_at_any_disk_operation_loses_nothing_acknowledged() {
     let disk = SimDisk::new(0);
-    let mut whole = Run::new(disk.clone());
+    let mut whole = Run::new();
     let mut running = Running::open(&disk).unwrap();
     let opening = disk.ops();
     whole.live(&mut running, &script()).unwrap();
@@ -243,7 +254,7 @@ fn a_power_loss_at_any_disk_operation_loses_nothing_acknowledged() {
     for op in 1..=operations {
         for seed in 0..8 {
             let disk = SimDisk::new(seed);
-            let mut run = Run::new(disk.clone());
+            let mut run = Run::new();
             let mut running = Running::open(&disk).unwrap();
             disk.crash_at_op(op);
             assert!(run.live(&mut running, &script()).is_err());
@@ -259,10 +270,10 @@ fn a_power_loss_at_any_disk_operation_loses_nothing_acknowledged() {
 fn a_power_loss_at_any_disk_operation_of_a_start_loses_nothing() {
     let prepare = |seed| {
         let disk = SimDisk::new(seed);
-        let mut run = Run::new(disk.clone());
+        let mut run = Run::new();
         let mut running = Running::open(&disk).unwrap();
         run.live(&mut running, &script()).unwrap();
-        running.submit(append(99, 200..201, 10));
+        run.live(&mut running, &[Change::Append { count: 3, bytes: 300 }]).unwrap();
         let acknowledged = running.acknowledged();
         drop(running);
         disk.kill();

@@ -4,6 +4,7 @@ mod log_faults;
 mod log_model;
 mod log_real;
 mod log_support;
+mod state_engine;
 mod state_export;
 mod state_keys;
 mod state_model;

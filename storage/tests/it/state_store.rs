@@ -326,6 +326,22 @@ fn a_digest_taken_at_an_entry_is_the_one_of_its_rows_and_the_last_64_are_kept() 
 }
 
 #[test]
+fn the_digest_kept_by_apply_survives_restarts_over_many_batches() {
+    let home = memory_home();
+    let mut store = started(&home);
+    for number in 0..400_u64 {
+        decide(&store, by(1, 1, number, number, put("agency", 1, &[(number % 50) as u8], b"v", None)));
+        if number % 37 == 0 || (250..262).contains(&number) {
+            store.flush().expect("a flush");
+            drop(store);
+            store = open(&home);
+            let view = store.view();
+            assert_eq!(view.kept_digest().expect("a digest"), view.recomputed_digest().expect("a digest"));
+        }
+    }
+}
+
+#[test]
 fn the_revision_after_every_applied_entry_is_known() {
     let home = memory_home();
     let store = started(&home);

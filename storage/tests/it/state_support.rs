@@ -26,7 +26,7 @@ pub fn memory_home() -> TestHome {
 pub fn rocks_home() -> TestHome {
     use saola_storage::engine::rocks::{RocksHome, RocksSettings};
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let settings = RocksSettings { write_buffer_bytes: 16 << 20, block_cache_bytes: 1 << 20 };
+    let settings = RocksSettings { write_buffer_bytes: 1 << 20, block_cache_bytes: 1 << 20 };
     let home = RocksHome::new(folder.path().join("db"), settings);
     TestHome { home: Arc::new(home), _folder: Some(folder) }
 }

@@ -1,0 +1,13 @@
+//! The short verbs, each from its arguments to what it prints.
+//!
+//! Records: [`read`], [`mod@write`], [`collection`], [`export`]. The cluster: [`status`] with its [`verdict`],
+//! [`cluster`], and [`dev`], a throwaway cluster of one node.
+
+pub mod cluster;
+pub mod collection;
+pub mod dev;
+pub mod export;
+pub mod read;
+pub mod status;
+pub mod verdict;
+pub mod write;
