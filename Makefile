@@ -45,7 +45,7 @@ demo: setup build
 	$(BIN)/saola demo
 
 # Everything that must hold before a change is merged; .ci/run calls it.
-test: check-fmt lint check-seams build check-tests
+test: setup check-fmt lint check-seams build check-tests
 
 check-fmt:
 	$(call section,format)

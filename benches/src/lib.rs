@@ -4,11 +4,17 @@
 //! - `benches/seal.rs`: one value sealed and opened, at 256 B, 1 KiB and 4 KiB;
 //! - `benches/log_append.rs`: appends to the durable log with 1, 16 and 64 in flight, beside the disk's bare `fdatasync`;
 //! - `benches/apply.rs`: batches of 64 puts applied to RocksDB;
-//! - `benches/cluster_write.rs`: five processes, acknowledged puts a second and their latency.
+//! - `benches/cluster_write.rs`: five processes, acknowledged puts a second and their latency;
+//! - `benches/failover.rs`: how long no write is acknowledged after SIGKILL of the leader and of the main site.
 //!
 //! `make bench` runs them all; `cargo bench -p saola-benches --bench seal` runs one.
 
+use std::path::Path;
+
 use bytes::Bytes;
+use saola_client::CreateCollection as NewCollection;
+use saola_ops::exit::Failure;
+use saola_ops::launch::{LocalCluster, Place, Plan, node_binary};
 use saola_storage::command::{Bootstrap, Command, CommandBatch, CreateCollection, KeyStyle, Op, WrappedDek};
 use saola_storage::command::{PutRecord, RequestId};
 use saola_storage::seal::{Dek, DekId, SealContext, SealError, seal};
@@ -113,4 +119,22 @@ fn entry(index: u64, commands: Vec<Command>) -> ApplyEntry {
     // A fixed clock that moves a millisecond an entry.
     let stamp_us = 1_750_000_000_000_000 + index * 1000;
     ApplyEntry { log_id: log_id(index), payload: ApplyPayload::Commands(CommandBatch { stamp_us, commands }) }
+}
+
+/// Five nodes (2+2+w) with the benches' collection, their files in a new folder `cluster` of `folder`.
+///
+/// # Errors
+/// A node program that is not there, or a cluster that does not start.
+pub async fn five_nodes(folder: &Path) -> Result<LocalCluster, Failure> {
+    let plan = Plan { cluster_name: "bench".to_string(), ..Plan::two_sites_and_witness() };
+    let mut cluster = LocalCluster::prepare(&plan, Place::Folder(folder.join("cluster")), &node_binary()?)?;
+    cluster.start_all().await?;
+    cluster.init().await?;
+    cluster.client().create_collection(NewCollection::new(COLLECTION)).await?;
+    Ok(cluster)
+}
+
+/// True when the bench is to be measured: `cargo bench` says so, `cargo test --benches` does not.
+pub fn asked_to_measure() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
 }

@@ -6,11 +6,14 @@
 //!
 //! - [`operation`]: one call of one client and what came of it;
 //! - [`history`]: how histories are recorded and kept (JSON Lines, documented there);
-//! - [`check`]: the checkers: linearizable per record, revision order, once only, durable.
+//! - [`check`]: the checkers: linearizable per record, revision order, once only, durable;
+//! - [`sim`]: whole clusters in one thread on virtual time, decided by a seed.
 //!
-//! The harnesses are this crate's integration tests: `tests/it/live.rs` runs five real processes.
+//! The harnesses are this crate's integration tests: `tests/it/live.rs` runs five real processes,
+//! `tests/it/simulation.rs` the simulated clusters.
 //! A call without an answer is *unknown*, never *failed*: its effect may come later or never.
 
 pub mod check;
 pub mod history;
 pub mod operation;
+pub mod sim;

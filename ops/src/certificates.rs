@@ -67,7 +67,8 @@ impl Authority {
                 let pem = read(&cert_path)?;
                 let key = Zeroizing::new(read(&key_path)?);
                 let issuer = KeyPair::from_pem(&key).and_then(|key| Issuer::from_ca_cert_pem(&pem, key));
-                let issuer = issuer.map_err(|error| refused(&format!("use authority {}", cert_path.display()), &error))?;
+                let issuer =
+                    issuer.map_err(|error| refused(&format!("use authority {}", cert_path.display()), &error))?;
                 Ok(Authority { folder: folder.to_owned(), pem, issuer })
             }
             (there, _) => {
@@ -104,10 +105,8 @@ impl Authority {
     /// # Errors
     /// A name that cannot stand in a certificate, or a file that is there already.
     pub fn issue(&self, holder: Holder, name: &str, days: i32) -> Result<Issued, Failure> {
-        let issued = Issued {
-            cert: self.folder.join(format!("{name}.pem")),
-            key: self.folder.join(format!("{name}.key")),
-        };
+        let issued =
+            Issued { cert: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
         self.issue_to(holder, name, days, &issued)?;
         Ok(issued)
     }
@@ -197,9 +196,11 @@ fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Failure> {
     opened.and_then(|mut file| file.write_all(bytes)).map_err(|source| {
         let doing = format!("write {}", path.display());
         match source.kind() {
-            io::ErrorKind::AlreadyExists => {
-                Failure::new(Exit::Precondition, format!("{doing}: it is there already"), "remove it first, or choose another --out")
-            }
+            io::ErrorKind::AlreadyExists => Failure::new(
+                Exit::Precondition,
+                format!("{doing}: it is there already"),
+                "remove it first, or choose another --out",
+            ),
             _ => Failure::file(doing, &source),
         }
     })

@@ -71,7 +71,10 @@ pub fn client(global: &Global, default_timeout: Duration) -> Result<Client, Fail
         return Err(missing("no node to talk to", "--endpoint HOST:PORT, SAOLA_ENDPOINT"));
     }
     let (Some(ca), Some(cert), Some(key)) = (profile.ca, profile.cert, profile.key) else {
-        return Err(missing("no certificates to prove who you are", "--ca, --cert and --key, SAOLA_CA, SAOLA_CERT and SAOLA_KEY"));
+        return Err(missing(
+            "no certificates to prove who you are",
+            "--ca, --cert and --key, SAOLA_CA, SAOLA_CERT and SAOLA_KEY",
+        ));
     };
     let tls = Tls::from_files(ca, cert, key)?;
     let timeout = global.timeout.unwrap_or(default_timeout);

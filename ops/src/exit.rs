@@ -134,11 +134,7 @@ mod tests {
     use super::*;
 
     fn details(reason: Reason) -> Details {
-        Details {
-            reason: reason.as_str().into(),
-            message: "put agency/x".into(),
-            next: reason.next_step().into(),
-        }
+        Details { reason: reason.as_str().into(), message: "put agency/x".into(), next: reason.next_step().into() }
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -121,7 +121,10 @@ mod tests {
     #[test]
     fn figures_are_readable() {
         assert_eq!([size(0), size(1023), size(1536), size(5 << 30)], ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
-        assert_eq!([grouped(7), grouped(999), grouped(10_794), grouped(1_234_567)], ["7", "999", "10,794", "1,234,567"]);
+        assert_eq!(
+            [grouped(7), grouped(999), grouped(10_794), grouped(1_234_567)],
+            ["7", "999", "10,794", "1,234,567"]
+        );
         assert_eq!(hex(&[0, 0xab]), "00ab");
     }
 

@@ -29,11 +29,8 @@ impl Progress {
     /// Starts showing `what`; `total` is how many lines there are, where that is known.
     pub fn start(what: &str, total: Option<u64>) -> Progress {
         let started = Instant::now();
-        let shown = if std::io::stderr().is_terminal() {
-            Shown::Bar(bar(what, total))
-        } else {
-            Shown::Lines { last: started }
-        };
+        let shown =
+            if std::io::stderr().is_terminal() { Shown::Bar(bar(what, total)) } else { Shown::Lines { last: started } };
         Progress { what: what.to_owned(), total, started, shown }
     }
 

@@ -15,9 +15,8 @@ pub fn iso(us: u64) -> String {
 /// # Errors
 /// A sentence with an example.
 pub fn parse_moment(text: &str) -> Result<u64, String> {
-    let moment: Timestamp = text
-        .parse()
-        .map_err(|error| format!("{error}; write a UTC time as in 2025-07-01T00:00:00Z"))?;
+    let moment: Timestamp =
+        text.parse().map_err(|error| format!("{error}; write a UTC time as in 2025-07-01T00:00:00Z"))?;
     u64::try_from(moment.as_microsecond()).map_err(|_| "the time lies before 1970".to_owned())
 }
 

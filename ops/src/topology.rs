@@ -92,7 +92,10 @@ impl Topology {
         let doing = format!("read topology {}", path.display());
         let text = fs::read_to_string(path).map_err(|source| Failure::file(&doing, &source))?;
         Topology::parse(&text).map_err(|reason| {
-            Failure::usage(format!("{doing}: {reason}"), "correct the file and run the same command again; nothing was done yet")
+            Failure::usage(
+                format!("{doing}: {reason}"),
+                "correct the file and run the same command again; nothing was done yet",
+            )
         })
     }
 

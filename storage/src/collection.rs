@@ -33,17 +33,13 @@ pub enum RecordIdError {
         limit: usize,
     },
     /// Not text.
-    #[error(
-        "record id is not UTF-8 from byte {at} on; encode it as UTF-8, or use a collection of key style `bytes`"
-    )]
+    #[error("record id is not UTF-8 from byte {at} on; encode it as UTF-8, or use a collection of key style `bytes`")]
     NotUtf8 {
         /// First bad byte.
         at: usize,
     },
     /// Text in another Unicode form.
-    #[error(
-        "record id is not in Unicode form NFC; normalise it to NFC before sending (composed letters, as in \"ế\")"
-    )]
+    #[error("record id is not in Unicode form NFC; normalise it to NFC before sending (composed letters, as in \"ế\")")]
     NotNfc,
     /// A control character.
     #[error("record id holds the control character U+{code:04X} at byte {at}; remove it")]
@@ -68,22 +64,14 @@ pub fn check_record_id(style: KeyStyle, id: &[u8]) -> Result<(), RecordIdError> 
         return Err(RecordIdError::Empty { limit });
     }
     if id.len() > limit {
-        return Err(RecordIdError::TooLong {
-            found: id.len(),
-            limit,
-        });
+        return Err(RecordIdError::TooLong { found: id.len(), limit });
     }
     if style == KeyStyle::Bytes {
         return Ok(());
     }
-    let text = std::str::from_utf8(id).map_err(|error| RecordIdError::NotUtf8 {
-        at: error.valid_up_to(),
-    })?;
+    let text = std::str::from_utf8(id).map_err(|error| RecordIdError::NotUtf8 { at: error.valid_up_to() })?;
     if let Some((at, found)) = text.char_indices().find(|(_, found)| found.is_control()) {
-        return Err(RecordIdError::ControlCharacter {
-            code: found.into(),
-            at,
-        });
+        return Err(RecordIdError::ControlCharacter { code: found.into(), at });
     }
     if !is_nfc(text) {
         return Err(RecordIdError::NotNfc);
@@ -110,15 +98,11 @@ pub fn check_collection_name(name: &str) -> Result<(), CollectionNameError> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let allowed = name.len() <= MAX_COLLECTION_NAME_BYTES
         && name.starts_with(plain)
-        && name
-            .chars()
-            .all(|c| plain(c) || matches!(c, '-' | '_' | '.'));
+        && name.chars().all(|c| plain(c) || matches!(c, '-' | '_' | '.'));
     if allowed {
         return Ok(());
     }
-    Err(CollectionNameError {
-        name: name.chars().take(MAX_COLLECTION_NAME_BYTES).collect(),
-    })
+    Err(CollectionNameError { name: name.chars().take(MAX_COLLECTION_NAME_BYTES).collect() })
 }
 
 #[cfg(test)]
@@ -128,37 +112,16 @@ mod tests {
     #[test]
     fn ordered_ids_are_short_nfc_text_without_control_characters() {
         let check = |id: &[u8]| check_record_id(KeyStyle::Ordered, id);
-        for good in [
-            "a",
-            "ward/00004",
-            "xã Tân Thành",
-            "phường/Điện Biên",
-            &"x".repeat(512),
-        ] {
+        for good in ["a", "ward/00004", "xã Tân Thành", "phường/Điện Biên", &"x".repeat(512)] {
             assert_eq!(check(good.as_bytes()), Ok(()), "{good}");
         }
         assert_eq!(check(b""), Err(RecordIdError::Empty { limit: 512 }));
-        assert_eq!(
-            check(&[b'x'; 513]),
-            Err(RecordIdError::TooLong {
-                found: 513,
-                limit: 512
-            })
-        );
+        assert_eq!(check(&[b'x'; 513]), Err(RecordIdError::TooLong { found: 513, limit: 512 }));
         assert_eq!(check(b"ab\xff"), Err(RecordIdError::NotUtf8 { at: 2 }));
         assert_eq!(check("e\u{302}".as_bytes()), Err(RecordIdError::NotNfc));
-        assert_eq!(
-            check(b"a\nb"),
-            Err(RecordIdError::ControlCharacter { code: 10, at: 1 })
-        );
-        assert_eq!(
-            check("a\u{85}".as_bytes()),
-            Err(RecordIdError::ControlCharacter { code: 0x85, at: 1 })
-        );
-        assert_eq!(
-            check(b"\0"),
-            Err(RecordIdError::ControlCharacter { code: 0, at: 0 })
-        );
+        assert_eq!(check(b"a\nb"), Err(RecordIdError::ControlCharacter { code: 10, at: 1 }));
+        assert_eq!(check("a\u{85}".as_bytes()), Err(RecordIdError::ControlCharacter { code: 0x85, at: 1 }));
+        assert_eq!(check(b"\0"), Err(RecordIdError::ControlCharacter { code: 0, at: 0 }));
     }
 
     #[test]
@@ -167,13 +130,7 @@ mod tests {
         assert_eq!(check(&[0, 255, 10]), Ok(()));
         assert_eq!(check(&[0; 4096]), Ok(()));
         assert_eq!(check(b""), Err(RecordIdError::Empty { limit: 4096 }));
-        assert_eq!(
-            check(&[0; 4097]),
-            Err(RecordIdError::TooLong {
-                found: 4097,
-                limit: 4096
-            })
-        );
+        assert_eq!(check(&[0; 4097]), Err(RecordIdError::TooLong { found: 4097, limit: 4096 }));
     }
 
     #[test]
@@ -181,17 +138,7 @@ mod tests {
         for good in ["agency", "a", "0", "agency-2025_07.01", &"x".repeat(64)] {
             assert_eq!(check_collection_name(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "-a",
-            ".a",
-            "Agency",
-            "a/b",
-            "xã",
-            "a b",
-            "a\n",
-            &"x".repeat(65),
-        ] {
+        for bad in ["", "-a", ".a", "Agency", "a/b", "xã", "a b", "a\n", &"x".repeat(65)] {
             assert!(check_collection_name(bad).is_err(), "{bad}");
         }
     }

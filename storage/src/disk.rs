@@ -1,6 +1,6 @@
 //! The small trait through which the durable log reaches its files, and its first user, the real disk.
 //!
-//! One [`Disk`] is one flat folder. The second user, [`sim::SimDisk`], loses what was never synced, tears
+//! One [`Disk`] is one flat folder. The second user, `sim::SimDisk`, loses what was never synced, tears
 //! sectors, flips bits, fills up and fails on command; it stands behind the feature `sim`.
 //!
 //! A name is durable only after [`Disk::sync_dir`], content only after [`DiskFile::sync_data`]. Code above

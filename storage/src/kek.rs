@@ -36,10 +36,7 @@ impl KekPublic {
     /// # Errors
     /// [`KekError::NotAPublicKey`] for any other length.
     pub fn from_slice(bytes: &[u8]) -> Result<KekPublic, KekError> {
-        bytes
-            .try_into()
-            .map(KekPublic)
-            .map_err(|_| KekError::NotAPublicKey { found: bytes.len() })
+        bytes.try_into().map(KekPublic).map_err(|_| KekError::NotAPublicKey { found: bytes.len() })
     }
 
     /// Reads 64 hexadecimal digits.
@@ -47,9 +44,7 @@ impl KekPublic {
     /// # Errors
     /// [`KekError::NotAPublicKey`] for anything else.
     pub fn from_hex(text: &str) -> Result<KekPublic, KekError> {
-        let bytes = decode_hex(text.as_bytes()).ok_or(KekError::NotAPublicKey {
-            found: text.len() / 2,
-        })?;
+        let bytes = decode_hex(text.as_bytes()).ok_or(KekError::NotAPublicKey { found: text.len() / 2 })?;
         Ok(KekPublic(*bytes))
     }
 }
@@ -75,12 +70,7 @@ pub trait KekProvider: Send + Sync {
     ///
     /// # Errors
     /// [`KekError::DoesNotOpen`] when the message is not for this key or was altered.
-    fn open(
-        &self,
-        encapsulated: &[u8],
-        ciphertext: &[u8],
-        associated: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, KekError>;
+    fn open(&self, encapsulated: &[u8], ciphertext: &[u8], associated: &[u8]) -> Result<Zeroizing<Vec<u8>>, KekError>;
 }
 
 /// The private half of a site's KEK, in memory. Wiped on drop, never printed.
@@ -98,22 +88,14 @@ impl KekPrivate {
     /// # Errors
     /// [`KekError`] says what is wrong with it: missing, open to others, wrong size, wrong content.
     pub fn read_file(path: &Path) -> Result<KekPrivate, KekError> {
-        let io_error = |source| KekError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let io_error = |source| KekError::Read { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => KekError::Missing {
-                path: path.to_owned(),
-            },
+            io::ErrorKind::NotFound => KekError::Missing { path: path.to_owned() },
             _ => io_error(source),
         })?;
         let mode = file.metadata().map_err(io_error)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(KekError::OpenToOthers {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(KekError::OpenToOthers { path: path.to_owned(), mode });
         }
         // One byte more than a key file has, so that a longer one is noticed without reading all of it.
         let mut content = Zeroizing::new([0; FILE_BYTES + 1]);
@@ -127,18 +109,14 @@ impl KekPrivate {
             }
         }
         if length != FILE_BYTES {
-            return Err(KekError::WrongSize {
-                path: path.to_owned(),
-            });
+            return Err(KekError::WrongSize { path: path.to_owned() });
         }
         content[..FILE_BYTES]
             .strip_prefix(FILE_LABEL.as_bytes())
             .and_then(|rest| rest.strip_suffix(b"\n"))
             .and_then(decode_hex)
             .map(KekPrivate::from_random)
-            .ok_or_else(|| KekError::Malformed {
-                path: path.to_owned(),
-            })
+            .ok_or_else(|| KekError::Malformed { path: path.to_owned() })
     }
 
     /// Writes a new key file with mode 0600 and syncs it and its folder.
@@ -147,41 +125,22 @@ impl KekPrivate {
     /// [`KekError::Exists`] when something is there already: a key is never overwritten.
     pub fn write_file(&self, path: &Path) -> Result<(), KekError> {
         let io_error = |source: io::Error| match source.kind() {
-            io::ErrorKind::AlreadyExists => KekError::Exists {
-                path: path.to_owned(),
-            },
-            _ => KekError::Write {
-                path: path.to_owned(),
-                source,
-            },
+            io::ErrorKind::AlreadyExists => KekError::Exists { path: path.to_owned() },
+            _ => KekError::Write { path: path.to_owned(), source },
         };
         let mut line = Zeroizing::new(Vec::with_capacity(FILE_BYTES));
         line.extend_from_slice(FILE_LABEL.as_bytes());
         let mut key = Zeroizing::new([0; 32]);
         self.0.write_exact(key.as_mut_slice());
         for byte in key.iter() {
-            line.extend(
-                [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]),
-            );
+            line.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
         }
         line.push(b'\n');
 
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(io_error)?;
-        file.write_all(&line)
-            .and_then(|()| file.sync_all())
-            .map_err(io_error)?;
-        let folder = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_error)
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error)?;
+        file.write_all(&line).and_then(|()| file.sync_all()).map_err(io_error)?;
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)
     }
 }
 
@@ -190,14 +149,9 @@ impl KekProvider for KekPrivate {
         KekPublic(WrapKem::sk_to_pk(&self.0).to_bytes().into())
     }
 
-    fn open(
-        &self,
-        encapsulated: &[u8],
-        ciphertext: &[u8],
-        associated: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, KekError> {
-        let encapsulated = <WrapKem as Kem>::EncappedKey::from_bytes(encapsulated)
-            .map_err(|_| KekError::DoesNotOpen)?;
+    fn open(&self, encapsulated: &[u8], ciphertext: &[u8], associated: &[u8]) -> Result<Zeroizing<Vec<u8>>, KekError> {
+        let encapsulated =
+            <WrapKem as Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| KekError::DoesNotOpen)?;
         hpke::single_shot_open::<WrapAead, WrapKdf, WrapKem>(
             &OpModeR::Base,
             &self.0,
@@ -296,11 +250,7 @@ pub enum KekError {
 
 /// 64 hexadecimal digits as 32 bytes, without leaving copies behind.
 fn decode_hex(digits: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
-    let value = |digit: u8| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|value| u8::try_from(value).ok())
-    };
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
     if digits.len() != 64 {
         return None;
     }
@@ -334,19 +284,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("main.kek");
         kek().write_file(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&path).unwrap().len(), FILE_BYTES as u64);
-        assert_eq!(
-            KekPrivate::read_file(&path).unwrap().public(),
-            kek().public()
-        );
-        assert!(matches!(
-            kek().write_file(&path),
-            Err(KekError::Exists { .. })
-        ));
+        assert_eq!(KekPrivate::read_file(&path).unwrap().public(), kek().public());
+        assert!(matches!(kek().write_file(&path), Err(KekError::Exists { .. })));
     }
 
     #[test]
@@ -357,22 +298,14 @@ mod tests {
 
         let missing = KekPrivate::read_file(&path.with_extension("gone")).unwrap_err();
         assert!(matches!(missing, KekError::Missing { .. }), "{missing}");
-        assert!(
-            missing.to_string().contains("keygen kek --out"),
-            "{missing}"
-        );
+        assert!(missing.to_string().contains("keygen kek --out"), "{missing}");
         for mode in [0o640, 0o604, 0o660, 0o601] {
             let (_folder, path) = key_file(&good, mode);
             let open = KekPrivate::read_file(&path).unwrap_err();
             assert!(matches!(open, KekError::OpenToOthers { .. }), "{open}");
             assert!(open.to_string().contains("chmod 600"), "{open}");
         }
-        for content in [
-            &b""[..],
-            &good[..good.len() - 1],
-            &[&good[..], b"\n"].concat(),
-            &[b'x'; 100_000],
-        ] {
+        for content in [&b""[..], &good[..good.len() - 1], &[&good[..], b"\n"].concat(), &[b'x'; 100_000]] {
             let (_folder, path) = key_file(content, 0o600);
             let size = KekPrivate::read_file(&path).unwrap_err();
             assert!(matches!(size, KekError::WrongSize { .. }), "{size}");
@@ -383,10 +316,7 @@ mod tests {
         for content in [digits, label, vec![b'x'; FILE_BYTES]] {
             let (_folder, path) = key_file(&content, 0o600);
             let malformed = KekPrivate::read_file(&path).unwrap_err();
-            assert!(
-                matches!(malformed, KekError::Malformed { .. }),
-                "{malformed}"
-            );
+            assert!(matches!(malformed, KekError::Malformed { .. }), "{malformed}");
         }
         assert!(matches!(
             KekPrivate::read_file(Path::new("/")),
@@ -398,10 +328,7 @@ mod tests {
     fn a_private_key_never_prints_its_bytes() {
         let key = KekPrivate::from_random(Zeroizing::new(*b"canary-key-bytes-canary-key-byte"));
         let printed = format!("{key:?} {key:#?}");
-        assert!(
-            !printed.contains("canary") && !printed.contains("63616e617279"),
-            "{printed}"
-        );
+        assert!(!printed.contains("canary") && !printed.contains("63616e617279"), "{printed}");
         assert!(printed.contains(&key.public().to_string()));
     }
 
@@ -411,17 +338,8 @@ mod tests {
         assert_eq!(KekPublic::from_hex(&public.to_string()).unwrap(), public);
         assert_eq!(KekPublic::from_slice(&public.0).unwrap(), public);
         for bad in ["", "00", &"g".repeat(64), &"0".repeat(65)] {
-            assert!(
-                matches!(
-                    KekPublic::from_hex(bad),
-                    Err(KekError::NotAPublicKey { .. })
-                ),
-                "{bad}"
-            );
+            assert!(matches!(KekPublic::from_hex(bad), Err(KekError::NotAPublicKey { .. })), "{bad}");
         }
-        assert!(matches!(
-            KekPublic::from_slice(&[0; 31]),
-            Err(KekError::NotAPublicKey { found: 31 })
-        ));
+        assert!(matches!(KekPublic::from_slice(&[0; 31]), Err(KekError::NotAPublicKey { found: 31 })));
     }
 }

@@ -31,9 +31,7 @@ pub enum KeyRingError {
         site: String,
     },
     /// No site of the site map holds keys.
-    #[error(
-        "wrap data key {dek}: no site of the site map has a KEK public key; add one to the topology file"
-    )]
+    #[error("wrap data key {dek}: no site of the site map has a KEK public key; add one to the topology file")]
     NoKeySite {
         /// The data key.
         dek: DekId,
@@ -98,22 +96,15 @@ pub fn wrap_dek(
     site: &Site,
     entropy: &Zeroizing<[u8; 32]>,
 ) -> Result<Wrap, KeyRingError> {
-    let unusable = || KeyRingError::BadSiteKey {
-        dek: dek.id(),
-        site: site.name.clone(),
-    };
-    let public =
-        <WrapKem as Kem>::PublicKey::from_bytes(&site.kek_public).map_err(|_| unusable())?;
+    let unusable = || KeyRingError::BadSiteKey { dek: dek.id(), site: site.name.clone() };
+    let public = <WrapKem as Kem>::PublicKey::from_bytes(&site.kek_public).map_err(|_| unusable())?;
     let (encapsulated, ciphertext) = hpke::single_shot_seal_with_rng::<WrapAead, WrapKdf, WrapKem>(
         &OpModeS::Base,
         &public,
         WRAP_INFO,
         dek.key_bytes(),
         &associated_data(store_uuid, &dek.id(), incarnation, &site.name),
-        &mut GivenEntropy {
-            bytes: entropy.clone(),
-            used: 0,
-        },
+        &mut GivenEntropy { bytes: entropy.clone(), used: 0 },
     )
     .map_err(|_| unusable())?;
     Ok(Wrap {
@@ -143,11 +134,7 @@ pub fn wrap_for_sites(
     if wraps.is_empty() {
         return Err(KeyRingError::NoKeySite { dek: dek.id() });
     }
-    Ok(WrappedDek {
-        id: Bytes::copy_from_slice(&dek.id().0),
-        incarnation: Bytes::copy_from_slice(incarnation),
-        wraps,
-    })
+    Ok(WrappedDek { id: Bytes::copy_from_slice(&dek.id().0), incarnation: Bytes::copy_from_slice(incarnation), wraps })
 }
 
 /// Opens a data key with the KEK of `site`.
@@ -166,36 +153,20 @@ pub fn unwrap_dek(
         .wraps
         .iter()
         .find(|wrap| wrap.site == site)
-        .ok_or_else(|| KeyRingError::NoWrap {
-            dek,
-            site: site.to_owned(),
-        })?;
+        .ok_or_else(|| KeyRingError::NoWrap { dek, site: site.to_owned() })?;
     let expected =
-        KekPublic::from_slice(&wrap.kek_public).map_err(|_| KeyRingError::Malformed {
-            what: "KEK public key",
-        })?;
+        KekPublic::from_slice(&wrap.kek_public).map_err(|_| KeyRingError::Malformed { what: "KEK public key" })?;
     let found = kek.public();
     if expected != found {
-        return Err(KeyRingError::WrongKek {
-            dek,
-            site: site.to_owned(),
-            expected,
-            found,
-        });
+        return Err(KeyRingError::WrongKek { dek, site: site.to_owned(), expected, found });
     }
     let associated = associated_data(store_uuid, &dek, &incarnation, site);
     let opened = kek
         .open(&wrap.encapsulated, &wrap.ciphertext, &associated)
-        .map_err(|source| KeyRingError::Damaged {
-            dek,
-            site: site.to_owned(),
-            source,
-        })?;
+        .map_err(|source| KeyRingError::Damaged { dek, site: site.to_owned(), source })?;
     let mut key = Zeroizing::new([0; 32]);
     if opened.len() != key.len() {
-        return Err(KeyRingError::Malformed {
-            what: "length of the wrapped key",
-        });
+        return Err(KeyRingError::Malformed { what: "length of the wrapped key" });
     }
     key.copy_from_slice(&opened);
     Ok(Dek::new(dek, key))
@@ -234,9 +205,8 @@ impl OpenKeys {
             let id = dek_id(wrapped).ok();
             let opened = match id.and_then(|id| known.remove(&id)) {
                 Some(dek) => incarnation(wrapped).map(|incarnation| (incarnation, dek)),
-                None => unwrap_dek(kek, wrapped, site, store_uuid).and_then(|dek| {
-                    incarnation(wrapped).map(|incarnation| (incarnation, Arc::new(dek)))
-                }),
+                None => unwrap_dek(kek, wrapped, site, store_uuid)
+                    .and_then(|dek| incarnation(wrapped).map(|incarnation| (incarnation, Arc::new(dek)))),
             };
             match opened {
                 Ok((incarnation, dek)) => {
@@ -256,9 +226,7 @@ impl OpenKeys {
 
     /// The key that seals new values of a collection incarnation, if open.
     pub fn sealing(&self, incarnation: &[u8; 16]) -> Option<&Arc<Dek>> {
-        self.sealing
-            .get(incarnation)
-            .and_then(|id| self.by_id.get(id))
+        self.sealing.get(incarnation).and_then(|id| self.by_id.get(id))
     }
 
     /// How many keys are open.
@@ -273,33 +241,15 @@ impl OpenKeys {
 }
 
 fn dek_id(wrapped: &WrappedDek) -> Result<DekId, KeyRingError> {
-    wrapped
-        .id
-        .as_ref()
-        .try_into()
-        .map(DekId)
-        .map_err(|_| KeyRingError::Malformed {
-            what: "data key id",
-        })
+    wrapped.id.as_ref().try_into().map(DekId).map_err(|_| KeyRingError::Malformed { what: "data key id" })
 }
 
 fn incarnation(wrapped: &WrappedDek) -> Result<[u8; 16], KeyRingError> {
-    wrapped
-        .incarnation
-        .as_ref()
-        .try_into()
-        .map_err(|_| KeyRingError::Malformed {
-            what: "collection incarnation",
-        })
+    wrapped.incarnation.as_ref().try_into().map_err(|_| KeyRingError::Malformed { what: "collection incarnation" })
 }
 
 /// Binds a wrap to its store, key, collection incarnation and site.
-fn associated_data(
-    store_uuid: &[u8; 16],
-    dek: &DekId,
-    incarnation: &[u8; 16],
-    site: &str,
-) -> Vec<u8> {
+fn associated_data(store_uuid: &[u8; 16], dek: &DekId, incarnation: &[u8; 16], site: &str) -> Vec<u8> {
     length_prefixed(&[store_uuid, &dek.0, incarnation, site.as_bytes()])
 }
 
@@ -326,11 +276,7 @@ impl TryRng for GivenEntropy {
 
     fn try_fill_bytes(&mut self, wanted: &mut [u8]) -> Result<(), Infallible> {
         let end = self.used + wanted.len();
-        wanted.copy_from_slice(
-            self.bytes
-                .get(self.used..end)
-                .expect("an X25519 encapsulation draws 32 bytes once"),
-        );
+        wanted.copy_from_slice(self.bytes.get(self.used..end).expect("an X25519 encapsulation draws 32 bytes once"));
         self.bytes[self.used..end].zeroize();
         self.used = end;
         Ok(())
@@ -354,28 +300,15 @@ mod tests {
     }
 
     fn site(name: &str, byte: u8) -> Site {
-        Site {
-            name: name.to_owned(),
-            kek_public: Bytes::copy_from_slice(&kek(byte).public().0),
-        }
+        Site { name: name.to_owned(), kek_public: Bytes::copy_from_slice(&kek(byte).public().0) }
     }
 
     fn sites() -> [Site; 3] {
-        [
-            site("main", 1),
-            site("dr", 2),
-            Site {
-                name: "third".to_owned(),
-                kek_public: Bytes::new(),
-            },
-        ]
+        [site("main", 1), site("dr", 2), Site { name: "third".to_owned(), kek_public: Bytes::new() }]
     }
 
     fn dek() -> Dek {
-        Dek::new(
-            DekId(*b"dek-id-for-tests"),
-            Zeroizing::new(*b"canary-key-bytes-canary-key-byte"),
-        )
+        Dek::new(DekId(*b"dek-id-for-tests"), Zeroizing::new(*b"canary-key-bytes-canary-key-byte"))
     }
 
     fn wrapped() -> WrappedDek {
@@ -390,28 +323,10 @@ mod tests {
     // Computed apart from this code, from the text of RFC 9180.
     #[test]
     fn wraps_of_version_1_stay_as_they_are() {
-        let hex = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
-        let wrap = wrap_dek(
-            &dek(),
-            &STORE,
-            &INCARNATION,
-            &site("main", 1),
-            &Zeroizing::new([5; 32]),
-        )
-        .unwrap();
-        assert_eq!(
-            hex(&wrap.kek_public),
-            "a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209"
-        );
-        assert_eq!(
-            hex(&wrap.encapsulated),
-            "402802aae25501861e6da002ef9f3e105b9296c3e3c90c92e600ec9a0ff52657"
-        );
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let wrap = wrap_dek(&dek(), &STORE, &INCARNATION, &site("main", 1), &Zeroizing::new([5; 32])).unwrap();
+        assert_eq!(hex(&wrap.kek_public), "a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209");
+        assert_eq!(hex(&wrap.encapsulated), "402802aae25501861e6da002ef9f3e105b9296c3e3c90c92e600ec9a0ff52657");
         let sealed = "9d71278391b1a572805215b31f443ffb7227ca1a5d4e33a408a19d9e051046b1172ac30cb89a31aa0d796ad2b9ed073e";
         assert_eq!(hex(&wrap.ciphertext), sealed);
     }
@@ -422,10 +337,7 @@ mod tests {
         assert_eq!(wrapped.wraps.len(), 2);
         for (name, byte) in [("main", 1), ("dr", 2)] {
             let opened = unwrap_dek(&kek(byte), &wrapped, name, &STORE).unwrap();
-            assert_eq!(
-                (opened.id(), opened.key_bytes()),
-                (dek().id(), dek().key_bytes())
-            );
+            assert_eq!((opened.id(), opened.key_bytes()), (dek().id(), dek().key_bytes()));
         }
         let none = unwrap_dek(&kek(1), &wrapped, "third", &STORE);
         assert!(matches!(none, Err(KeyRingError::NoWrap { .. })));
@@ -436,11 +348,7 @@ mod tests {
         let error = unwrap_dek(&kek(9), &wrapped(), "main", &STORE).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, KeyRingError::WrongKek { .. }), "{text}");
-        assert!(
-            text.contains(&kek(1).public().to_string())
-                && text.contains(&kek(9).public().to_string()),
-            "{text}"
-        );
+        assert!(text.contains(&kek(1).public().to_string()) && text.contains(&kek(9).public().to_string()), "{text}");
         assert!(text.contains("[kek] file"), "{text}");
     }
 
@@ -451,22 +359,8 @@ mod tests {
             assert!(matches!(error, KeyRingError::Damaged { .. }), "{error}");
         };
         damaged(&wrapped(), "main", &[0; 16]);
-        damaged(
-            &WrappedDek {
-                id: Bytes::from_static(&[0; 16]),
-                ..wrapped()
-            },
-            "main",
-            &STORE,
-        );
-        damaged(
-            &WrappedDek {
-                incarnation: Bytes::from_static(&[0; 16]),
-                ..wrapped()
-            },
-            "main",
-            &STORE,
-        );
+        damaged(&WrappedDek { id: Bytes::from_static(&[0; 16]), ..wrapped() }, "main", &STORE);
+        damaged(&WrappedDek { incarnation: Bytes::from_static(&[0; 16]), ..wrapped() }, "main", &STORE);
         let mut moved = wrapped();
         moved.wraps[0].site = "dr".to_owned();
         damaged(&moved, "dr", &STORE);
@@ -475,46 +369,24 @@ mod tests {
     #[test]
     fn a_site_key_of_no_use_is_refused() {
         for kek_public in [Bytes::from_static(&[1; 31]), Bytes::from_static(&[0; 32])] {
-            let site = Site {
-                name: "main".to_owned(),
-                kek_public,
-            };
-            let refused = wrap_dek(
-                &dek(),
-                &STORE,
-                &INCARNATION,
-                &site,
-                &Zeroizing::new([1; 32]),
-            );
+            let site = Site { name: "main".to_owned(), kek_public };
+            let refused = wrap_dek(&dek(), &STORE, &INCARNATION, &site, &Zeroizing::new([1; 32]));
             assert!(matches!(refused, Err(KeyRingError::BadSiteKey { .. })));
         }
-        let refused = wrap_for_sites(&dek(), &STORE, &INCARNATION, &sites()[2..], || {
-            Zeroizing::new([1; 32])
-        });
+        let refused = wrap_for_sites(&dek(), &STORE, &INCARNATION, &sites()[2..], || Zeroizing::new([1; 32]));
         assert!(matches!(refused, Err(KeyRingError::NoKeySite { .. })));
     }
 
     #[test]
     fn open_keys_follow_the_ring_and_report_what_stays_shut() {
         let second_dek = Dek::new(DekId([7; 16]), Zeroizing::new([8; 32]));
-        let second = wrap_for_sites(&second_dek, &STORE, &[0x33; 16], &sites(), || {
-            Zeroizing::new([5; 32])
-        })
-        .unwrap();
-        let malformed = WrappedDek {
-            id: Bytes::from_static(b"short"),
-            ..wrapped()
-        };
+        let second = wrap_for_sites(&second_dek, &STORE, &[0x33; 16], &sites(), || Zeroizing::new([5; 32])).unwrap();
+        let malformed = WrappedDek { id: Bytes::from_static(b"short"), ..wrapped() };
         let mut keys = OpenKeys::default();
         assert!(keys.sync(&kek(2), "dr", &STORE, &[wrapped()]).is_empty());
         let kept = keys.get(&dek().id()).unwrap().clone();
 
-        let unopened = keys.sync(
-            &kek(2),
-            "dr",
-            &STORE,
-            &[wrapped(), second.clone(), malformed],
-        );
+        let unopened = keys.sync(&kek(2), "dr", &STORE, &[wrapped(), second.clone(), malformed]);
         assert_eq!(unopened.len(), 1);
         assert!(unopened[0].dek.is_none());
         assert_eq!(keys.len(), 2);

@@ -69,10 +69,7 @@ impl Dek {
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::from_prk(self.key.as_slice())
             .ok()
-            .and_then(|hkdf| {
-                hkdf.expand_multi_info(&[WRITE_KEY_LABEL, salt], key.as_mut_slice())
-                    .ok()
-            })
+            .and_then(|hkdf| hkdf.expand_multi_info(&[WRITE_KEY_LABEL, salt], key.as_mut_slice()).ok())
             .ok_or(SealError::Cipher { dek: self.id })?;
         Ok(key)
     }
@@ -163,9 +160,7 @@ pub enum SealError {
         dek: DekId,
     },
     /// The cipher refused its input; only a value of more than 2^36 bytes can cause it.
-    #[error(
-        "seal value under data key {dek}: the cipher refused the value's length; send a smaller value"
-    )]
+    #[error("seal value under data key {dek}: the cipher refused the value's length; send a smaller value")]
     Cipher {
         /// The key in use.
         dek: DekId,
@@ -176,12 +171,7 @@ pub enum SealError {
 ///
 /// # Errors
 /// [`SealError::Cipher`] when the value is longer than the cipher allows.
-pub fn seal(
-    dek: &Dek,
-    context: &SealContext<'_>,
-    value: &[u8],
-    entropy: &[u8; 28],
-) -> Result<Bytes, SealError> {
+pub fn seal(dek: &Dek, context: &SealContext<'_>, value: &[u8], entropy: &[u8; 28]) -> Result<Bytes, SealError> {
     let (salt, nonce) = entropy.split_at(NONCE_AT - SALT_AT);
     let mut envelope = Vec::with_capacity(ENVELOPE_OVERHEAD + value.len());
     envelope.extend_from_slice(&[ENVELOPE_VERSION, SUITE_HKDF_AES256GCM]);
@@ -194,9 +184,7 @@ pub fn seal(
     let associated = context.associated_data(SUITE_HKDF_AES256GCM, &dek.id);
     let nonce = Nonce::try_from(nonce).map_err(|_| refused.clone())?;
     let body = InOutBuf::from(&mut envelope[HEAD_BYTES..]);
-    let tag = cipher(dek, salt)?
-        .encrypt_inout_detached(&nonce, &associated, body)
-        .map_err(|_| refused)?;
+    let tag = cipher(dek, salt)?.encrypt_inout_detached(&nonce, &associated, body).map_err(|_| refused)?;
     envelope.extend_from_slice(&tag);
     Ok(envelope.into())
 }
@@ -208,10 +196,7 @@ pub fn seal(
 pub fn open(dek: &Dek, context: &SealContext<'_>, envelope: &[u8]) -> Result<Vec<u8>, SealError> {
     let named = envelope_dek_id(envelope)?;
     if named != dek.id {
-        return Err(SealError::WrongDek {
-            named,
-            given: dek.id,
-        });
+        return Err(SealError::WrongDek { named, given: dek.id });
     }
     let forged = SealError::Forged { dek: named };
     let (head, sealed) = envelope.split_at(HEAD_BYTES);
@@ -221,12 +206,7 @@ pub fn open(dek: &Dek, context: &SealContext<'_>, envelope: &[u8]) -> Result<Vec
     let tag = Tag::try_from(tag).map_err(|_| forged.clone())?;
     let mut value = body.to_vec();
     cipher(dek, &head[SALT_AT..NONCE_AT])?
-        .decrypt_inout_detached(
-            &nonce,
-            &associated,
-            InOutBuf::from(value.as_mut_slice()),
-            &tag,
-        )
+        .decrypt_inout_detached(&nonce, &associated, InOutBuf::from(value.as_mut_slice()), &tag)
         .map_err(|_| forged)?;
     Ok(value)
 }
@@ -244,9 +224,7 @@ pub fn envelope_dek_id(envelope: &[u8]) -> Result<DekId, SealError> {
             return Err(SealError::UnknownSuite { found: *suite });
         }
         _ if envelope.len() < ENVELOPE_OVERHEAD => {
-            return Err(SealError::Truncated {
-                found: envelope.len(),
-            });
+            return Err(SealError::Truncated { found: envelope.len() });
         }
         _ => {}
     }
@@ -280,10 +258,7 @@ mod tests {
     const INCARNATION: [u8; 16] = [0x22; 16];
 
     fn dek() -> Dek {
-        Dek::new(
-            DekId(*b"dek-id-for-tests"),
-            Zeroizing::new(*b"canary-key-bytes-canary-key-byte"),
-        )
+        Dek::new(DekId(*b"dek-id-for-tests"), Zeroizing::new(*b"canary-key-bytes-canary-key-byte"))
     }
 
     fn context<'a>() -> SealContext<'a> {
@@ -306,17 +281,9 @@ mod tests {
     // Computed apart from this code, with Python's `cryptography` package, from the words of DESIGN section 5.
     #[test]
     fn envelopes_of_version_1_stay_as_they_are() {
-        let plain = SealContext {
-            record_id: "xã/Tân Thành".as_bytes(),
-            content_type: "",
-            ..context()
-        };
+        let plain = SealContext { record_id: "xã/Tân Thành".as_bytes(), content_type: "", ..context() };
         let vectors: [(_, &[u8], _); 2] = [
-            (
-                context(),
-                b"value",
-                "c757de8c3697e3e311b680a772c1510f9f9968bd3f",
-            ),
+            (context(), b"value", "c757de8c3697e3e311b680a772c1510f9f9968bd3f"),
             (plain, b"", "eeea59388dfd008fddf9337eda933ad3"),
         ];
         for (context, value, sealed) in vectors {
@@ -342,27 +309,12 @@ mod tests {
         let envelope = seal(&dek(), &context(), b"value", &entropy()).unwrap();
         let other = [9; 16];
         let moved = [
-            SealContext {
-                store_uuid: &other,
-                ..context()
-            },
-            SealContext {
-                incarnation: &other,
-                ..context()
-            },
-            SealContext {
-                record_id: b"ward/00005",
-                ..context()
-            },
-            SealContext {
-                content_type: "text/plain",
-                ..context()
-            },
+            SealContext { store_uuid: &other, ..context() },
+            SealContext { incarnation: &other, ..context() },
+            SealContext { record_id: b"ward/00005", ..context() },
+            SealContext { content_type: "text/plain", ..context() },
             // The same bytes cut differently between two fields.
-            SealContext {
-                record_id: b"ward/0000",
-                ..context()
-            },
+            SealContext { record_id: b"ward/0000", ..context() },
         ];
         for context in moved {
             let refused = open(&dek(), &context, &envelope);
@@ -374,20 +326,11 @@ mod tests {
     fn another_key_under_the_same_id_does_not_open() {
         let envelope = seal(&dek(), &context(), b"value", &entropy()).unwrap();
         let other = Dek::new(dek().id(), Zeroizing::new([1; 32]));
-        assert_eq!(
-            open(&other, &context(), &envelope),
-            Err(SealError::Forged { dek: dek().id() })
-        );
+        assert_eq!(open(&other, &context(), &envelope), Err(SealError::Forged { dek: dek().id() }));
         let given = DekId([3; 16]);
         let other = Dek::new(given, Zeroizing::new([1; 32]));
         let refused = open(&other, &context(), &envelope);
-        assert_eq!(
-            refused,
-            Err(SealError::WrongDek {
-                named: dek().id(),
-                given
-            })
-        );
+        assert_eq!(refused, Err(SealError::WrongDek { named: dek().id(), given }));
     }
 
     #[test]
@@ -395,10 +338,7 @@ mod tests {
         let envelope = seal(&dek(), &context(), b"value", &entropy()).unwrap();
         let mut newer = envelope.to_vec();
         newer[0] = 2;
-        assert_eq!(
-            open(&dek(), &context(), &newer),
-            Err(SealError::UnknownVersion { found: 2 })
-        );
+        assert_eq!(open(&dek(), &context(), &newer), Err(SealError::UnknownVersion { found: 2 }));
         let mut suite = envelope.to_vec();
         suite[1] = 9;
         let error = open(&dek(), &context(), &suite).unwrap_err();
@@ -409,10 +349,7 @@ mod tests {
     #[test]
     fn a_key_never_prints_its_bytes() {
         let printed = format!("{:?} {:#?}", dek(), dek());
-        assert!(
-            !printed.contains("canary") && !printed.contains(&hex(b"canary")),
-            "{printed}"
-        );
+        assert!(!printed.contains("canary") && !printed.contains(&hex(b"canary")), "{printed}");
         assert!(printed.contains(&dek().id().to_string()));
     }
 

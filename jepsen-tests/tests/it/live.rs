@@ -18,7 +18,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use saola_client::{Client, CreateCollection};
 use saola_jepsen::history::{self, Recorder};
-use saola_ops::launch::LocalCluster;
+use saola_ops::exit::Failure;
+use saola_ops::launch::{LocalCluster, Place, Plan, node_binary};
+use saola_ops::topology::Role;
 use tokio::time::Instant;
 
 use self::workload::{COLLECTION, Caller, DEADLINE};
@@ -49,4 +51,99 @@ fn folder(seed: u64) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("live-{seed}"));
     fs::create_dir_all(&folder).expect("the build folder takes another");
     folder
+}
+
+async fn run(seed: u64) {
+    let folder = folder(seed);
+    let mut cluster = start(&folder.join("cluster")).await;
+    let callers = callers(&cluster, seed);
+    let nodes: Vec<(u64, String)> = cluster.topology().node.iter().map(|n| (n.node_id, n.name.clone())).collect();
+    let recorder = Arc::new(Recorder::default());
+    let end = Instant::now() + LOAD;
+    let load: Vec<_> = callers
+        .into_iter()
+        .map(|caller| {
+            let recorder = recorder.clone();
+            tokio::spawn(async move { caller.run(&recorder, end).await })
+        })
+        .collect();
+    disturb(&mut cluster, &nodes, &recorder, seed, end).await;
+    for client in load {
+        client.await.expect("a client does not panic");
+    }
+    let (operations, faults) = (recorder.operations(), recorder.faults());
+    history::save(&folder.join("operations.jsonl"), &operations).expect("the history can be saved");
+    history::save(&folder.join("faults.jsonl"), &faults).expect("the faults can be saved");
+
+    for (_, name) in &nodes {
+        must(cluster.wait_for_answer(name).await);
+    }
+    let healed = Instant::now() + HEAL;
+    let mut kept = Vec::new();
+    for (node, client) in data_nodes(&cluster, cluster.client()) {
+        kept.push((node, verdict::kept_by(node, &client, healed).await));
+    }
+    let mut wrong = verdict::judge(&operations, &kept);
+    wrong.extend(verdict::digests(cluster.client(), healed).await);
+    let quiet = verdict::too_quiet(&operations, &faults);
+    println!("live: {}", verdict::summary(&operations, &faults));
+    let place = folder.display();
+    assert!(wrong.is_empty(), "live: seed {seed}, history in {place}:\n{}", wrong.join("\n"));
+    assert!(quiet.is_empty(), "live: the run proved nothing: {}; history in {place}", quiet.join("; "));
+    drop(cluster);
+    fs::remove_dir_all(&folder).expect("the run's folder can be removed");
+}
+
+async fn start(folder: &Path) -> LocalCluster {
+    let plan = Plan { cluster_name: "live".to_string(), ..Plan::two_sites_and_witness() };
+    let binary = must(node_binary());
+    let mut cluster = must(LocalCluster::prepare(&plan, Place::Folder(folder.to_path_buf()), &binary));
+    must(cluster.start_all().await);
+    must(cluster.init().await);
+    let made = cluster.client().create_collection(CreateCollection::new(COLLECTION)).await;
+    made.expect("a fresh cluster takes a collection");
+    cluster
+}
+
+fn callers(cluster: &LocalCluster, seed: u64) -> Vec<Caller> {
+    let caller = |number| {
+        let floating = must(cluster.new_client()).with_deadline(DEADLINE);
+        let pinned = data_nodes(cluster, &floating);
+        Caller::new(number, seed, floating, pinned)
+    };
+    (0..CLIENTS).map(caller).collect()
+}
+
+/// Each data node's id, with `client` pinned to it.
+fn data_nodes(cluster: &LocalCluster, client: &Client) -> Vec<(u64, Client)> {
+    let nodes = cluster.topology().node.iter().filter(|node| node.role != Role::Witness);
+    nodes
+        .map(|node| {
+            let pinned = client.at_endpoint(&node.client_address);
+            (node.node_id, pinned.expect("the topology has addresses"))
+        })
+        .collect()
+}
+
+/// Kills one node after another, about every two seconds, and starts it again.
+async fn disturb(cluster: &mut LocalCluster, nodes: &[(u64, String)], recorder: &Recorder, seed: u64, end: Instant) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    loop {
+        let calm = Duration::from_millis(rng.random_range(1000..1800));
+        let away = Duration::from_millis(rng.random_range(200..900));
+        let (node, name) = &nodes[rng.random_range(0..nodes.len())];
+        if Instant::now() + calm + away > end {
+            return;
+        }
+        tokio::time::sleep(calm).await;
+        must(cluster.kill(&[name]).await);
+        recorder.fault("kill", *node);
+        tokio::time::sleep(away).await;
+        must(cluster.start(name));
+        recorder.fault("start", *node);
+    }
+}
+
+fn must<T>(result: Result<T, Failure>) -> T {
+    result.unwrap_or_else(|failure| panic!("live: {failure}"))
 }

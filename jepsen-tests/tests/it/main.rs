@@ -2,8 +2,12 @@
 //!
 //! - `checkers`: good histories pass, every mutated one is rejected;
 //! - `good_history`: where those histories come from;
+//! - `simulation`: whole clusters in one thread, decided by a seed;
+//! - `live`: five processes, killed at random;
 //! - `second_opinion`: the linearizability checker against an exhaustive search.
 
 mod checkers;
 mod good_history;
+mod live;
 mod second_opinion;
+mod simulation;

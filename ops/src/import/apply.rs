@@ -128,6 +128,8 @@ where
 
 /// Identifies a record.
 type Key = (String, String);
+/// A line's number, its record, and what came of it.
+type Settled = (u64, Key, Result<Outcome, Failure>);
 
 struct UnderWay {
     number: u64,
@@ -139,7 +141,7 @@ struct Work<'a> {
     plan: &'a Plan,
     name: &'a str,
     progress: &'a mut Progress,
-    calls: FuturesUnordered<BoxFuture<'a, (u64, Key, Result<Outcome, Failure>)>>,
+    calls: FuturesUnordered<BoxFuture<'a, Settled>>,
     busy: HashSet<Key>,
     /// Begun lines after the last one done without a gap, oldest first.
     window: VecDeque<UnderWay>,
@@ -152,8 +154,10 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn new(plan: &'a Plan, name: &'a str, progress: &'a mut Progress) -> Result<Work<'a>, Failure> {
-        let (lines_done, prefix_sha256) =
-            plan.resumed.as_ref().map_or((0, String::new()), |earlier| (earlier.lines_done, earlier.prefix_sha256.clone()));
+        let (lines_done, prefix_sha256) = plan
+            .resumed
+            .as_ref()
+            .map_or((0, String::new()), |earlier| (earlier.lines_done, earlier.prefix_sha256.clone()));
         let mut work = Work {
             plan,
             name,
@@ -222,7 +226,8 @@ impl<'a> Work<'a> {
         match result {
             Ok(outcome) => {
                 if outcome == Outcome::NotLive && self.report.not_live < WARNINGS {
-                    let warning = format!("warning: {}:{number}: delete {}/{}: the record is not live", self.name, key.0, key.1);
+                    let warning =
+                        format!("warning: {}:{number}: delete {}/{}: the record is not live", self.name, key.0, key.1);
                     self.progress.say(&warning);
                 }
                 self.report.count(outcome);

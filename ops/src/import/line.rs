@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn values_are_stored_compact_and_otherwise_as_written() {
-        let text = r#" {"op":"put","collection":"agency","id":"a","value": { "n" : 1.50, "s" : "a \" b \\", "u":"é" } } "#;
+        let text =
+            r#" {"op":"put","collection":"agency","id":"a","value": { "n" : 1.50, "s" : "a \" b \\", "u":"é" } } "#;
         let line = parse(text.as_bytes(), None).unwrap();
         let Change::Put { value, content_type } = line.change else { panic!("a put") };
         assert_eq!(value, r#"{"n":1.50,"s":"a \" b \\","u":"é"}"#.as_bytes());
@@ -148,9 +149,9 @@ mod tests {
             (b"", None, "EOF"),
             (b"not json", Some(2), "expected"),
             (b"[1]", Some(2), ""),
-            (br#"{"op":"steal","collection":"a","id":"x"}"#, Some(12), "unknown variant `steal`"),
+            (br#"{"op":"steal","collection":"a","id":"x"}"#, Some(13), "unknown variant `steal`"),
             (br#"{"op":"put","collection":"a","value":1}"#, Some(39), "missing field `id`"),
-            (br#"{"op":"put","collection":"a","id":7,"value":1}"#, Some(34), "expected a string"),
+            (br#"{"op":"put","collection":"a","id":7,"value":1}"#, Some(35), "expected a string"),
             (br#"{"op":"put","collection":"a","id":"x"}"#, None, "needs a `value`"),
             (br#"{"op":"put","collection":"a","id":"x","value":null}"#, None, "needs a `value`"),
             (br#"{"op":"put","id":"x","value":1}"#, None, "--collection"),

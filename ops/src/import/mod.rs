@@ -116,7 +116,10 @@ fn earlier_run(file: &CheckpointFile, args: &ImportArgs, cluster_id: &str) -> Re
         )),
         (Some(earlier), true) if earlier.cluster_id != cluster_id => Err(Failure::new(
             Exit::Precondition,
-            format!("resume import of {name}: it was going to cluster {}, and this is {cluster_id}", earlier.cluster_id),
+            format!(
+                "resume import of {name}: it was going to cluster {}, and this is {cluster_id}",
+                earlier.cluster_id
+            ),
             format!("check --endpoint, or remove {} to import everything here", file.path().display()),
         )),
         (Some(earlier), true) => Ok(Some(earlier)),
@@ -137,7 +140,11 @@ async fn skip_done(source: &mut Source, earlier: &Checkpoint) -> Result<(), Fail
     }
     Err(Failure::new(
         Exit::Precondition,
-        format!("resume import of {}: lines 1 to {} are not those that were applied", source.name(), earlier.lines_done),
+        format!(
+            "resume import of {}: lines 1 to {} are not those that were applied",
+            source.name(),
+            earlier.lines_done
+        ),
         "restore these lines, or put the lines that are not applied yet into a file of their own and import that",
     ))
 }

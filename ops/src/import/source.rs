@@ -37,16 +37,21 @@ impl Source {
     /// # Errors
     /// A file that cannot be opened.
     pub async fn open(file: &Path) -> Result<Source, Failure> {
-        if file == Path::new("-") {
-            return Ok(Source::new("standard input", None, tokio::io::stdin()));
-        }
-        let name = file.display().to_string();
-        let opened = tokio::fs::File::open(file).await.map_err(|source| Failure::file(format!("open {name}"), &source))?;
-        Ok(Source::new(&name, Some(file.to_owned()), opened))
+        let (name, path, kept) = match file == Path::new("-") {
+            true => ("standard input".to_owned(), Path::new("/dev/stdin"), None),
+            false => (file.display().to_string(), file, Some(file.to_owned())),
+        };
+        let opened =
+            tokio::fs::File::open(path).await.map_err(|source| Failure::file(format!("open {name}"), &source))?;
+        Ok(Source::new(&name, kept, opened))
     }
 
     /// Lines from any reader; `file` is where a checkpoint may stand.
-    pub fn new(name: &str, file: Option<PathBuf>, reader: impl tokio::io::AsyncRead + Send + Unpin + 'static) -> Source {
+    pub fn new(
+        name: &str,
+        file: Option<PathBuf>,
+        reader: impl tokio::io::AsyncRead + Send + Unpin + 'static,
+    ) -> Source {
         let reader = Box::new(BufReader::with_capacity(256 << 10, reader));
         Source { reader, name: name.to_owned(), file, lines: 0, hash: Sha256::new() }
     }

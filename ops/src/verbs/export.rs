@@ -62,7 +62,11 @@ struct Line<'a> {
 fn write_line(version: &Version, lines: &mut Vec<u8>) -> Result<(), Failure> {
     let name = || format!("export {}/{}", version.collection, show::id(&version.id));
     let id = std::str::from_utf8(&version.id).map_err(|_| {
-        Failure::new(Exit::Other, format!("{}: the id is not text", name()), "read such records with the client library")
+        Failure::new(
+            Exit::Other,
+            format!("{}: the id is not text", name()),
+            "read such records with the client library",
+        )
     })?;
     // An import writes JSON without spaces and takes `null` for no value: what that would change goes as base64.
     let value = show::json_text(version)

@@ -47,10 +47,16 @@ fn live<'a>(args: &GetArgs, reply: &'a Reply<Option<Version>>) -> Result<&'a Ver
     let name = format!("{}/{}", args.collection, args.id);
     let history = format!("see `saola history {} {}`", args.collection, args.id);
     match &reply.value {
-        None => Err(Failure::new(Exit::Precondition, format!("get {name}: there is no such record at that point"), history)),
+        None => {
+            Err(Failure::new(Exit::Precondition, format!("get {name}: there is no such record at that point"), history))
+        }
         Some(version) if version.is_deleted() => Err(Failure::new(
             Exit::Precondition,
-            format!("get {name}: generation {} deleted it at {}", version.generation, time::iso(version.recorded_at_us)),
+            format!(
+                "get {name}: generation {} deleted it at {}",
+                version.generation,
+                time::iso(version.recorded_at_us)
+            ),
             history,
         )),
         Some(version) => Ok(version),

@@ -1,5 +1,7 @@
 //! Random and exhaustive runs against a model: whatever happens, a start finds what was acknowledged.
 
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use saola_storage::disk::sim::{Operation, SimDisk};
 use saola_storage::log::{LogError, LogOp};

@@ -1,5 +1,7 @@
 //! The log on the real disk, with its writer on a thread of its own.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::{Arc, mpsc};
 use std::thread;
 

@@ -1,5 +1,7 @@
 //! What the tests of the log share: a log on a simulated disk, and a model of what it must hold.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ pub fn id(term: u64, index: u64) -> LogId {
 }
 
 pub fn vote(term: u64) -> Vote {
-    Vote { leader: LeaderId { term, node_id: 1 }, committed: term % 2 == 0 }
+    Vote { leader: LeaderId { term, node_id: 1 }, committed: term.is_multiple_of(2) }
 }
 
 /// An entry whose payload tells its term and index.

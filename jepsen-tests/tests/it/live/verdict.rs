@@ -62,6 +62,38 @@ pub fn judge(operations: &[Operation], kept: &[(u64, Vec<Kept>)]) -> Vec<String>
     wrong
 }
 
+/// What differs between the data nodes' state digests at one log index, once all of them tell theirs.
+pub async fn digests(client: &Client, end: Instant) -> Vec<String> {
+    loop {
+        let missing = match client.digest().await {
+            Ok(reply) => match reply.digests.iter().find(|digest| !digest.error.is_empty()) {
+                Some(silent) => format!("node {}: {}", silent.node_id, silent.error),
+                None => {
+                    let different: BTreeSet<_> = reply.digests.iter().map(|digest| &digest.digest).collect();
+                    let what = format!("digests differ at log index {}: {:?}", reply.log_index, reply.digests);
+                    return if different.len() == 1 { vec![] } else { vec![what] };
+                }
+            },
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= end {
+            return vec![format!("no digest of every data node: {missing}")];
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The run in one line.
+pub fn summary(operations: &[Operation], faults: &[Fault]) -> String {
+    let count = |kind: fn(&Outcome) -> bool| operations.iter().filter(|operation| kind(&operation.outcome)).count();
+    let written = count(|outcome| matches!(outcome, Outcome::Written { .. }));
+    let seen = count(|outcome| matches!(outcome, Outcome::Seen { .. }));
+    let refused = count(|outcome| matches!(outcome, Outcome::Refused { .. }));
+    let unknown = count(|outcome| matches!(outcome, Outcome::Unknown { .. }));
+    let kills = faults.iter().filter(|fault| fault.fault == "kill").count();
+    format!("{written} writes acknowledged, {seen} reads answered, {refused} refused, {unknown} unknown, {kills} kills")
+}
+
 /// Why a run was too quiet to prove anything, if it was.
 pub fn too_quiet(operations: &[Operation], faults: &[Fault]) -> Vec<String> {
     let acknowledged: Vec<&Operation> = operations

@@ -1,0 +1,166 @@
+//! One word on the cluster, decided from its status alone.
+
+use saola_client::proto::{NodeStatus, Role, SiteStatus, StatusResponse};
+
+use crate::exit::Exit;
+use crate::time;
+
+/// A certificate that ends sooner than this wants attention.
+const CERTIFICATE_ENDS_SOON_S: i64 = 14 * 86_400;
+
+/// How the cluster fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// `Done` (healthy), `Degraded`, `Critical` or `Sealed`.
+    pub exit: Exit,
+    /// What wants attention, most urgent first.
+    pub notes: Vec<String>,
+}
+
+impl Verdict {
+    /// The word on the screen.
+    pub fn word(&self) -> &'static str {
+        match self.exit {
+            Exit::Done => "HEALTHY",
+            Exit::Critical => "CRITICAL",
+            Exit::Sealed => "SEALED",
+            _ => "DEGRADED",
+        }
+    }
+}
+
+/// Decides how the cluster fares.
+pub fn verdict(status: &StatusResponse) -> Verdict {
+    let mut notes = Vec::new();
+    if status.leader == 0 {
+        notes.push("no leader is known: writes and linearizable reads wait for an election".to_owned());
+    }
+    let keeps_records = |node: &&NodeStatus| node.member.as_ref().is_some_and(|member| member.role() != Role::Witness);
+    let sealed: Vec<bool> =
+        status.nodes.iter().filter(keeps_records).filter(|node| node.reachable).map(|node| node.sealed).collect();
+    let all_sealed = !sealed.is_empty() && sealed.iter().all(|sealed| *sealed);
+    for node in &status.nodes {
+        notes.extend(node_notes(node));
+    }
+    // With one site there is nothing to protect it with, and that is no fault.
+    let data_sites = status.sites.iter().filter(|site| site.data_nodes > 0).count();
+    if data_sites > 1 {
+        notes.extend(
+            status
+                .sites
+                .iter()
+                .filter(|site| !is_protected(site))
+                .map(|site| format!("site {}: {}", site.name, site.protection)),
+        );
+    }
+    let exit = match () {
+        () if status.leader == 0 => Exit::Critical,
+        () if all_sealed => Exit::Sealed,
+        () if !notes.is_empty() => Exit::Degraded,
+        () => Exit::Done,
+    };
+    Verdict { exit, notes }
+}
+
+/// Whether losing this site loses nothing and stops nothing.
+pub fn is_protected(site: &SiteStatus) -> bool {
+    site.protection == "protected"
+}
+
+fn node_notes(node: &NodeStatus) -> Vec<String> {
+    let name = node.member.as_ref().map_or("?", |member| member.name.as_str());
+    if !node.reachable {
+        return vec![format!("node {name} does not answer: {}", node.error)];
+    }
+    let mut notes = Vec::new();
+    if matches!(node.state.as_str(), "refused" | "stopped" | "waiting") {
+        notes.push(format!("node {name} is {}: {}", node.state, node.error));
+    }
+    if node.sealed {
+        notes.push(format!("node {name} is sealed: {}", node.seal_reason));
+    }
+    if node.writes_refused {
+        notes.push(format!("node {name} refuses writes: {}", node.writes_refused_reason));
+    }
+    if node.certificate_expires_in_s < CERTIFICATE_ENDS_SOON_S {
+        notes.push(match u64::try_from(node.certificate_expires_in_s) {
+            Ok(left) => format!("node {name}: its certificate ends in {}", time::span(left)),
+            Err(_) => format!("node {name}: its certificate has expired"),
+        });
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use saola_client::proto::Member;
+
+    use super::*;
+
+    fn node(name: &str, role: Role) -> NodeStatus {
+        NodeStatus {
+            member: Some(Member { name: name.into(), role: role.into(), ..Member::default() }),
+            reachable: true,
+            state: "follower".into(),
+            certificate_expires_in_s: 365 * 86_400,
+            ..NodeStatus::default()
+        }
+    }
+
+    fn site(name: &str, protection: &str) -> SiteStatus {
+        SiteStatus { name: name.into(), data_nodes: 2, protection: protection.into(), ..SiteStatus::default() }
+    }
+
+    fn healthy() -> StatusResponse {
+        StatusResponse {
+            leader: 1,
+            nodes: vec![node("main-1", Role::Voter), node("dr-1", Role::Voter), node("witness", Role::Witness)],
+            sites: vec![site("main", "protected"), site("dr", "protected")],
+            ..StatusResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_cluster_without_fault_is_healthy() {
+        assert_eq!(verdict(&healthy()), Verdict { exit: Exit::Done, notes: Vec::new() });
+        let mut one_site = healthy();
+        one_site.sites = vec![site("main", "ONE SITE")];
+        assert_eq!(verdict(&one_site).exit, Exit::Done);
+    }
+
+    #[test]
+    fn every_fault_is_named_and_makes_it_degraded() {
+        type Fault = fn(&mut StatusResponse);
+        let faults: [(Fault, &str); 6] = [
+            (
+                |status| {
+                    status.nodes[1] =
+                        NodeStatus { reachable: false, error: "refused".into(), ..node("dr-1", Role::Voter) }
+                },
+                "dr-1 does not answer",
+            ),
+            (|status| status.nodes[0].sealed = true, "main-1 is sealed"),
+            (|status| status.nodes[0].writes_refused = true, "main-1 refuses writes"),
+            (|status| status.nodes[0].certificate_expires_in_s = 86_400, "certificate ends in 24 h"),
+            (|status| status.nodes[0].certificate_expires_in_s = -1, "certificate has expired"),
+            (|status| status.sites[1].protection = "dr-2 is behind".into(), "site dr: dr-2 is behind"),
+        ];
+        for (break_it, expected) in faults {
+            let mut status = healthy();
+            break_it(&mut status);
+            let verdict = verdict(&status);
+            assert_eq!((verdict.exit, verdict.word()), (Exit::Degraded, "DEGRADED"), "{expected}");
+            assert!(verdict.notes.iter().any(|note| note.contains(expected)), "{:?}", verdict.notes);
+        }
+    }
+
+    #[test]
+    fn no_leader_is_critical_and_no_key_anywhere_is_sealed() {
+        let mut status = healthy();
+        status.nodes[0].sealed = true;
+        status.nodes[1].sealed = true;
+        assert_eq!(verdict(&status).exit, Exit::Sealed);
+        status.leader = 0;
+        assert_eq!(verdict(&status).exit, Exit::Critical);
+    }
+}

@@ -1,0 +1,89 @@
+//! Local clusters: what stands in their folders, and that their processes end with them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use saola_ops::connect::Profile;
+use saola_ops::launch::{LocalCluster, Place, Plan};
+use saola_ops::topology::{Role, Topology};
+
+/// A program that takes the node's arguments and then waits, or ends at once if the node is called `dies`.
+fn fake_node() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/saola-node")
+}
+
+fn prepare(plan: &Plan) -> LocalCluster {
+    LocalCluster::prepare(plan, Place::Temporary, &fake_node()).unwrap()
+}
+
+fn is_running(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test]
+async fn every_node_has_all_that_it_needs_and_the_witness_no_key() {
+    let cluster = prepare(&Plan::two_sites_and_witness());
+    let nodes = cluster.folder().join("nodes");
+    for (name, kek) in [("main-1", "main.kek"), ("main-2", "main.kek"), ("dr-1", "dr.kek"), ("dr-2", "dr.kek")] {
+        let folder = nodes.join(name);
+        for file in ["node.toml", "ca.pem", "node.pem", "node.key", kek] {
+            assert!(folder.join(file).is_file(), "{name}/{file}");
+        }
+        let mode = fs::metadata(folder.join(kek)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}/{kek}");
+    }
+    let witness = fs::read_dir(nodes.join("witness")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut witness: Vec<String> = witness.map(|name| name.to_string_lossy().into_owned()).collect();
+    witness.sort_unstable();
+    assert_eq!(witness, ["ca.pem", "node.key", "node.pem", "node.toml"]);
+}
+
+#[tokio::test]
+async fn the_written_topology_and_profile_can_be_used_as_they_are() {
+    let cluster = prepare(&Plan::two_sites_and_witness());
+    let topology = Topology::read(&cluster.folder().join("topology.toml")).unwrap();
+    assert_eq!(&topology, cluster.topology());
+    assert_eq!(topology.site[2].kek_public, "");
+    let profile = Profile::read(&cluster.folder().join("profile.toml")).unwrap();
+    assert_eq!(profile.endpoints.len(), 4);
+    for file in [profile.ca, profile.cert, profile.key] {
+        assert!(file.unwrap().is_file());
+    }
+}
+
+#[tokio::test]
+async fn dropping_a_cluster_ends_its_nodes_and_removes_its_temporary_folder() {
+    let mut cluster = prepare(&Plan::new("test", &[("a", "s", Role::Voter), ("b", "s", Role::Voter)]));
+    cluster.start("a").unwrap();
+    cluster.start("b").unwrap();
+    let (pids, folder) = (cluster.pids(), cluster.folder().to_owned());
+    assert!(pids.len() == 2 && pids.iter().all(|pid| is_running(*pid)));
+    drop(cluster);
+    assert!(!pids.iter().any(|pid| is_running(*pid)));
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn killed_and_terminated_nodes_are_gone_when_the_call_returns_and_can_be_started_again() {
+    let mut cluster = prepare(&Plan::new("test", &[("a", "s", Role::Voter), ("b", "s", Role::Voter)]));
+    cluster.start("a").unwrap();
+    cluster.start("b").unwrap();
+    assert!(cluster.start("a").unwrap_err().what().contains("runs already"));
+    let pids = cluster.pids();
+    cluster.kill(&["a"]).await.unwrap();
+    cluster.terminate("b").await.unwrap();
+    assert!(!pids.iter().any(|pid| is_running(*pid)));
+    assert!(cluster.kill(&["a"]).await.unwrap_err().what().contains("does not run"));
+    cluster.start("a").unwrap();
+    assert_eq!(cluster.pids().len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_ends_at_once_is_reported_with_the_end_of_its_log() {
+    let mut cluster = prepare(&Plan::new("test", &[("dies", "s", Role::Voter)]));
+    let failure = cluster.start_all().await.unwrap_err();
+    assert!(failure.what().contains("node dies: it ended with exit status: 3"), "{failure}");
+    assert!(failure.what().contains("port 7101 is taken"), "{failure}");
+    assert!(failure.next().contains("node.log"), "{failure}");
+}
