@@ -160,13 +160,15 @@ impl<RT: Runtime> PeerClient<RT> {
             term_of_input.store(rpc.vote.leader_id.term, Ordering::Release);
             sender.prepare(&rpc, first)
         });
-        let replies = self
-            .shared
-            .transport
-            .append(&self.address(), requests.boxed())
-            .await
-            .map_err(|error| rpc_error::<RT>(&error))?;
         let stall = self.shared.stall_limit();
+        let hangs = move |what: &str| TransportError::Broken {
+            peer: self.member.name.clone(),
+            reason: format!("no answer to {what} for {} ms", stall.as_millis()),
+        };
+        let replies = RT::timeout(stall, self.shared.transport.append(&self.address(), requests.boxed()))
+            .await
+            .unwrap_or_else(|_| Err(hangs("the opening of a stream")))
+            .map_err(|error| rpc_error::<RT>(&error))?;
         let state = Some((replies, 0u64));
         let responses = futures::stream::unfold(state, move |state| {
             let (sent, term) = (sent.clone(), term.clone());
@@ -177,13 +179,7 @@ impl<RT: Runtime> PeerClient<RT> {
                         Ok(item) => item?,
                         // A silent stream is fine while nothing is owed; else the connection hangs and is given up.
                         Err(_) if sent.load(Ordering::Acquire) == answered => continue,
-                        Err(_) => {
-                            let error = TransportError::Broken {
-                                peer: self.member.name.clone(),
-                                reason: format!("no answer to an append for {} ms", stall.as_millis()),
-                            };
-                            return Some((Err(rpc_error::<RT>(&error)), None));
-                        }
+                        Err(_) => return Some((Err(rpc_error::<RT>(&hangs("an append"))), None)),
                     };
                     answered += 1;
                     let result = item

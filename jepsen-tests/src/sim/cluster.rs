@@ -120,11 +120,11 @@ impl Cluster {
     }
 
     /// Power loss: what was not synced is lost or torn.
-    pub fn crash(&mut self, id: u64) {
-        kill(id);
+    pub async fn crash(&mut self, id: u64) {
         self.network.disconnect(id);
         let node = self.nodes.get_mut(&id).expect("callers name nodes of this cluster");
         node.replica = None;
+        kill(id).await;
         node.disk.crash(random_u64());
         node.home.crash();
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use saola_raft::sim::{SimRuntime, random_u64, run};
+use saola_raft::sim::{SimRuntime, random_u64, run, spawn_on};
 use saola_raft::{ReadPoint, Replica};
 use saola_storage::command::{
     Command, CreateCollection, Decision, Op, PutRecord, RequestId, TakeDigest, WrappedDek,
@@ -82,9 +82,13 @@ pub fn smoke(seed: u64, nodes: u64, witness: bool) -> Report {
             cluster.start(id).await;
         }
         let first = cluster.replica(1).expect("node 1 was started");
-        first.init("sim", Vec::new(), cluster.members(), [5; 32]).await.expect("a quiet cluster initialises");
-        create_collection(&first).await;
-        drop(first);
+        let members = cluster.members();
+        // On the node's own task: Raft starts there, and its tasks must end with the node.
+        let made = spawn_on(1, async move {
+            first.init("sim", Vec::new(), members, [5; 32]).await.expect("a quiet cluster initialises");
+            create_collection(&first).await;
+        });
+        made.await.expect("nothing aborts a quiet cluster");
 
         let observed = Arc::new(Mutex::new(Observed::default()));
         let crashes = under_faults(&mut cluster, &observed).await;
@@ -135,7 +139,7 @@ async fn under_faults(cluster: &mut Cluster, observed: &Arc<Mutex<Observed>>) ->
                 let ids = cluster.ids();
                 let victim = ids[(random_u64() % ids.len() as u64) as usize];
                 if cluster.replica(victim).is_some() {
-                    cluster.crash(victim);
+                    cluster.crash(victim).await;
                     crashes += 1;
                 }
             }
@@ -170,7 +174,7 @@ async fn session(
 ) -> u64 {
     for _ in 0..6 {
         let record = random_u64() % 5;
-        if random_u64() % 3 == 0 {
+        if random_u64().is_multiple_of(3) {
             read(&replica, record, &observed).await;
             continue;
         }
@@ -274,7 +278,8 @@ async fn judge(cluster: &Cluster, observed: &Arc<Mutex<Observed>>) {
         }
     }
     let mut seen = observed.lock();
-    if digests.values().any(|digest| digest.is_none() || *digest != digests[&ids[0]]) {
+    let first = digests.values().next().copied().flatten();
+    if first.is_none() || digests.values().any(|digest| *digest != first) {
         seen.violations.push(format!("digests at index {} differ: {digests:?}", outcome.index));
     }
 }

@@ -1,7 +1,7 @@
 //! `saola import`: applies puts and deletes from lines of JSON.
 //!
 //! Many lines are under way at a time, those of one record in their order. How far the import has come stands beside
-//! the file, so that `--resume` goes on where an earlier run stopped. Modules: [`line`] reads one line, [`source`]
+//! the file, so that `--resume` goes on where an earlier run stopped. Modules: [`mod@line`] reads one line, [`source`]
 //! reads lines and hashes them, [`checkpoint`] is the file beside, [`apply`] keeps the lines under way.
 
 pub mod apply;

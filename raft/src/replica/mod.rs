@@ -178,9 +178,9 @@ impl<RT: Runtime> Shared<RT> {
         state.last.max(state.last_purged).map_or(0, |last: LogId| last.index + 1)
     }
 
-    /// How long an append may stay unanswered before its stream is given up.
+    /// How long an append, or the opening of its stream, may stay unanswered before it is given up.
     pub(crate) fn stall_limit(&self) -> Duration {
-        Duration::from_millis(10 * self.timing.election_max_ms)
+        Duration::from_millis(5 * self.timing.election_max_ms)
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {
@@ -275,11 +275,13 @@ impl<RT: Runtime> Shared<RT> {
         let _applied = changes.wait_for(|next| *next > index).await;
     }
 
-    /// Runs `attempt` until it gives an answer or the deadline passes, waiting for news from Raft in between.
+    /// Runs `attempt` until it gives an answer or the deadline passes, with a short pause in between. It does not wait
+    /// for news from Raft instead: a refused attempt is news too, and would start the next one at once.
     async fn until_deadline<T, F>(&self, deadline: InstantOf<RT>, mut attempt: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Option<T>>,
     {
+        let pause = Duration::from_millis(self.timing.heartbeat_ms / 10 + 1);
         loop {
             if let Some(answer) = attempt().await {
                 return Some(answer);
@@ -288,15 +290,7 @@ impl<RT: Runtime> Shared<RT> {
             if now >= deadline {
                 return None;
             }
-            let pause = (deadline - now).min(Duration::from_millis(self.timing.heartbeat_ms / 2 + 1));
-            match self.raft.get() {
-                Some(raft) => {
-                    let mut metrics = raft.metrics();
-                    // Either there is news or the pause is over; both mean: try again.
-                    let _news = RT::timeout(pause, metrics.changed()).await;
-                }
-                None => RT::sleep(pause).await,
-            }
+            RT::sleep(pause.min(deadline - now)).await;
         }
     }
 

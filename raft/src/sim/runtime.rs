@@ -66,11 +66,14 @@ where
     handle
 }
 
-/// Ends every task of a node at once.
-pub fn kill(node: NodeId) {
+/// Ends every task of a node at once; returns when they have let go of everything they held.
+pub async fn kill(node: NodeId) {
     let tasks = TASKS.with_borrow_mut(|tasks| tasks.remove(&node)).unwrap_or_default();
-    for task in tasks {
+    for task in &tasks {
         task.abort();
+    }
+    while tasks.iter().any(|task| !task.is_finished()) {
+        tokio::task::yield_now().await;
     }
 }
 
