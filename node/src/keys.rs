@@ -8,11 +8,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use saola_storage::collection::Collection;
 use saola_storage::kek::{KekPrivate, KekProvider, KekPublic};
 use saola_storage::keyring::OpenKeys;
 use saola_storage::seal::{self, DekId, SealContext};
-use saola_storage::store::{Store, StoredVersion};
+use saola_storage::store::{Collection, Store, StoredVersion};
 
 use crate::api::errors::{Reason, Refusal};
 use crate::entropy;
@@ -98,13 +97,8 @@ impl Keys {
             Kek::Ready(kek) => kek.as_ref(),
         };
         let view = store.view();
-        let (info, deks) = match (view.info(), view.deks()) {
-            (Ok(info), Ok(deks)) => (info, deks),
-            (Err(error), _) | (_, Err(error)) => {
-                return Ring::closed(version, format!("the key ring cannot be read: {error}"), 0);
-            }
-        };
-        let Some(info) = info else {
+        let deks = view.deks();
+        let Some(info) = view.info() else {
             // No cluster yet: nothing to open.
             return Ring { version: Some(version), ..Ring::default() };
         };

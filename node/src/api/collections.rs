@@ -73,7 +73,7 @@ async fn create(
         }
     };
     // A barrier first, so that the site map and the name are those that everyone sees.
-    let info = node.read_point(deadline).await?.view.info()?;
+    let info = node.read_point(deadline).await?.view.info();
     let info = info.ok_or_else(|| Refusal::internal("a node of a cluster has no site map"))?;
     let incarnation = entropy::random::<16>().map_err(Refusal::internal)?;
     let dek = first_key(&info, &incarnation)?;
@@ -121,6 +121,6 @@ async fn list(
     deadline: Deadline,
 ) -> Result<ListCollectionsResponse, Refusal> {
     let point = point::reach(node, call.consistency, deadline).await?;
-    let collections = point.view.collections()?.into_iter().map(convert::collection).collect();
+    let collections = point.view.collections().into_iter().map(convert::collection).collect();
     Ok(ListCollectionsResponse { header: Some(point.header()), collections })
 }

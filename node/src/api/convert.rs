@@ -2,9 +2,8 @@
 
 use saola_client::proto::{self, Header, WriteResponse};
 use saola_raft as raft;
-use saola_storage::collection::Collection;
 use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
-use saola_storage::store::{StoredVersion, VersionOp};
+use saola_storage::store::{Collection, StoredVersion, VersionOp};
 
 use super::errors::{Reason, Refusal};
 use super::limits;

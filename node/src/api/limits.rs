@@ -1,8 +1,9 @@
 //! What a request may hold, checked before anything is sealed or proposed.
 
 use saola_client::proto::RecordRef;
-use saola_storage::collection::{Collection, check_record_id};
+use saola_storage::collection::check_record_id;
 use saola_storage::command::KeyStyle;
+use saola_storage::store::Collection;
 
 use super::errors::{Reason, Refusal};
 

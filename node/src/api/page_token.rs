@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
-use saola_storage::collection::Collection;
+use saola_storage::store::Collection;
 
 use super::errors::Refusal;
 

@@ -4,9 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use saola_client::proto::{At, Consistency, Header, at, consistency};
 use saola_raft::ReadPoint;
-use saola_storage::collection::Collection;
 use saola_storage::command::{Command, Op, TimeMark};
-use saola_storage::store::{self, View};
+use saola_storage::store::{self, Collection, View};
 
 use super::deadline::Deadline;
 use super::errors::{Reason, Refusal};
@@ -42,7 +41,7 @@ impl Point {
     /// # Errors
     /// UNKNOWN_COLLECTION.
     pub fn collection(&self, name: &str) -> Result<Collection, Refusal> {
-        self.view.collection(name)?.ok_or_else(|| Refusal::unknown_collection(name))
+        self.view.collection(name).ok_or_else(|| Refusal::unknown_collection(name))
     }
 
     /// What stands in the answer.

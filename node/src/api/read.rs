@@ -8,8 +8,7 @@ use saola_client::proto::{
     BatchGetRequest, BatchGetResponse, GetRequest, GetResponse, GetResult, HistoryRequest, HistoryResponse,
     ListRequest, ListResponse, Version,
 };
-use saola_storage::collection::Collection;
-use saola_storage::store::{At, StoredVersion};
+use saola_storage::store::{At, Collection, StoredVersion};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -172,22 +171,24 @@ fn send_history(
     call: &HistoryRequest,
     sender: &mpsc::Sender<Result<HistoryResponse, Status>>,
 ) {
-    let versions = match point.view.history(collection, &call.id, point.revision, call.newest_first) {
-        Ok(versions) => versions,
-        Err(error) => {
-            // A receiver that is gone needs no answer, here and below.
-            let _gone = sender.blocking_send(Err(Refusal::from(error).into()));
-            return;
-        }
-    };
-    for version in versions {
-        let answer = opened(ring, collection, version, call.keys_only)
+    let mut any = false;
+    for version in point.view.history(collection, &call.id, point.revision, call.newest_first) {
+        any = true;
+        let answer = version
+            .map_err(Refusal::from)
+            .and_then(|version| opened(ring, collection, version, call.keys_only))
             .map(|version| HistoryResponse { header: Some(point.header()), version: Some(version) })
             .map_err(Status::from);
         let ends = answer.is_err();
         if sender.blocking_send(answer).is_err() || ends {
             return;
         }
+    }
+    if !any {
+        // Every answer carries a header, so that the client learns the revision of this one too.
+        let empty = HistoryResponse { header: Some(point.header()), version: None };
+        // A receiver that is gone needs no answer.
+        let _gone = sender.blocking_send(Ok(empty));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Put and Delete: check, seal, propose, convert.
 
 use saola_client::proto::{DeleteRequest, PutRequest, WriteResponse};
-use saola_storage::collection::Collection;
 use saola_storage::command::{Command, Decision, DeleteRecord, Op, PutRecord};
+use saola_storage::store::Collection;
 
 use super::deadline::Deadline;
 use super::errors::{Reason, Refusal};
@@ -74,7 +74,7 @@ pub async fn delete(node: &Node, call: DeleteRequest, deadline: Deadline) -> Res
 
 /// The collection as this node has it; if it has none, as it stands after everything acknowledged so far.
 async fn known_collection(node: &Node, name: &str, deadline: Deadline) -> Result<Collection, Refusal> {
-    if let Some(collection) = node.store().view().collection(name)? {
+    if let Some(collection) = node.store().view().collection(name) {
         return Ok(collection);
     }
     node.read_point(deadline).await?.collection(name)

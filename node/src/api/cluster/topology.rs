@@ -194,7 +194,7 @@ pub fn name(members: &[Member]) -> String {
         }
     }
     let by_site = |sites: &BTreeMap<&str, usize>| sites.values().copied().collect::<Vec<_>>();
-    match (by_site(&voters)[..], &by_site(&learners)[..], witnesses) {
+    match (&by_site(&voters)[..], &by_site(&learners)[..], witnesses) {
         ([a, b], [], 1) if a == b => format!("{a}+{b}+w"),
         ([a], [l], 0) if !learners.keys().any(|s| voters.contains_key(s)) => format!("{a}+{l}l"),
         ([a], [], 0) => a.to_string(),

@@ -1,0 +1,362 @@
+//! The service `saola.v1.Cluster`: making a cluster, looking at it, changing its members.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use prost::Message;
+use saola_client::proto::cluster_server::Cluster;
+use saola_client::proto::{
+    AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
+    NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, Site, SiteStatus, StatusRequest,
+    StatusResponse, TransferRequest, TransferResponse,
+};
+use saola_raft::ReplicaStatus;
+use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
+use saola_storage::keyring::wrap_dek;
+use saola_storage::seal::DekId;
+use tonic::{Request, Response, Status};
+
+use super::deadline::Deadline;
+use super::errors::{Reason, Refusal};
+use super::{admit, convert};
+use crate::node::Node;
+use crate::{entropy, process};
+use protection::NodeView;
+use topology::TopologyError;
+
+pub mod protection;
+pub mod topology;
+
+/// Each node gets so long to say how it is.
+const STATUS_LIMIT: Duration = Duration::from_millis(1000);
+/// How often a node is asked for its digest while it has not applied that far.
+const DIGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers calls about the cluster.
+pub struct ClusterService(pub Arc<Node>);
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        Ok(Response::new(init(&self.0, request.into_inner()).await?))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        Ok(Response::new(status(&self.0, request.into_inner().local).await))
+    }
+
+    async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<TransferResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        Ok(Response::new(transfer(&self.0, request.into_inner()).await?))
+    }
+
+    async fn add_member(&self, request: Request<AddMemberRequest>) -> Result<Response<MembershipResponse>, Status> {
+        let deadline = admit(&self.0, request.metadata())?;
+        let AddMemberRequest { member, site } = request.into_inner();
+        Ok(Response::new(add_member(&self.0, member, site, deadline).await?))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<RemoveMemberRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        let removed = self.0.replica().remove_member(request.into_inner().node_id).await;
+        Ok(Response::new(members(&self.0, removed.map_err(Refusal::from)?)))
+    }
+
+    async fn replace_member(
+        &self,
+        request: Request<ReplaceMemberRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        let ReplaceMemberRequest { node_id, member } = request.into_inner();
+        let member = check_new(&self.0, member, None)?;
+        let replaced = self.0.replica().replace_member(node_id, convert::member_to_raft(member)).await;
+        Ok(Response::new(members(&self.0, replaced.map_err(Refusal::from)?)))
+    }
+
+    async fn digest(&self, request: Request<DigestRequest>) -> Result<Response<DigestResponse>, Status> {
+        let deadline = admit(&self.0, request.metadata())?;
+        Ok(Response::new(digest(&self.0, deadline).await?))
+    }
+}
+
+impl From<TopologyError> for Refusal {
+    fn from(error: TopologyError) -> Refusal {
+        let next = error.next.clone();
+        Refusal::invalid(error.to_string(), &next)
+    }
+}
+
+async fn init(node: &Node, call: InitRequest) -> Result<InitResponse, Refusal> {
+    if node.replica().status().adopted && node.replica().status().last_log_index > 0 {
+        return Err(Refusal::plain(Reason::AlreadyAdopted, "this node is part of a cluster already".into()));
+    }
+    let wanted = call.topology.ok_or_else(|| Refusal::invalid("the call has no topology".into(), "send one"))?;
+    topology::check(&wanted, node.member())?;
+    if let Some(advice) = topology::advice(&wanted.members) {
+        tracing::warn!("topology: {advice}");
+    }
+    let entropy = entropy::random::<32>().map_err(Refusal::internal)?;
+    let sites = wanted.sites.into_iter().map(convert::site_to_storage).collect();
+    let members = wanted.members.into_iter().map(convert::member_to_raft).collect();
+    let cluster_id = node.replica().init(&wanted.cluster_name, sites, members, entropy).await?;
+    Ok(InitResponse { header: Some(header(node)), cluster_id: Bytes::copy_from_slice(&cluster_id) })
+}
+
+fn header(node: &Node) -> Header {
+    convert::header(node, node.replica().status().revision)
+}
+
+fn members(node: &Node, members: Vec<saola_raft::Member>) -> MembershipResponse {
+    let members = members.into_iter().map(convert::member_from_raft).collect();
+    MembershipResponse { header: Some(header(node)), members }
+}
+
+/// What this node says of itself, as bytes for its peers.
+pub fn encoded_status(node: &Node) -> Vec<u8> {
+    own_status(node, &node.replica().status()).encode_to_vec()
+}
+
+fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
+    let ring = node.ring();
+    let own = status.members.iter().find(|member| member.node_id == node.id());
+    let member = own.cloned().map_or_else(|| node.member().clone(), convert::member_from_raft);
+    NodeStatus {
+        member: Some(member),
+        reachable: true,
+        error: status.refused_by_peers.clone().unwrap_or_default(),
+        state: status.state.into(),
+        sealed: ring.sealed().is_some(),
+        seal_reason: ring.sealed().unwrap_or_default().into(),
+        last_log_index: status.last_log_index,
+        committed_index: status.committed_index,
+        applied_index: status.applied_index,
+        frontier_index: status.frontier_index,
+        revision: status.revision,
+        disk_free_bytes: status.disk_free_bytes,
+        data_bytes: status.data_bytes,
+        rss_bytes: process::rss_bytes(),
+        release: env!("CARGO_PKG_VERSION").into(),
+        uptime_s: node.uptime_s(),
+        certificate_expires_in_s: node.certificate_expires_in_s(),
+        keys_open: ring.open_count() as u64,
+        keys_total: ring.total() as u64,
+        writes_refused: status.writes_refused.is_some(),
+        writes_refused_reason: status.writes_refused.clone().unwrap_or_default(),
+        log_syncs: status.log_syncs,
+    }
+}
+
+async fn status(node: &Node, local: bool) -> StatusResponse {
+    let own = node.replica().status();
+    let mut nodes = vec![own_status(node, &own)];
+    let others = own.members.iter().filter(|member| member.node_id != node.id());
+    nodes.extend(join_all(others.map(|member| ask(node, &own, member, local))).await);
+    nodes.sort_by_key(|status| status.member.as_ref().map_or(0, |member| member.node_id));
+
+    let view = node.store().view();
+    let info = view.info();
+    let counts = view.counts();
+    let committed = nodes.iter().map(|status| status.committed_index).max().unwrap_or(0);
+    let views: Vec<NodeView> = nodes
+        .iter()
+        .map(|status| NodeView {
+            member: status.member.clone().unwrap_or_default(),
+            reachable: status.reachable,
+            sealed: status.sealed,
+            applied_index: status.applied_index,
+        })
+        .collect();
+    let site_of = |id: u64| views.iter().find(|view| view.member.node_id == id).map(|view| view.member.site.clone());
+    let main_site = own.leader.and_then(site_of).unwrap_or_else(|| node.member().site.clone());
+    let members: Vec<Member> = views.iter().map(|view| view.member.clone()).collect();
+    let protection = match own.adopted {
+        true => protection::of_cluster(&main_site, &views, committed),
+        false => "no cluster yet: run `saola cluster init`".into(),
+    };
+    StatusResponse {
+        header: Some(header(node)),
+        cluster_name: info.as_ref().map(|info| info.cluster_name.clone()).unwrap_or_default(),
+        cluster_id: own.cluster_id.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
+        leader: own.leader.unwrap_or(0),
+        term: own.term,
+        topology: topology::name(&members),
+        sites: site_statuses(&views, committed),
+        nodes,
+        protection,
+        records: counts.records,
+        versions: counts.versions,
+    }
+}
+
+async fn ask(node: &Node, own: &ReplicaStatus, member: &saola_raft::Member, local: bool) -> NodeStatus {
+    let unanswered = |error: String| NodeStatus {
+        member: Some(convert::member_from_raft(member.clone())),
+        error,
+        ..NodeStatus::default()
+    };
+    if local {
+        return unanswered("not asked".into());
+    }
+    let answer = tokio::time::timeout(STATUS_LIMIT, node.replica().peer_status(member.node_id)).await;
+    match answer {
+        Err(_) => unanswered(format!("no answer within {} ms", STATUS_LIMIT.as_millis())),
+        Ok(Err(error)) => unanswered(error.to_string()),
+        Ok(Ok(bytes)) => match NodeStatus::decode(bytes) {
+            Err(error) => unanswered(format!("its answer cannot be read: {error}; run the same release everywhere")),
+            Ok(mut answered) => {
+                answered.member = Some(convert::member_from_raft(member.clone()));
+                // A node that waits for a cluster under a member's address runs on another folder than the one known.
+                if let Some((_, refusal)) = own.refusals.iter().find(|(id, _)| *id == member.node_id)
+                    && answered.error.is_empty()
+                    && matches!(answered.state.as_str(), "waiting" | "refused")
+                {
+                    answered.error = refusal.clone();
+                    answered.state = "refused".into();
+                }
+                answered
+            }
+        },
+    }
+}
+
+fn site_statuses(views: &[NodeView], committed: u64) -> Vec<SiteStatus> {
+    let mut names: Vec<&str> = Vec::new();
+    for view in views {
+        if !names.contains(&view.member.site.as_str()) {
+            names.push(&view.member.site);
+        }
+    }
+    let status = |name: &str| {
+        let here = || views.iter().filter(|view| view.member.site == name);
+        let data = here().filter(|view| view.member.role() != Role::Witness).count();
+        SiteStatus {
+            name: name.to_owned(),
+            data_nodes: data as u32,
+            data_nodes_current: here().filter(|view| view.is_current(committed)).count() as u32,
+            is_witness_site: data == 0,
+            protection: protection::of_site(name, views, committed),
+        }
+    };
+    names.into_iter().map(status).collect()
+}
+
+async fn transfer(node: &Node, call: TransferRequest) -> Result<TransferResponse, Refusal> {
+    let status = node.replica().status();
+    let to = match (call.node_id, call.site.as_str()) {
+        (0, "") => {
+            return Err(Refusal::invalid("the call names neither a node nor a site".into(), "name one of them"));
+        }
+        (0, site) => {
+            let leads_there = status.leader.filter(|leader| {
+                status.members.iter().any(|member| member.node_id == *leader && member.site == site)
+            });
+            let voter = status
+                .members
+                .iter()
+                .find(|member| member.site == site && member.role_value() == saola_raft::Role::Voter)
+                .map(|member| member.node_id);
+            leads_there.or(voter).ok_or_else(|| {
+                Refusal::invalid(format!("site {site:?} has no voter that keeps records"), "name another site")
+            })?
+        }
+        (id, _) => id,
+    };
+    if status.leader != Some(to) {
+        node.replica().transfer(to).await?;
+    }
+    Ok(TransferResponse { header: Some(header(node)), leader: to })
+}
+
+/// Checks a new member against the site map, and its site's key if the site is new.
+fn check_new(node: &Node, member: Option<Member>, site: Option<&Site>) -> Result<Member, Refusal> {
+    let member = member.ok_or_else(|| Refusal::invalid("the call has no member".into(), "send one"))?;
+    let info = node.store().view().info();
+    let mut sites: Vec<Site> =
+        info.map(|info| info.sites).unwrap_or_default().into_iter().map(convert::site_from_storage).collect();
+    if let Some(site) = site
+        && !sites.iter().any(|known| known.name == site.name)
+    {
+        topology::check_site_key(site, member.role() != Role::Witness)?;
+        sites.push(site.clone());
+    }
+    topology::check_member(&member, &sites)?;
+    Ok(member)
+}
+
+async fn add_member(
+    node: &Node,
+    member: Option<Member>,
+    site: Option<Site>,
+    deadline: Deadline,
+) -> Result<MembershipResponse, Refusal> {
+    let member = check_new(node, member, site.as_ref())?;
+    if let Some(site) = site {
+        add_site(node, site, deadline).await?;
+    }
+    let added = node.replica().add_member(convert::member_to_raft(member)).await?;
+    Ok(members(node, added))
+}
+
+/// Puts a new site into the site map, with every data key wrapped for it.
+async fn add_site(node: &Node, site: Site, deadline: Deadline) -> Result<(), Refusal> {
+    let point = node.read_point(deadline).await?;
+    let info = point.view.info().ok_or_else(|| Refusal::internal("a node of a cluster has no site map"))?;
+    if info.sites.iter().any(|known| known.name == site.name) {
+        return Ok(());
+    }
+    let site = convert::site_to_storage(site);
+    let ring = node.ring();
+    let mut deks = Vec::new();
+    for known in point.view.deks().into_iter().filter(|_| !site.kek_public.is_empty()) {
+        let not_open = || Refusal::plain(Reason::Sealed, "this node does not hold every data key open".into());
+        let id = <[u8; 16]>::try_from(known.id.as_ref()).map_err(|_| not_open())?;
+        let incarnation = <[u8; 16]>::try_from(known.incarnation.as_ref()).map_err(|_| not_open())?;
+        let dek = ring.open_keys().get(&DekId(id)).ok_or_else(not_open)?;
+        let secret = entropy::secret().map_err(Refusal::internal)?;
+        let wrap = wrap_dek(dek, &info.store_uuid, &incarnation, &site, &secret).map_err(Refusal::internal)?;
+        deks.push(WrappedDek { wraps: vec![wrap], ..known });
+    }
+    let command = Command { request: None, op: Some(Op::AddSite(AddSite { site: Some(site), deks })) };
+    match node.propose(command, deadline).await?.decision {
+        Some(Decision::Done(_)) => Ok(()),
+        // A collection was created meanwhile: its key has no wrap for the new site yet.
+        Some(Decision::Reseal(_)) => Err(Refusal::new(
+            Reason::Busy,
+            "the key ring changed while the site was added".into(),
+            "send the call again",
+        )),
+        other => Err(convert::refused(other, "")),
+    }
+}
+
+async fn digest(node: &Node, deadline: Deadline) -> Result<DigestResponse, Refusal> {
+    let command = Command { request: None, op: Some(Op::TakeDigest(TakeDigest {})) };
+    let outcome = node.propose(command, deadline).await?;
+    let members = node.replica().status().members;
+    let data = members.iter().filter(|member| member.role_value().is_data());
+    let digests = join_all(data.map(|member| digest_of(node, member.node_id, outcome.index, deadline))).await;
+    Ok(DigestResponse { header: Some(header(node)), log_index: outcome.index, digests })
+}
+
+async fn digest_of(node: &Node, node_id: u64, index: u64, deadline: Deadline) -> NodeDigest {
+    loop {
+        let error = match node.replica().peer_digest(node_id, index).await {
+            Ok(Some(digest)) => {
+                return NodeDigest { node_id, digest: Bytes::copy_from_slice(&digest), error: String::new() };
+            }
+            Ok(None) => format!("has not applied log index {index} yet"),
+            Err(error) => error.to_string(),
+        };
+        if deadline.left() <= DIGEST_PAUSE * 2 {
+            return NodeDigest { node_id, digest: Bytes::new(), error };
+        }
+        tokio::time::sleep(DIGEST_PAUSE).await;
+    }
+}

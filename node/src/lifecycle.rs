@@ -1,0 +1,148 @@
+//! A node's life: what is opened in which order, and how it stops.
+//!
+//! Start: certificates, data folder, key (a node without it starts sealed), ports, replica, services. Stop (SIGTERM,
+//! SIGINT): not ready any more, clients drained, leadership handed over, replica stopped, ports closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use saola_client::proto::cluster_server::ClusterServer;
+use saola_client::proto::collections_server::CollectionsServer;
+use saola_client::proto::records_server::RecordsServer;
+use saola_raft::transport::tonic::{TlsFiles, TonicTransport, serve};
+use saola_raft::{DataFolder, FolderClaim, Replica};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tonic::transport::Server;
+
+use crate::api::cluster::ClusterService;
+use crate::api::collections::CollectionsService;
+use crate::api::limits::MAX_REQUEST_BYTES;
+use crate::api::records::RecordsService;
+use crate::keys::{Kek, Keys};
+use crate::metrics::{self, Requests};
+use crate::node::Node;
+use crate::settings::Settings;
+use crate::tls::TlsMaterial;
+use crate::{entropy, listen, process};
+
+/// Calls under way get so long to end when the node stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// It cannot start, or it has to stop by itself; the message says why and what to do.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    if let Err(error) = process::forbid_core_files() {
+        tracing::warn!("cannot forbid core files, a crash may write keys to disk: {error}");
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+
+    let tls = TlsMaterial::load(&settings.tls, &settings.name)?;
+    let claim = FolderClaim {
+        node_id: settings.node_id,
+        name: settings.name.clone(),
+        site: settings.site.clone(),
+        role: settings.role,
+    };
+    let folder = DataFolder::open(&settings.data_dir, claim, entropy::random()?)?;
+    let keys = Keys::new(Kek::load(&settings), &settings.site);
+    let peer_port = listen::bind("listen.peer", settings.peer).await?;
+    let client_port = listen::bind("listen.client", settings.client).await?;
+    let metrics_port = match settings.metrics {
+        Some(address) => Some(listen::bind("listen.metrics", address).await?),
+        None => None,
+    };
+
+    let peer_tls =
+        TlsFiles { ca_pem: tls.ca_pem.clone(), cert_pem: tls.cert_pem.clone(), key_pem: tls.key_pem.to_vec() };
+    let transport = Arc::new(TonicTransport::new(peer_tls.clone()));
+    let replica = Replica::start(folder, transport, settings.timing, settings.min_free_bytes).await?;
+    let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
+    // Opens the keys that are there already, and says so if it cannot.
+    drop(node.ring());
+    let weak = Arc::downgrade(&node);
+    replica.set_status_source(Box::new(move || {
+        weak.upgrade().map(|node| crate::api::cluster::encoded_status(&node)).unwrap_or_default()
+    }));
+
+    let (stop_clients, clients_stopped) = watch::channel(false);
+    let (stop_peers, peers_stopped) = watch::channel(false);
+    let peers = tokio::spawn(serve(peer_port, replica.peer_service(), peer_tls, told(peers_stopped)));
+    let requests = Requests::default();
+    let (health_reporter, health_service) = tonic_health::server::health_reporter();
+    health_reporter.set_serving::<RecordsServer<RecordsService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(saola_client::proto::DESCRIPTORS)
+        .build_v1()
+        .context("describe the services")?;
+    let clients = Server::builder()
+        .layer(requests.layer())
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(RecordsServer::new(RecordsService(node.clone())).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(CollectionsServer::new(CollectionsService(node.clone())))
+        .add_service(ClusterServer::new(ClusterService(node.clone())))
+        .serve_with_incoming_shutdown(
+            listen::accept_tls(client_port, tls.server_config()?),
+            told(clients_stopped.clone()),
+        );
+    let mut clients = tokio::spawn(clients);
+    if let Some(port) = metrics_port {
+        let service = metrics::router(node.clone(), requests);
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(port, service).with_graceful_shutdown(told(clients_stopped)).await {
+                tracing::error!("metrics port: {error}");
+            }
+        });
+    }
+    tracing::info!(
+        node = settings.node_id,
+        name = settings.name,
+        site = settings.site,
+        role = settings.role.as_str(),
+        peer = %settings.peer,
+        client = %settings.client,
+        adopted = replica.status().adopted,
+        "node runs"
+    );
+
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = stopped_by_itself(&replica) => Some(reason),
+        ended = &mut clients => Some(format!("client port closed: {ended:?}")),
+    };
+    tracing::info!("node stops");
+    health_reporter.set_not_serving::<RecordsServer<RecordsService>>().await;
+    stop_clients.send_replace(true);
+    if failed.is_none() && tokio::time::timeout(DRAIN_LIMIT, &mut clients).await.is_err() {
+        tracing::warn!("calls were still under way after {DRAIN_LIMIT:?}; their clients ask another node");
+    }
+    replica.shutdown().await;
+    stop_peers.send_replace(true);
+    // Peers keep their connections open; what is still on them is answered by no one now.
+    peers.abort();
+    match failed {
+        None => Ok(()),
+        Some(reason) => bail!("the node cannot go on: {reason}"),
+    }
+}
+
+/// Resolves when Raft has died. A replica that its peers refuse stays up instead, so that `saola status` can say why.
+async fn stopped_by_itself(replica: &Replica) -> String {
+    let reason = replica.stopped().await;
+    if replica.status().refused_by_peers.is_some() {
+        std::future::pending::<()>().await;
+    }
+    reason
+}
+
+async fn told(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is the end too.
+    let _ended = stop.wait_for(|stop| *stop).await;
+}

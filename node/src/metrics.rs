@@ -1,0 +1,201 @@
+//! What Prometheus scrapes, and the probes. The table of metrics stands in the crate's README; a test compares.
+//!
+//! Labels carry names of methods, codes and node ids, never ids or values of records.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tonic::codegen::http;
+
+use crate::node::Node;
+use crate::process;
+
+/// What a request was and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    method: String,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabel {
+    node: u64,
+}
+
+/// Times of client calls. Clones share them.
+#[derive(Clone)]
+pub struct Requests(Family<Labels, Histogram>);
+
+impl Default for Requests {
+    fn default() -> Self {
+        // 100 µs to about 13 s, doubling.
+        Self(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 2.0, 18))))
+    }
+}
+
+impl Requests {
+    /// Measures every call that passes.
+    pub fn layer(&self) -> RequestsLayer {
+        RequestsLayer(self.clone())
+    }
+}
+
+/// See [`Requests::layer`].
+#[derive(Clone)]
+pub struct RequestsLayer(Requests);
+
+impl<S> tower::Layer<S> for RequestsLayer {
+    type Service = Timed<S>;
+
+    fn layer(&self, inner: S) -> Timed<S> {
+        Timed { inner, requests: self.0.clone() }
+    }
+}
+
+/// A service whose calls are timed.
+#[derive(Clone)]
+pub struct Timed<S> {
+    inner: S,
+    requests: Requests,
+}
+
+impl<S, In, Out> tower::Service<http::Request<In>> for Timed<S>
+where
+    S: tower::Service<http::Request<In>, Response = http::Response<Out>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<In>) -> Self::Future {
+        let started = Instant::now();
+        // Unknown paths share one label, so that a caller cannot fill the memory with labels.
+        let method = match request.uri().path().strip_prefix("/saola.v1.") {
+            Some(method) if method.len() < 64 => method.to_owned(),
+            _ => "other".to_owned(),
+        };
+        let requests = self.requests.clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let code = match &answer {
+                // A refused call has its code in the headers; one that succeeds has it in the trailers, as 0.
+                Ok(response) => match response.headers().get("grpc-status").and_then(|code| code.to_str().ok()) {
+                    Some(code) => code.to_owned(),
+                    None => "0".to_owned(),
+                },
+                Err(_) => "broken".to_owned(),
+            };
+            let known = code != "12";
+            let method = if known { method } else { "other".to_owned() };
+            requests.0.get_or_create(&Labels { method, code }).observe(started.elapsed().as_secs_f64());
+            answer
+        })
+    }
+}
+
+/// `/metrics`, `/livez` and `/readyz` over plain HTTP.
+pub fn router(node: Arc<Node>, requests: Requests) -> Router {
+    let scraped = node.clone();
+    let metrics = move || {
+        let text = render(&scraped, &requests);
+        async move {
+            match text {
+                Ok(text) => Ok((
+                    [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+                    text,
+                )),
+                Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+            }
+        }
+    };
+    let ready = move || {
+        let answer = match not_ready(&node) {
+            None => (StatusCode::OK, "ready\n".to_owned()),
+            Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        };
+        async move { answer }
+    };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+}
+
+fn not_ready(node: &Node) -> Option<String> {
+    let status = node.replica().status();
+    if !status.adopted {
+        return Some("waiting: the node is not part of a cluster yet".into());
+    }
+    if let Some(reason) = status.refused_by_peers {
+        return Some(reason);
+    }
+    if status.leader.is_none() {
+        return Some("no leader is known".into());
+    }
+    node.ring().sealed().map(|reason| format!("sealed: {reason}"))
+}
+
+/// All metrics as text.
+///
+/// # Errors
+/// When a value cannot be formatted.
+pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Error> {
+    let status = node.replica().status();
+    let ring = node.ring();
+    let counts = node.store().view().counts();
+    let mut registry = Registry::with_prefix("saola");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        registry.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
+    };
+    gauge("raft_term", "Raft's term", status.term);
+    gauge("raft_leader", "1 on the leader", u64::from(status.state == "leader"));
+    gauge("raft_has_leader", "1 where a leader is known", u64::from(status.leader.is_some()));
+    gauge("raft_committed_index", "Highest log index known to be committed", status.committed_index);
+    gauge("raft_applied_index", "Highest log index in the state machine", status.applied_index);
+    gauge("raft_frontier_index", "Highest log index that may be shown", status.frontier_index);
+    gauge("store_revision", "Store-wide revision", status.revision);
+    gauge("store_records", "Live records", counts.records);
+    gauge("store_versions", "Kept versions", counts.versions);
+    gauge("disk_free_bytes", "Free bytes on the log's disk", status.disk_free_bytes);
+    gauge("data_bytes", "Bytes of records on disk", status.data_bytes);
+    gauge("sealed", "1 when the node cannot open its keys", u64::from(ring.sealed().is_some()));
+    gauge("keys_open", "Data keys that are open", ring.open_count() as u64);
+    gauge("keys_total", "Data keys in the key ring", ring.total() as u64);
+    gauge("writes_refused", "1 when the disk is below its mark", u64::from(status.writes_refused.is_some()));
+    gauge("process_resident_bytes", "Resident memory", process::rss_bytes());
+    registry.register(
+        "certificate_expires_in_seconds",
+        "Time until the node's certificate ends",
+        ConstGauge::new(node.certificate_expires_in_s()),
+    );
+    registry.register("log_syncs", "Syncs of the log since the start", ConstCounter::new(status.log_syncs));
+    let lag = Family::<PeerLabel, Gauge>::default();
+    for (peer, matched) in &status.replication {
+        let behind = status.last_log_index.saturating_sub(*matched);
+        lag.get_or_create(&PeerLabel { node: *peer }).set(i64::try_from(behind).unwrap_or(i64::MAX));
+    }
+    registry.register("peer_matched_lag", "On the leader: log entries that a node has not flushed", lag);
+    registry.register_with_unit("request", "Time of a client call", Unit::Seconds, requests.0.clone());
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
