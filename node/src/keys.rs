@@ -198,7 +198,12 @@ impl Ring {
         seal::open(dek, &context, &version.envelope).map(Bytes::from).map_err(corrupt)
     }
 
-    fn context<'a>(&'a self, collection: &'a Collection, record_id: &'a [u8], content_type: &'a str) -> SealContext<'a> {
+    fn context<'a>(
+        &'a self,
+        collection: &'a Collection,
+        record_id: &'a [u8],
+        content_type: &'a str,
+    ) -> SealContext<'a> {
         SealContext { store_uuid: &self.store_uuid, incarnation: &collection.incarnation, record_id, content_type }
     }
 

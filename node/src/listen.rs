@@ -51,10 +51,7 @@ pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener,
 }
 
 /// Accepts connections and hands on those whose handshake succeeds, until the receiver is dropped.
-pub fn accept_tls(
-    listener: TcpListener,
-    config: ServerConfig,
-) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+pub fn accept_tls(listener: TcpListener, config: ServerConfig) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
     let (accepted, receiver) = mpsc::channel(16);
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
@@ -87,11 +84,7 @@ pub fn accept_tls(
     ReceiverStream::new(receiver)
 }
 
-async fn handshake(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    caller: SocketAddr,
-) -> Option<TlsStream<TcpStream>> {
+async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream, caller: SocketAddr) -> Option<TlsStream<TcpStream>> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%caller, %error, "client connection went away");
         return None;

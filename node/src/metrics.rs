@@ -119,10 +119,9 @@ pub fn router(node: Arc<Node>, requests: Requests) -> Router {
         let text = render(&scraped, &requests);
         async move {
             match text {
-                Ok(text) => Ok((
-                    [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-                    text,
-                )),
+                Ok(text) => {
+                    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+                }
                 Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
             }
         }

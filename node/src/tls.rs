@@ -74,11 +74,8 @@ impl TlsMaterial {
         let roots = roots(&material.ca_pem, &paths.ca)?;
         let chain = certificates("tls.cert", &material.cert_pem, &paths.cert)?;
         let key = private_key(&material.key_pem, &paths.key)?;
-        let unusable = |reason: String, next: &str| TlsError::Certificate {
-            path: paths.cert.clone(),
-            reason,
-            next: next.into(),
-        };
+        let unusable =
+            |reason: String, next: &str| TlsError::Certificate { path: paths.cert.clone(), reason, next: next.into() };
         let Some((own, intermediates)) = chain.split_first() else {
             return Err(unusable("holds no certificate".into(), "put the node's PEM certificate there"));
         };
@@ -119,10 +116,7 @@ impl TlsMaterial {
             .with_safe_default_protocol_versions()
             .map_err(|e| TlsError::Rustls(e.to_string()))?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(
-                certificates("tls.cert", &self.cert_pem, whole)?,
-                private_key(&self.key_pem, whole)?,
-            )
+            .with_single_cert(certificates("tls.cert", &self.cert_pem, whole)?, private_key(&self.key_pem, whole)?)
             .map_err(|e| TlsError::Rustls(e.to_string()))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
@@ -185,14 +179,12 @@ fn roots(pem: &[u8], path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::new(roots))
 }
 
-fn certificates(
-    key: &'static str,
-    pem: &[u8],
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|e| TlsError::Read { key, path: path.into(), reason: format!("no PEM certificate: {e}") })
+fn certificates(key: &'static str, pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| TlsError::Read {
+        key,
+        path: path.into(),
+        reason: format!("no PEM certificate: {e}"),
+    })
 }
 
 fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -204,7 +196,7 @@ fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsErr
 }
 
 fn not_after_s(certificate: &CertificateDer<'_>) -> Result<i64, String> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
-        .map_err(|e| format!("its end cannot be read: {e}"))?;
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(certificate).map_err(|e| format!("its end cannot be read: {e}"))?;
     Ok(parsed.validity().not_after.timestamp())
 }

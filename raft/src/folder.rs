@@ -119,9 +119,8 @@ impl DataFolder {
     /// Opens and locks the folder of the node that `claim` describes. A missing or empty folder becomes this node's,
     /// with `new_folder_id` (16 random bytes), and belongs to no cluster yet.
     pub fn open(path: &Path, claim: FolderClaim, new_folder_id: [u8; 16]) -> Result<Self, FolderError> {
-        let io = |action: &'static str| {
-            move |source: io::Error| FolderError::Io { path: path.to_owned(), action, source }
-        };
+        let io =
+            |action: &'static str| move |source: io::Error| FolderError::Io { path: path.to_owned(), action, source };
         fs::create_dir_all(path).map_err(io("create"))?;
         let lock = OpenOptions::new()
             .create(true)
@@ -160,13 +159,8 @@ impl DataFolder {
                 if others {
                     return Err(FolderError::Foreign(path.to_owned()));
                 }
-                let folder = Self {
-                    path: path.to_owned(),
-                    claim,
-                    folder_id: new_folder_id,
-                    membership: None,
-                    _lock: lock,
-                };
+                let folder =
+                    Self { path: path.to_owned(), claim, folder_id: new_folder_id, membership: None, _lock: lock };
                 folder.write().map_err(io("write identity"))?;
                 Ok(folder)
             }
@@ -206,11 +200,7 @@ impl DataFolder {
     /// Records durably that the node belongs to a cluster.
     pub(crate) fn adopt(&mut self, cluster_id: [u8; 16], epoch: u64) -> Result<NodeIdentity, FolderError> {
         self.membership = Some((cluster_id, epoch));
-        self.write().map_err(|source| FolderError::Io {
-            path: self.path.clone(),
-            action: "write identity",
-            source,
-        })?;
+        self.write().map_err(|source| FolderError::Io { path: self.path.clone(), action: "write identity", source })?;
         Ok(self.identity().expect("the membership was set two lines above"))
     }
 
@@ -267,17 +257,11 @@ impl Stored {
                 Problem::Damaged(format!("first line is {first:?}"))
             });
         }
-        let fields: std::collections::BTreeMap<&str, &str> =
-            lines.filter_map(|line| line.split_once(" = ")).collect();
-        let field = |key: &str| {
-            fields.get(key).copied().ok_or_else(|| Problem::Damaged(format!("no line for {key}")))
-        };
-        let number = |key: &str| {
-            field(key)?.parse::<u64>().map_err(|e| Problem::Damaged(format!("{key}: {e}")))
-        };
-        let id16 = |key: &str| {
-            unhex(field(key)?).ok_or_else(|| Problem::Damaged(format!("{key} is not 32 hex digits")))
-        };
+        let fields: std::collections::BTreeMap<&str, &str> = lines.filter_map(|line| line.split_once(" = ")).collect();
+        let field = |key: &str| fields.get(key).copied().ok_or_else(|| Problem::Damaged(format!("no line for {key}")));
+        let number = |key: &str| field(key)?.parse::<u64>().map_err(|e| Problem::Damaged(format!("{key}: {e}")));
+        let id16 =
+            |key: &str| unhex(field(key)?).ok_or_else(|| Problem::Damaged(format!("{key} is not 32 hex digits")));
         let role = match field("role")? {
             "voter" => Role::Voter,
             "learner" => Role::Learner,

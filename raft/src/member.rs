@@ -111,10 +111,7 @@ pub(crate) fn membership_to_record(membership: &Membership) -> MembershipRecord 
             .iter()
             .map(|set| VoterSet { node_ids: set.iter().copied().collect() })
             .collect(),
-        seats: membership
-            .nodes()
-            .map(|(id, member)| Seat { node_id: *id, member: Some(member.clone()) })
-            .collect(),
+        seats: membership.nodes().map(|(id, member)| Seat { node_id: *id, member: Some(member.clone()) }).collect(),
     }
 }
 

@@ -24,8 +24,8 @@ use saola_storage::types::NodeId;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::convert::{
-    StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot,
-    wire_log_id, wire_vote,
+    StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot, wire_log_id,
+    wire_vote,
 };
 use crate::member::{Member, Role, membership_to_record};
 use crate::replica::Shared;
@@ -268,7 +268,9 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
         let full = self.member.role_value().is_data();
         if full && !self.shared.role().is_data() {
             // A witness has no records: its snapshot would empty a data node.
-            return Err(refuse("a witness cannot send a snapshot to a data node; leadership moves to a data node first"));
+            return Err(refuse(
+                "a witness cannot send a snapshot to a data node; leadership moves to a data node first",
+            ));
         }
         let begin = SnapshotBegin {
             header: self.shared.header(&self.member, vote.leader_id.term),

@@ -74,8 +74,7 @@ pub(crate) fn to_apply<RT: Runtime>(payload: &PayloadOf<RT>) -> Result<ApplyPayl
     Ok(match payload {
         openraft::EntryPayload::Blank => ApplyPayload::Blank,
         openraft::EntryPayload::Normal(Proposal(bytes)) => {
-            let batch =
-                CommandBatch::decode(bytes.slice(1..)).map_err(|e| PayloadError::Body(e.to_string()))?;
+            let batch = CommandBatch::decode(bytes.slice(1..)).map_err(|e| PayloadError::Body(e.to_string()))?;
             ApplyPayload::Commands(batch)
         }
         openraft::EntryPayload::Membership(membership) => {

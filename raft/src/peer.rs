@@ -18,7 +18,7 @@ use crate::replica::{RaftOf, Replica, Shared};
 use crate::state_machine::SnapshotBody;
 use crate::types::{Runtime, TokioRuntime};
 use crate::wire::{
-    Answer, AppendReply, AppendRequest, AppendResult, Barrier, BallotReply, Header, Members, Nothing, PeerReply,
+    Answer, AppendReply, AppendRequest, AppendResult, BallotReply, Barrier, Header, Members, Nothing, PeerReply,
     PeerRequest, Question, Refusal, RefusalCode, SnapshotChunk, TakeOver, TakeOverReply, WIRE_VERSION,
 };
 
@@ -274,9 +274,7 @@ impl<RT: Runtime> PeerService<RT> {
         let results = raft.stream_append(decoded.boxed());
         let free = shared.clone();
         let replies = results.map(move |result| match result {
-            Ok(result) => {
-                AppendReply { result: Some(wire_append_result::<RT>(result)), free_bytes: free.free_bytes() }
-            }
+            Ok(result) => AppendReply { result: Some(wire_append_result::<RT>(result)), free_bytes: free.free_bytes() },
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),
         });
         let end = futures::stream::once(bad_seen).filter_map(|seen| async move { seen.ok().map(refused) });

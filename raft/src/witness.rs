@@ -110,9 +110,7 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
             matched: members
                 .iter()
                 .filter(|member| member.role_value() == Role::Voter)
-                .filter_map(|member| {
-                    shared.matched_index(member.node_id).map(|matched| (member.node_id, matched))
-                })
+                .filter_map(|member| shared.matched_index(member.node_id).map(|matched| (member.node_id, matched)))
                 .collect(),
         };
         let result = match decide(&view, patience_ms) {
@@ -134,20 +132,14 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
 
 async fn reachable_voters<RT: Runtime>(replica: &Replica<RT>) -> Vec<ReachableVoter> {
     let own = replica.shared.claim.node_id;
-    let voters = replica
-        .shared
-        .members()
-        .into_iter()
-        .filter(|member| member.role_value().votes() && member.node_id != own);
+    let voters =
+        replica.shared.members().into_iter().filter(|member| member.role_value().votes() && member.node_id != own);
     let questions = voters.map(|member| async move { replica.identify(&member).await });
     futures::future::join_all(questions)
         .await
         .into_iter()
         .flatten()
-        .map(|identity| ReachableVoter {
-            last: identity.last.map(LogId::from),
-            knows_leader: identity.leader != 0,
-        })
+        .map(|identity| ReachableVoter { last: identity.last.map(LogId::from), knows_leader: identity.leader != 0 })
         .collect()
 }
 

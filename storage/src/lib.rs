@@ -1,20 +1,20 @@
 //! Placeholder map; each part adds its module line here.
 
-pub mod command;
-pub mod types;
-pub mod collection;
-pub mod kek;
-pub mod keyring;
-pub mod seal;
 mod apply;
 mod catalog;
 pub mod chain;
+pub mod collection;
+pub mod command;
 mod digest;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod kek;
+pub mod keyring;
 pub mod keyspace;
-mod read;
-pub mod store;
-pub mod disk;
 pub mod log;
+mod read;
+pub mod seal;
+pub mod store;
+pub mod types;

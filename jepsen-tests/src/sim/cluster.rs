@@ -88,8 +88,7 @@ impl Cluster {
         let network = self.network.clone();
         let node = self.nodes.get_mut(&id).expect("callers name nodes of this cluster");
         let role = node.member.role_value();
-        let claim =
-            FolderClaim { node_id: id, name: node.member.name.clone(), site: node.member.site.clone(), role };
+        let claim = FolderClaim { node_id: id, name: node.member.name.clone(), site: node.member.site.clone(), role };
         let folder = DataFolder::open(&node.folder, claim, [id as u8; 16]).expect("the folder is this node's own");
         let settings = LogSettings { segment_bytes: SEGMENT_BYTES, ..LogSettings::default() };
         let (log, writer) = Log::open(node.disk.clone(), settings).expect("no rot is injected here");

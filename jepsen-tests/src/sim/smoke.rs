@@ -8,9 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use saola_raft::sim::{SimRuntime, random_u64, run, spawn_on};
 use saola_raft::{ReadPoint, Replica};
-use saola_storage::command::{
-    Command, CreateCollection, Decision, Op, PutRecord, RequestId, TakeDigest, WrappedDek,
-};
+use saola_storage::command::{Command, CreateCollection, Decision, Op, PutRecord, RequestId, TakeDigest, WrappedDek};
 use saola_storage::store::At;
 use sha2::{Digest, Sha256};
 
@@ -166,12 +164,7 @@ async fn under_faults(cluster: &mut Cluster, observed: &Arc<Mutex<Observed>>) ->
 }
 
 /// A client's calls through one node; answers its last sequence number.
-async fn session(
-    client: u64,
-    mut sequence: u64,
-    replica: Replica<SimRuntime>,
-    observed: Arc<Mutex<Observed>>,
-) -> u64 {
+async fn session(client: u64, mut sequence: u64, replica: Replica<SimRuntime>, observed: Arc<Mutex<Observed>>) -> u64 {
     for _ in 0..6 {
         let record = random_u64() % 5;
         if random_u64().is_multiple_of(3) {
@@ -204,10 +197,8 @@ async fn session(
                     ));
                 }
                 if let Some(other) = seen.versions.insert((record, written.generation), value) {
-                    seen.violations.push(format!(
-                        "r{record}: generation {} was given to {other} and {value}",
-                        written.generation
-                    ));
+                    seen.violations
+                        .push(format!("r{record}: generation {} was given to {other} and {value}", written.generation));
                 }
                 let newest = seen.acked.entry(record).or_default();
                 *newest = (*newest).max((written.generation, revision));

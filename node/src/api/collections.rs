@@ -49,8 +49,7 @@ async fn create(
 ) -> Result<CreateCollectionResponse, Refusal> {
     node.check_serves_records()?;
     let request = convert::request_id(call.request)?;
-    check_collection_name(&call.name)
-        .map_err(|error| Refusal::invalid(error.to_string(), "choose another name"))?;
+    check_collection_name(&call.name).map_err(|error| Refusal::invalid(error.to_string(), "choose another name"))?;
     limits::texts(&[("owner", &call.owner), ("label", &call.label)])?;
     let max_value_bytes = match call.max_value_bytes {
         0 => MAX_VALUE_BYTES,

@@ -82,7 +82,8 @@ pub fn refused(decision: Option<Decision>, collection: &str) -> Refusal {
         }
         Some(Decision::RequestExpired(_)) => Refusal::plain(
             Reason::RequestExpired,
-            "the cluster no longer remembers this client's calls, so it cannot tell whether this one took effect".into(),
+            "the cluster no longer remembers this client's calls, so it cannot tell whether this one took effect"
+                .into(),
         ),
         other => Refusal::internal(format!("a command was answered with {other:?}, which does not fit it")),
     }

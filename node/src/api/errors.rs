@@ -43,7 +43,9 @@ impl Refusal {
         let message = match (generation, live) {
             (0, _) => "the condition does not hold: the record never existed".into(),
             (_, true) => {
-                format!("the condition does not hold: the record is live at generation {generation}, revision {revision}")
+                format!(
+                    "the condition does not hold: the record is live at generation {generation}, revision {revision}"
+                )
             }
             (_, false) => format!(
                 "the condition does not hold: the record was deleted as generation {generation}, revision {revision}"

@@ -206,8 +206,6 @@ fn opened(ring: &Ring, collection: &Collection, version: StoredVersion, keys_onl
 }
 
 /// Runs storage work that may touch the disk often, off the threads that serve connections.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.map_err(Refusal::internal)?
 }

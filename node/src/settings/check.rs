@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use saola_raft::{Role, Timing};
 
-use super::file::{
-    KekSection, LimitsSection, ListenSection, NodeSection, SettingsFile, TimingSection, TlsSection,
-};
+use super::file::{KekSection, LimitsSection, ListenSection, NodeSection, SettingsFile, TimingSection, TlsSection};
 use super::{DEFAULT_MIN_FREE_BYTES, Settings, SettingsError, TlsPaths};
 
 /// Names go into certificates as a DNS label, hence this bound and alphabet.
@@ -37,11 +35,7 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         ));
     }
     let role = role(&raw.node.role).ok_or_else(|| {
-        value(
-            "node.role",
-            format!("{:?} is no role", raw.node.role),
-            "write \"voter\", \"learner\" or \"witness\"",
-        )
+        value("node.role", format!("{:?} is no role", raw.node.role), "write \"voter\", \"learner\" or \"witness\"")
     })?;
     match (role, &raw.kek) {
         (Role::Witness, Some(_)) => {
@@ -74,11 +68,7 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
     let metrics = raw.listen.metrics.as_deref().map(|m| address("listen.metrics", m)).transpose()?;
     for (key, other) in [("listen.client", Some(client)), ("listen.metrics", metrics)] {
         if other.is_some_and(|o| o == peer && o.port() != 0) {
-            return Err(value(
-                key,
-                format!("{peer} is listen.peer's address too"),
-                "give each its own port",
-            ));
+            return Err(value(key, format!("{peer} is listen.peer's address too"), "give each its own port"));
         }
     }
     if metrics.is_some_and(|m| m == client && m.port() != 0) {
@@ -88,8 +78,7 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
             "give each its own port",
         ));
     }
-    let timing =
-        timing(&raw.timing).map_err(|(key, reason, next)| value(key, reason, &next))?;
+    let timing = timing(&raw.timing).map_err(|(key, reason, next)| value(key, reason, &next))?;
 
     let base = path.parent().unwrap_or_else(|| Path::new("."));
     // `join` keeps an absolute path as it is.
@@ -103,11 +92,7 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         peer,
         client,
         metrics,
-        tls: TlsPaths {
-            ca: resolve(raw.tls.ca),
-            cert: resolve(raw.tls.cert),
-            key: resolve(raw.tls.key),
-        },
+        tls: TlsPaths { ca: resolve(raw.tls.ca), cert: resolve(raw.tls.cert), key: resolve(raw.tls.key) },
         kek: raw.kek.map(|k| resolve(k.file)),
         timing,
         min_free_bytes: raw.limits.min_free_bytes.unwrap_or(DEFAULT_MIN_FREE_BYTES),
@@ -133,11 +118,7 @@ impl Settings {
                 client: self.client.to_string(),
                 metrics: self.metrics.map(|m| m.to_string()),
             },
-            tls: TlsSection {
-                ca: self.tls.ca.clone(),
-                cert: self.tls.cert.clone(),
-                key: self.tls.key.clone(),
-            },
+            tls: TlsSection { ca: self.tls.ca.clone(), cert: self.tls.cert.clone(), key: self.tls.key.clone() },
             kek: self.kek.clone().map(|file| KekSection { file }),
             timing: TimingSection {
                 preset: None,
@@ -190,11 +171,7 @@ fn timing(raw: &TimingSection) -> Result<Timing, Refusal> {
             ));
         }
         (Some(other), _) => {
-            return Err((
-                "timing.preset",
-                format!("{other:?} is no preset"),
-                "write \"lan\" or \"wan\"".into(),
-            ));
+            return Err(("timing.preset", format!("{other:?} is no preset"), "write \"lan\" or \"wan\"".into()));
         }
         (None, _) => {
             return Err((
@@ -204,9 +181,7 @@ fn timing(raw: &TimingSection) -> Result<Timing, Refusal> {
             ));
         }
     };
-    timing.check().map_err(|reason| {
-        ("timing", reason.to_string(), "take preset = \"lan\" or \"wan\"".to_string())
-    })?;
+    timing.check().map_err(|reason| ("timing", reason.to_string(), "take preset = \"lan\" or \"wan\"".to_string()))?;
     Ok(timing)
 }
 
@@ -234,8 +209,8 @@ file = "main.kek"
 
     fn parse(text: &str) -> Result<Settings, SettingsError> {
         let path = Path::new("/etc/node/saola.toml");
-        let raw = toml::from_str(text)
-            .map_err(|e| SettingsError::Parse { path: path.into(), reason: e.to_string() })?;
+        let raw =
+            toml::from_str(text).map_err(|e| SettingsError::Parse { path: path.into(), reason: e.to_string() })?;
         check(path, raw)
     }
 

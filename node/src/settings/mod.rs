@@ -94,8 +94,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] names the file, the key and the next step.
     pub fn load(path: &Path) -> Result<Settings, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| SettingsError::Read { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.into(), source })?;
         let raw = toml::from_str::<file::SettingsFile>(&text)
             .map_err(|e| SettingsError::Parse { path: path.into(), reason: e.to_string() })?;
         check::check(path, raw)

@@ -96,7 +96,9 @@ impl<RT: Runtime> Replica<RT> {
         cluster_id.copy_from_slice(&entropy[..16]);
         let own_id = shared.claim.node_id;
         if !members.iter().any(|member| member.node_id == own_id) {
-            return Err(invalid(format!("the topology does not contain node {own_id}, which was asked to make the cluster")));
+            return Err(invalid(format!(
+                "the topology does not contain node {own_id}, which was asked to make the cluster"
+            )));
         }
         for member in &mut members {
             let identity = match member.node_id == own_id {
@@ -119,8 +121,7 @@ impl<RT: Runtime> Replica<RT> {
             .find(|member| member.node_id == own_id)
             .cloned()
             .expect("the topology was seen to contain this node");
-        let adopt =
-            Adopt { cluster_id: Bytes::copy_from_slice(&cluster_id), epoch: 1, member: Some(own) };
+        let adopt = Adopt { cluster_id: Bytes::copy_from_slice(&cluster_id), epoch: 1, member: Some(own) };
         self.adopt(adopt).await.map_err(AdminError::from)?;
 
         let voters: BTreeMap<NodeId, Member> = members
@@ -195,12 +196,7 @@ impl<RT: Runtime> Replica<RT> {
         known.ok_or_else(|| invalid(format!("node {node_id} is not a member of this cluster")))
     }
 
-    pub(crate) async fn ask(
-        &self,
-        member: &Member,
-        question: Question,
-        limit: Duration,
-    ) -> Result<Answer, AdminError> {
+    pub(crate) async fn ask(&self, member: &Member, question: Question, limit: Duration) -> Result<Answer, AdminError> {
         let address = PeerAddress { address: member.peer_address.clone(), name: member.name.clone() };
         let request = PeerRequest { header: self.shared.header(member, 0), question: Some(question) };
         let reply = self.shared.transport.call(&address, Lane::Control, request, limit).await.map_err(|error| {
@@ -225,8 +221,7 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     async fn ask_to_adopt(&self, member: &Member, cluster_id: &[u8; 16], epoch: u64) -> Result<(), AdminError> {
-        let adopt =
-            Adopt { cluster_id: Bytes::copy_from_slice(cluster_id), epoch, member: Some(member.clone()) };
+        let adopt = Adopt { cluster_id: Bytes::copy_from_slice(cluster_id), epoch, member: Some(member.clone()) };
         self.ask(member, Question::Adopt(adopt), QUESTION_LIMIT).await.map(|_| ())
     }
 
@@ -310,9 +305,7 @@ impl<RT: Runtime> Replica<RT> {
         self.within(limit, |shared| shared.leader().is_some_and(|leader| leader != shared.claim.node_id)).await;
         match shared.leader() {
             Some(leader) if leader == to => Ok(()),
-            Some(leader) => {
-                Err(invalid(format!("node {leader} took over instead of node {to}; try again from there")))
-            }
+            Some(leader) => Err(invalid(format!("node {leader} took over instead of node {to}; try again from there"))),
             None => Err(AdminError::Unknown(format!("no leader yet after handing over to node {to}"))),
         }
     }

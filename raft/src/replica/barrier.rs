@@ -146,10 +146,8 @@ impl<RT: Runtime> Shared<RT> {
         let Some(member) = self.member(leader) else {
             return Err(Refusal::new(RefusalCode::NotLeader, "the leader is not in the membership of this node"));
         };
-        let request = PeerRequest {
-            header: self.header(&member, 0),
-            question: Some(Question::ReadBarrier(Nothing {})),
-        };
+        let request =
+            PeerRequest { header: self.header(&member, 0), question: Some(Question::ReadBarrier(Nothing {})) };
         let address = PeerAddress { address: member.peer_address.clone(), name: member.name.clone() };
         let reply = self
             .transport
@@ -183,9 +181,8 @@ impl<RT: Runtime> Shared<RT> {
 
     fn leader_age(&self) -> Option<Duration> {
         let heard = self.heard.lock().as_ref().map(|instant| instant.elapsed());
-        let acked = self
-            .with_metrics(|metrics| metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed()))
-            .flatten();
+        let acked =
+            self.with_metrics(|metrics| metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed())).flatten();
         match (heard, acked) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

@@ -67,8 +67,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>) {
             continue;
         }
         let flushed_next = shared.store.flushed().map_or(0, |log_id| log_id.index + 1);
-        let keep_from =
-            purge_below(flushed_next, shared.links.needed_from(), shared.flushed_next(), KEEP_ENTRIES);
+        let keep_from = purge_below(flushed_next, shared.links.needed_from(), shared.flushed_next(), KEEP_ENTRIES);
         if let Some(last) = keep_from.checked_sub(1)
             && let Err(error) = raft.trigger().purge_log(last).await
         {

@@ -96,9 +96,7 @@ impl<RT: Runtime> Replica<RT> {
                 match self.propose_once(&command, until).await {
                     Ok(outcome) => Some(Ok(outcome)),
                     Err(refusal) => match refusal.kind() {
-                        RefusalCode::DiskFull => {
-                            Some(Err(ProposeError::WritesRefused { reason: refusal.message }))
-                        }
+                        RefusalCode::DiskFull => Some(Err(ProposeError::WritesRefused { reason: refusal.message })),
                         RefusalCode::Busy => Some(Err(ProposeError::Busy)),
                         RefusalCode::Unknown => Some(Err(ProposeError::Unknown { reason: refusal.message })),
                         RefusalCode::Stopped if shared.is_leader() || shared.raft().is_none() => {
@@ -115,10 +113,7 @@ impl<RT: Runtime> Replica<RT> {
             })
             .await;
         result.unwrap_or_else(|| {
-            Err(ProposeError::NoLeader {
-                waited_ms: deadline.as_millis() as u64,
-                reason: last_refusal.lock().clone(),
-            })
+            Err(ProposeError::NoLeader { waited_ms: deadline.as_millis() as u64, reason: last_refusal.lock().clone() })
         })
     }
 
@@ -186,8 +181,7 @@ impl<RT: Runtime> Replica<RT> {
 pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::Receiver<Queued>) {
     let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
     while let Some(first) = queue.recv().await {
-        let permit =
-            in_flight.clone().acquire_owned().await.expect("this task owns the semaphore and never closes it");
+        let permit = in_flight.clone().acquire_owned().await.expect("this task owns the semaphore and never closes it");
         let mut bytes = first.command.encoded_len();
         let mut commands = vec![first.command];
         let mut answers = vec![first.answer];

@@ -144,11 +144,8 @@ impl<RT: Runtime> Replica<RT> {
         let may_elect = identity.role == Role::Voter;
         let config = shared.timing.raft_config(may_elect);
         let config = config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        let machine = StateMachine::<RT>::new(
-            shared.store.clone(),
-            shared.frontier.clone(),
-            shared.applied_next.clone(),
-        );
+        let machine =
+            StateMachine::<RT>::new(shared.store.clone(), shared.frontier.clone(), shared.applied_next.clone());
         let raft = openraft::Raft::new(
             identity.node_id,
             Arc::new(config),
@@ -187,11 +184,8 @@ impl<RT: Runtime> Replica<RT> {
     pub(crate) async fn adopt(&self, adopt: Adopt) -> Result<(), Refusal> {
         let shared = &self.shared;
         let invalid = |message: String| Refusal::new(RefusalCode::Invalid, message);
-        let cluster_id: [u8; 16] = adopt
-            .cluster_id
-            .as_ref()
-            .try_into()
-            .map_err(|_| invalid("a cluster id has 16 bytes".into()))?;
+        let cluster_id: [u8; 16] =
+            adopt.cluster_id.as_ref().try_into().map_err(|_| invalid("a cluster id has 16 bytes".into()))?;
         let member = adopt.member.ok_or_else(|| invalid("adoption without a member".into()))?;
         let claim = &shared.claim;
         if (member.node_id, &member.name, &member.site, member.role_value())
@@ -224,11 +218,8 @@ impl<RT: Runtime> Replica<RT> {
                 )));
             }
         }
-        let identity = shared
-            .folder
-            .lock()
-            .adopt(cluster_id, adopt.epoch)
-            .map_err(|error| invalid(error.to_string()))?;
+        let identity =
+            shared.folder.lock().adopt(cluster_id, adopt.epoch).map_err(|error| invalid(error.to_string()))?;
         *shared.identity.write() = Some(identity.clone());
         *shared.refused.lock() = None;
         if shared.raft.get().is_none() {
@@ -271,10 +262,7 @@ impl<RT: Runtime> Replica<RT> {
     pub(crate) async fn within(&self, limit: Duration, mut condition: impl FnMut(&Shared<RT>) -> bool) -> bool {
         use openraft::Instant as _;
         let until = super::InstantOf::<RT>::now() + limit;
-        self.shared
-            .until_deadline(until, || std::future::ready(condition(&self.shared).then_some(())))
-            .await
-            .is_some()
+        self.shared.until_deadline(until, || std::future::ready(condition(&self.shared).then_some(()))).await.is_some()
     }
 }
 
@@ -333,8 +321,7 @@ mod production {
                     path: folder.path().to_owned(),
                     source,
                 })?;
-            let parts =
-                ReplicaParts { folder, log, store, transport, free_bytes: Box::new(move || disk.free_bytes()) };
+            let parts = ReplicaParts { folder, log, store, transport, free_bytes: Box::new(move || disk.free_bytes()) };
             Self::start_with(parts, ReplicaSettings { timing, min_free_bytes, wall_clock: wall_clock() }).await
         }
     }

@@ -68,10 +68,9 @@ impl TonicTransport {
         let channel = match channels.get(&(to.clone(), lane)) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = self.connect(to).map_err(|error| TransportError::Unreachable {
-                    peer: describe(to),
-                    reason: chain(&error),
-                })?;
+                let channel = self
+                    .connect(to)
+                    .map_err(|error| TransportError::Unreachable { peer: describe(to), reason: chain(&error) })?;
                 channels.insert((to.clone(), lane), channel.clone());
                 channel
             }
@@ -285,10 +284,7 @@ impl Peer for Handler {
 
     type AppendStream = BoxStream<'static, Result<AppendReply, Status>>;
 
-    async fn append(
-        &self,
-        request: Request<Streaming<AppendRequest>>,
-    ) -> Result<Response<Self::AppendStream>, Status> {
+    async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
         let certified = caller(&request)?;
         let requests = UntilBroken { inner: request.into_inner() };
         let service = self.service.clone();

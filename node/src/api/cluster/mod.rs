@@ -254,9 +254,9 @@ async fn transfer(node: &Node, call: TransferRequest) -> Result<TransferResponse
             return Err(Refusal::invalid("the call names neither a node nor a site".into(), "name one of them"));
         }
         (0, site) => {
-            let leads_there = status.leader.filter(|leader| {
-                status.members.iter().any(|member| member.node_id == *leader && member.site == site)
-            });
+            let leads_there = status
+                .leader
+                .filter(|leader| status.members.iter().any(|member| member.node_id == *leader && member.site == site));
             let voter = status
                 .members
                 .iter()

@@ -84,7 +84,9 @@ fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String
     }
     if !beyond.iter().any(|n| current(&n) && !n.sealed) {
         let sealed = names(beyond.iter().copied().filter(|n| n.sealed));
-        return Some(format!("NOT PROTECTED: the current data nodes outside {site} are sealed; give {sealed} their key"));
+        return Some(format!(
+            "NOT PROTECTED: the current data nodes outside {site} are sealed; give {sealed} their key"
+        ));
     }
     None
 }
@@ -141,10 +143,7 @@ mod tests {
 
     #[test]
     fn learners_elsewhere_do_not_protect_the_voters_site() {
-        let nodes = view(vec![
-            member(1, "a", "main", Role::Voter),
-            member(2, "b", "dr", Role::Learner),
-        ]);
+        let nodes = view(vec![member(1, "a", "main", Role::Voter), member(2, "b", "dr", Role::Learner)]);
         assert!(of_site("main", &nodes, 5000).contains("1 of 1 voters are at main"));
         assert_eq!(of_site("dr", &nodes, 5000), "protected");
     }

@@ -88,9 +88,8 @@ pub fn check_member(member: &Member, sites: &[Site]) -> Result<(), TopologyError
     if id == 0 {
         return Err(error(format!("node {:?} has node_id 0", member.name), "number the nodes from 1"));
     }
-    check_name(&member.name).map_err(|reason| {
-        error(format!("node {id}: {reason}"), "use lower-case letters, digits and inner hyphens")
-    })?;
+    check_name(&member.name)
+        .map_err(|reason| error(format!("node {id}: {reason}"), "use lower-case letters, digits and inner hyphens"))?;
     if !sites.iter().any(|s| s.name == member.site) {
         return Err(error(
             format!("node {} is at site {:?}, which is not in the site map", member.name, member.site),
@@ -135,9 +134,8 @@ pub fn check_site_key(site: &Site, has_data_nodes: bool) -> Result<(), TopologyE
 fn check_sites(sites: &[Site]) -> Result<(), TopologyError> {
     let mut seen = BTreeSet::new();
     for site in sites {
-        check_name(&site.name).map_err(|reason| {
-            error(format!("site: {reason}"), "use lower-case letters, digits and inner hyphens")
-        })?;
+        check_name(&site.name)
+            .map_err(|reason| error(format!("site: {reason}"), "use lower-case letters, digits and inner hyphens"))?;
         if !seen.insert(&site.name) {
             return Err(error(format!("site {} stands in it twice", site.name), "name each site once"));
         }
@@ -205,9 +203,8 @@ pub fn name(members: &[Member]) -> String {
 /// Advice about a topology that works, but not as well as it could.
 pub fn advice(members: &[Member]) -> Option<String> {
     let voters = members.iter().filter(|m| matches!(m.role(), Role::Voter | Role::Witness)).count();
-    (voters % 2 == 0).then(|| {
-        format!("{voters} voters bear the loss of no more nodes than {} would: use an odd number", voters - 1)
-    })
+    (voters % 2 == 0)
+        .then(|| format!("{voters} voters bear the loss of no more nodes than {} would: use an odd number", voters - 1))
 }
 
 #[cfg(test)]
