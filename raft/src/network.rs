@@ -2,6 +2,8 @@
 //!
 //! Replication streams are pipelined; heartbeats and votes are single questions on a lane of their own.
 
+#![expect(clippy::result_large_err, reason = "openraft's traits prescribe these errors")]
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! Run inside [`run`], which seeds tokio's scheduler and pauses its clock; the same seed then gives the same run.
 //! A node's tasks carry its id, so that [`kill`] ends them all at one instant, as a crash does.
 
+#![expect(clippy::disallowed_methods, reason = "this is the one place where the simulator's time and tasks come from")]
+
 mod network;
 mod runtime;
 
