@@ -1,6 +1,6 @@
 //! What every call needs and that changes seldom, kept decoded in memory: identity, sites, collections, key ring.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,19 @@ pub struct StoreInfo {
     pub cluster_name: String,
     /// The site map, in the order in which sites were added.
     pub sites: Vec<Site>,
+    /// Every node id that was ever used; none is used again.
+    pub node_ids: BTreeSet<u64>,
+}
+
+impl StoreInfo {
+    pub(crate) fn row(&self) -> InfoRow {
+        InfoRow {
+            store_uuid: Bytes::copy_from_slice(&self.store_uuid),
+            cluster_id: Bytes::copy_from_slice(&self.cluster_id),
+            cluster_name: self.cluster_name.clone(),
+            node_ids: self.node_ids.iter().copied().collect(),
+        }
+    }
 }
 
 /// The decoded rows.
@@ -45,6 +58,7 @@ impl Catalog {
                 cluster_id: array(Kind::Meta, meta::INFO, "cluster id", &row.cluster_id)?,
                 cluster_name: row.cluster_name,
                 sites: Vec::new(),
+                node_ids: row.node_ids.into_iter().collect(),
             };
             for row in view.scan(Kind::Sites, KeyRange::all(), false) {
                 let (key, value) = row?;

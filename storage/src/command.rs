@@ -25,7 +25,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
     pub op: Option<Op>,
 }
 
@@ -70,6 +70,9 @@ pub enum Op {
     /// Add a site to the site map, together with wraps of every existing data key for it.
     #[prost(message, tag = "16")]
     AddSite(AddSite),
+    /// Use a node id, once and for all.
+    #[prost(message, tag = "17")]
+    ClaimNodeId(ClaimNodeId),
 }
 
 /// Condition of a write, decided on applied state.
@@ -245,6 +248,9 @@ pub struct Bootstrap {
     /// 16 random bytes; new after a restore or fork.
     #[prost(bytes = "bytes", tag = "4")]
     pub cluster_id: Bytes,
+    /// Node ids of the first voters.
+    #[prost(uint64, repeated, tag = "5")]
+    pub node_ids: Vec<u64>,
 }
 
 /// Add a site to the site map.
@@ -256,6 +262,14 @@ pub struct AddSite {
     /// Wraps for it, `WrappedDek.wraps` holding only the new one; must cover every data key in the ring.
     #[prost(message, repeated, tag = "2")]
     pub deks: Vec<WrappedDek>,
+}
+
+/// Use a node id: the answer is [`Decision::Done`] once, and [`Decision::NodeIdUsed`] ever after.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct ClaimNodeId {
+    /// The id.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
 }
 
 /// Record the state digest.
@@ -282,7 +296,7 @@ pub struct Outcome {
     #[prost(bool, tag = "4")]
     pub replayed: bool,
     /// What happened.
-    #[prost(oneof = "Decision", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Decision", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
     pub decision: Option<Decision>,
 }
 
@@ -319,6 +333,9 @@ pub enum Decision {
     /// State digest at this index.
     #[prost(message, tag = "19")]
     DigestTaken(DigestTaken),
+    /// The node id belongs, or belonged, to a node of this cluster.
+    #[prost(message, tag = "20")]
+    NodeIdUsed(NodeIdUsed),
 }
 
 /// See [`Decision::Written`].
@@ -382,6 +399,10 @@ pub struct RequestExpired {
 /// See [`Decision::Done`].
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Done {}
+
+/// See [`Decision::NodeIdUsed`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct NodeIdUsed {}
 
 /// See [`Decision::DigestTaken`].
 #[derive(Clone, PartialEq, Message)]

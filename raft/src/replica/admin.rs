@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::raft::Precondition;
 use openraft::{ChangeMembers, Instant as _};
-use saola_storage::command::{Bootstrap, Command, Op, Site};
+use saola_storage::command::{Bootstrap, ClaimNodeId, Command, Decision, Op, Site};
 use saola_storage::types::NodeId;
 
 use super::propose::TimeLeft;
@@ -129,6 +129,7 @@ impl<RT: Runtime> Replica<RT> {
             .filter(|member| member.role_value().votes())
             .map(|member| (member.node_id, member.clone()))
             .collect();
+        let node_ids = voters.keys().copied().collect();
         let raft = shared.raft().ok_or_else(|| invalid("Raft does not run on this node"))?;
         raft.initialize(voters).await.map_err(|error| invalid(format!("initialize Raft: {error}")))?;
         let bootstrap = Bootstrap {
@@ -136,6 +137,7 @@ impl<RT: Runtime> Replica<RT> {
             cluster_name: cluster_name.to_owned(),
             sites,
             cluster_id: Bytes::copy_from_slice(&cluster_id),
+            node_ids,
         };
         let command = Command { request: None, op: Some(Op::Bootstrap(bootstrap)) };
         self.propose(command, Duration::from_secs(15))
@@ -327,10 +329,16 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     fn check_new(&self, member: &Member) -> Result<(), AdminError> {
+        let used = self.shared.store.view().info().map(|info| info.node_ids).unwrap_or_default();
+        if used.contains(&member.node_id) {
+            let free = used.last().map_or(1, |highest| highest + 1);
+            return Err(invalid(format!(
+                "node id {} has been used in this cluster, and node ids are never used twice: take {free}",
+                member.node_id
+            )));
+        }
         for known in self.shared.members() {
-            let what = if known.node_id == member.node_id {
-                format!("node id {}", member.node_id)
-            } else if known.name == member.name {
+            let what = if known.name == member.name {
                 format!("name {}", member.name)
             } else if known.peer_address == member.peer_address {
                 format!("peer address {}", member.peer_address)
@@ -338,7 +346,7 @@ impl<RT: Runtime> Replica<RT> {
                 continue;
             };
             return Err(invalid(format!(
-                "{what} belongs to node {} ({}) of this cluster: choose another; node ids are never used twice",
+                "{what} belongs to node {} ({}) of this cluster: choose another",
                 known.node_id, known.name
             )));
         }
@@ -361,6 +369,12 @@ impl<RT: Runtime> Replica<RT> {
         let raft = shared.raft().ok_or_else(|| invalid("Raft does not run on this node"))?;
         let node_id = member.node_id;
         let votes = member.role_value().votes();
+        let claim = Command { request: None, op: Some(Op::ClaimNodeId(ClaimNodeId { node_id })) };
+        let claimed = self.propose(claim, Duration::from_secs(10)).await;
+        match claimed.map_err(|error| AdminError::Unknown(error.to_string()))?.decision {
+            Some(Decision::Done(_)) => {}
+            _ => return Err(invalid(format!("node id {node_id} was used meanwhile: take another"))),
+        }
         let until = InstantOf::<RT>::now() + CHANGE_LIMIT;
         RT::timeout(until.saturating_duration_since_now(), raft.add_learner(node_id, member, true))
             .await

@@ -8,12 +8,13 @@ use super::Machine;
 use super::draft::Draft;
 use crate::catalog::StoreInfo;
 use crate::command::{
-    AddSite, Bootstrap, CollectionCreated, CollectionExists, CreateCollection, Decision, Done, Reseal, Site, WrappedDek,
+    AddSite, Bootstrap, ClaimNodeId, CollectionCreated, CollectionExists, CreateCollection, Decision, Done, NodeIdUsed,
+    Reseal, Site, WrappedDek,
 };
 use crate::digest::Item;
 use crate::engine::Kind;
 use crate::keyspace::collections::{self, Collection};
-use crate::keyspace::meta::{self, InfoRow};
+use crate::keyspace::meta;
 use crate::keyspace::{encode_value, sites};
 
 impl Machine {
@@ -25,18 +26,25 @@ impl Machine {
         let (Ok(store_uuid), Ok(cluster_id)) = ids else {
             return Decision::Reseal(Reseal {});
         };
-        let row = InfoRow {
-            store_uuid: bootstrap.store_uuid,
-            cluster_id: bootstrap.cluster_id,
-            cluster_name: bootstrap.cluster_name.clone(),
-        };
-        draft.batch.put(Kind::Meta, meta::INFO, encode_value(&row));
         for (position, site) in (0..).zip(&bootstrap.sites) {
             add_site_row(draft, position, site);
         }
-        let Bootstrap { cluster_name, sites, .. } = bootstrap;
-        let info = StoreInfo { store_uuid, cluster_id, cluster_name, sites };
+        let Bootstrap { cluster_name, sites, node_ids, .. } = bootstrap;
+        let node_ids = node_ids.into_iter().collect();
+        let info = StoreInfo { store_uuid, cluster_id, cluster_name, sites, node_ids };
+        draft.batch.put(Kind::Meta, meta::INFO, encode_value(&info.row()));
         Arc::make_mut(&mut self.catalog).info = Some(info);
+        Decision::Done(Done {})
+    }
+
+    pub(super) fn claim_node_id(&mut self, draft: &mut Draft<'_>, claim: ClaimNodeId) -> Decision {
+        let Some(info) = &mut Arc::make_mut(&mut self.catalog).info else {
+            return Decision::Reseal(Reseal {});
+        };
+        if !info.node_ids.insert(claim.node_id) {
+            return Decision::NodeIdUsed(NodeIdUsed {});
+        }
+        draft.batch.put(Kind::Meta, meta::INFO, encode_value(&info.row()));
         Decision::Done(Done {})
     }
 

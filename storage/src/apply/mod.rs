@@ -215,6 +215,7 @@ impl Machine {
             Op::CreateCollection(create) => Ok(self.create_collection(draft, create)),
             Op::Bootstrap(bootstrap) => Ok(self.bootstrap(draft, bootstrap)),
             Op::AddSite(add) => Ok(self.add_site(draft, add)),
+            Op::ClaimNodeId(claim) => Ok(self.claim_node_id(draft, claim)),
             Op::TimeMark(_) => {
                 self.applied.clock_us = self.applied.clock_us.max(place.stamp_us);
                 Ok(Decision::Done(Done {}))

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `applied` | [`AppliedRow`]: how far the log has been applied, and counters; written with every batch |
 //! | `membership` | [`MembershipRow`] |
-//! | `info` | [`InfoRow`]: uuid and names |
+//! | `info` | [`InfoRow`]: uuid, names, node ids ever used |
 //! | `buckets` | all buckets of the state digest: u64 sequence, 4,096 times u128; no format version |
 //! | `changed` and u8 | buckets changed by one batch: u64 sequence, pairs of u16 and u128; no format version |
 //! | `digest` and log index u64 | the state digest taken there: 32 bytes, no format version |
@@ -102,6 +102,9 @@ pub struct InfoRow {
     /// Name that destructive verbs ask for.
     #[prost(string, tag = "3")]
     pub cluster_name: String,
+    /// Every node id that was ever used, ascending.
+    #[prost(uint64, repeated, tag = "4")]
+    pub node_ids: Vec<u64>,
 }
 
 /// Key of the changed buckets of one batch, by its turn.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use saola_storage::command::{AddSite, Command, Decision, ExpectKind, Op, Site, TimeMark, WrappedDek};
+use saola_storage::command::{AddSite, ClaimNodeId, Command, Decision, ExpectKind, Op, Site, TimeMark, WrappedDek};
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::error::StoreError;
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
@@ -99,6 +99,23 @@ fn a_new_site_comes_with_wraps_of_every_data_key() {
         let other = Site { kek_public: kek("south-east"), ..site.clone() };
         let add = command(Op::AddSite(AddSite { site: Some(other), deks: Vec::new() }));
         assert!(matches!(decide(&store, add), Decision::Reseal(_)));
+    }
+}
+
+#[test]
+fn a_node_id_is_given_once_and_never_again() {
+    for home in homes() {
+        let store = started(&home);
+        let claim = |node_id| command(Op::ClaimNodeId(ClaimNodeId { node_id }));
+        assert!(matches!(decide(&store, claim(1)), Decision::NodeIdUsed(_)), "the first voter has it");
+        assert!(matches!(decide(&store, claim(6)), Decision::Done(_)));
+        store.flush().expect("a flush");
+        drop(store);
+        let store = open(&home);
+        assert!(matches!(decide(&store, claim(6)), Decision::NodeIdUsed(_)));
+        let used = store.view().info().map(|info| info.node_ids.into_iter().collect::<Vec<_>>());
+        assert_eq!(used, Some(vec![1, 6]));
+        assert_eq!(store.applied().revision, 1);
     }
 }
 

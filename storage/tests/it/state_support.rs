@@ -99,6 +99,7 @@ pub fn command(op: Op) -> Command {
 pub fn bootstrap() -> Command {
     command(Op::Bootstrap(Bootstrap {
         store_uuid: vec![7; 16].into(),
+        node_ids: vec![1],
         cluster_name: "test".to_owned(),
         sites: sites(),
         cluster_id: vec![8; 16].into(),
