@@ -1,4 +1,4 @@
-//! The frontier: the log index up to which effects may be shown to anyone (DESIGN section 7).
+//! The frontier: the log index up to which effects may be shown to anyone.
 //!
 //! `frontier` is a pure function of what the leader knows; [`FrontierCell`] keeps its highest value on one node.
 //! The gate stays off until sites and protection modes are built, so the frontier equals the commit index here;

@@ -1,4 +1,4 @@
-//! Timers of Raft: presets and their relations (DESIGN section 6).
+//! Timers of Raft: presets and their relations.
 
 /// Heartbeat and election timers, in milliseconds. Equal on all nodes of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The witness's part in elections (DESIGN section 7).
+//! The witness's part in elections.
 //!
 //! A witness votes and keeps the log, but openraft never lets it campaign by itself. When it alone holds the newest
 //! log, no data node can win an election; then it campaigns, back-fills a data voter and hands leadership over.

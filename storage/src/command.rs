@@ -29,7 +29,7 @@ pub struct Command {
     pub op: Option<Op>,
 }
 
-/// Identifies one call of one client (DESIGN section 4).
+/// Identifies one call of one client.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct RequestId {
     /// 16 random bytes, one per client instance.

@@ -1,4 +1,4 @@
-//! The state digest: one number per replica and log index by which replicas are compared (DESIGN section 6).
+//! The state digest: one number per replica and log index by which replicas are compared.
 //!
 //! A row's bucket is the first 12 bits of SHA-256(kind ‖ key); a bucket is the wrapping 128-bit sum, over its rows, of
 //! the first 16 bytes (big-endian) of SHA-256(kind ‖ key length as u32 little-endian ‖ key ‖ value). Every kind but

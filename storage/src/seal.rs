@@ -278,7 +278,7 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    // Computed apart from this code, with Python's `cryptography` package, from the words of DESIGN section 5.
+    // Computed apart from this code, with Python's `cryptography` package, from the layout described above.
     #[test]
     fn envelopes_of_version_1_stay_as_they_are() {
         let plain = SealContext { record_id: "xã/Tân Thành".as_bytes(), content_type: "", ..context() };

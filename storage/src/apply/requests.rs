@@ -1,4 +1,4 @@
-//! The request table: makes a retried call take effect once (DESIGN section 4).
+//! The request table: makes a retried call take effect once.
 //!
 //! It lives decoded in memory and is written row by row with each batch. It is bounded: when it holds more outcomes
 //! than allowed, the clients whose newest call is oldest in the log are forgotten, and the floor rises to the

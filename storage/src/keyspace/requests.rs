@@ -1,4 +1,4 @@
-//! Outcomes of recent calls, one row per client (DESIGN section 4). The key is the client's id.
+//! Outcomes of recent calls, one row per client. The key is the client's id.
 
 use prost::Message;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{built_with, deny, metadata, resolved, versions};
 
-/// DESIGN section 3. A crate that is not a key here may not exist; a new arrow arrives in a change of its own.
+/// The arrows of the code map. A crate that is not a key here may not exist; a new arrow arrives in a change of its own.
 fn allowed_arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     BTreeMap::from([
         ("saola-storage", BTreeSet::from([])),
@@ -39,7 +39,7 @@ fn crates_know_only_those_that_the_design_lets_them_know() {
             let own_tests = to == package.name && dependency.kind.as_deref() == Some("dev");
             assert!(
                 !ours.contains(to) || own_tests || allowed[package.name.as_str()].contains(to),
-                "{} must not depend on {to}: DESIGN section 3 has no such arrow",
+                "{} must not depend on {to}: the code map in the README has no such arrow",
                 package.name
             );
         }
