@@ -1,12 +1,14 @@
 //! The harnesses, and proof that the checkers behind them catch what they must.
 //!
 //! - `checkers`: good histories pass, every mutated one is rejected;
+//! - `demo`: the demonstration ends OK;
 //! - `good_history`: where those histories come from;
 //! - `simulation`: whole clusters in one thread, decided by a seed;
 //! - `live`: five processes, killed at random;
 //! - `second_opinion`: the linearizability checker against an exhaustive search.
 
 mod checkers;
+mod demo;
 mod good_history;
 mod live;
 mod second_opinion;
