@@ -9,8 +9,9 @@
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
 //! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), [`transport`], [`witness`],
-//! `links`, `sim`.
+//! `links`, [`clock`], `sim`.
 
+pub mod clock;
 mod convert;
 pub mod folder;
 pub mod frontier;

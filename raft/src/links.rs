@@ -13,6 +13,7 @@ use crate::wire::Refusal;
 pub(crate) struct Links {
     counted: Mutex<BTreeMap<NodeId, Counted>>,
     refusals: Mutex<BTreeMap<NodeId, Refusal>>,
+    clock_offsets_us: Mutex<BTreeMap<NodeId, i64>>,
     needed_from: AtomicU64,
 }
 
@@ -42,6 +43,20 @@ impl Links {
             Some(counted) if counted.term == term => counted.next,
             _ => 0,
         }
+    }
+
+    /// A follower's clock showed `clock_us` when this node's showed about `own_us`.
+    pub(crate) fn heard_clock(&self, peer: NodeId, clock_us: u64, own_us: u64) {
+        if clock_us != 0 {
+            let offset_us = i64::try_from(i128::from(clock_us) - i128::from(own_us)).unwrap_or(i64::MAX);
+            self.clock_offsets_us.lock().insert(peer, offset_us);
+        }
+    }
+
+    /// How far each of these peers' clocks is ahead of this node's, as last heard.
+    pub(crate) fn clock_offsets_us(&self, peers: impl Iterator<Item = NodeId>) -> Vec<i64> {
+        let offsets = self.clock_offsets_us.lock();
+        peers.filter_map(|peer| offsets.get(&peer).copied()).collect()
     }
 
     /// Remembers, and logs once, that a peer refuses this node.

@@ -35,7 +35,7 @@ use crate::state_machine::SnapshotBody;
 use crate::transport::{Lane, PeerAddress, TransportError};
 use crate::types::{Runtime, TypeConfig, detach};
 use crate::wire::{
-    Answer, AppendRequest, AppendResult, PeerReply, PeerRequest, Question, Refusal, RefusalCode, SnapshotBegin,
+    Answer, AppendReply, AppendRequest, PeerReply, PeerRequest, Question, Refusal, RefusalCode, SnapshotBegin,
     SnapshotChunk, TakeOver,
 };
 
@@ -128,8 +128,9 @@ impl<RT: Runtime> PeerClient<RT> {
         request
     }
 
-    fn received(&self, term: u64, result: Option<AppendResult>) -> Result<StreamResult<RT>, RpcError<RT>> {
-        let result = raft_append_result::<RT>(result).map_err(|refusal| self.refused(refusal))?;
+    fn received(&self, term: u64, reply: AppendReply) -> Result<StreamResult<RT>, RpcError<RT>> {
+        self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
+        let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
         if let Ok(Some(flushed)) = &result {
             self.shared.links.count_flushed(self.member.node_id, term, flushed.index + 1);
         }
@@ -144,7 +145,7 @@ impl<RT: Runtime> PeerClient<RT> {
         let term = rpc.vote.leader_id.term;
         let request = self.prepare(&rpc, true);
         match self.ask(term, Question::Append(request), timeout).await? {
-            Answer::Append(reply) => self.received(term, reply.result),
+            Answer::Append(reply) => self.received(term, reply),
             _ => Err(self.unexpected()),
         }
     }
@@ -186,7 +187,7 @@ impl<RT: Runtime> PeerClient<RT> {
                     answered += 1;
                     let result = item
                         .map_err(|error| rpc_error::<RT>(&error))
-                        .and_then(|reply| self.received(term.load(Ordering::Acquire), reply.result));
+                        .and_then(|reply| self.received(term.load(Ordering::Acquire), reply));
                     let end = !matches!(result, Ok(Ok(_)));
                     return Some((result, if end { None } else { Some((replies, answered)) }));
                 }

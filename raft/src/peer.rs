@@ -274,7 +274,11 @@ impl<RT: Runtime> PeerService<RT> {
         let results = raft.stream_append(decoded.boxed());
         let free = shared.clone();
         let replies = results.map(move |result| match result {
-            Ok(result) => AppendReply { result: Some(wire_append_result::<RT>(result)), free_bytes: free.free_bytes() },
+            Ok(result) => AppendReply {
+                result: Some(wire_append_result::<RT>(result)),
+                free_bytes: free.free_bytes(),
+                clock_us: free.now_us(),
+            },
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),
         });
         let end = futures::stream::once(bad_seen).filter_map(|seen| async move { seen.ok().map(refused) });
@@ -339,7 +343,7 @@ impl<RT: Runtime> PeerService<RT> {
 }
 
 fn refused(refusal: Refusal) -> AppendReply {
-    AppendReply { result: Some(AppendResult::Refused(refusal)), free_bytes: 0 }
+    AppendReply { result: Some(AppendResult::Refused(refusal)), free_bytes: 0, clock_us: 0 }
 }
 
 #[cfg(test)]

@@ -150,6 +150,9 @@ pub struct AppendReply {
     /// Free bytes on the follower's disk.
     #[prost(uint64, tag = "10")]
     pub free_bytes: u64,
+    /// Follower's wall clock when it answered, microseconds since 1970; 0: not told.
+    #[prost(uint64, tag = "11")]
+    pub clock_us: u64,
 }
 
 /// See [`AppendReply`].

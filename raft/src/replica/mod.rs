@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use saola_storage::store::Store;
 use saola_storage::types::{LogId, NodeId};
 use tokio::sync::{mpsc, watch};
 
+use crate::clock;
 use crate::folder::{DataFolder, FolderClaim, NodeIdentity};
 use crate::frontier::FrontierCell;
 use crate::links::Links;
@@ -65,6 +66,7 @@ pub(crate) struct Shared<RT: Runtime> {
     identity: RwLock<Option<NodeIdentity>>,
     timing: Timing,
     wall_clock: WallClock,
+    clock_off: AtomicBool,
     applied_next: watch::Sender<u64>,
     raft: OnceLock<RaftOf<RT>>,
     heard: Mutex<Option<InstantOf<RT>>>,
@@ -201,6 +203,28 @@ impl<RT: Runtime> Shared<RT> {
                 self.folder.lock().path().display()
             )
         })
+    }
+
+    /// This node's wall clock, microseconds since 1970.
+    pub(crate) fn now_us(&self) -> u64 {
+        (self.wall_clock)()
+    }
+
+    /// Time to stamp an entry with; raises or clears the alarm about this node's clock.
+    fn stamp_us(&self) -> u64 {
+        let voters = self.with_metrics(|metrics| metrics.membership_config.voter_ids().collect::<Vec<_>>());
+        let others = voters.unwrap_or_default().into_iter().filter(|id| *id != self.claim.node_id);
+        let stamp = clock::stamp(self.now_us(), &self.links.clock_offsets_us(others));
+        let was_off = self.clock_off.swap(stamp.off_by_us.is_some(), Ordering::Relaxed);
+        match stamp.off_by_us {
+            Some(off_by_us) if !was_off => tracing::error!(
+                off_by_us,
+                "this leader's clock is far from the voters' median, which stamps entries instead: set this machine's clock"
+            ),
+            None if was_off => tracing::info!("this leader's clock agrees with the voters again"),
+            _ => {}
+        }
+        stamp.stamp_us
     }
 
     pub(crate) fn heard_something(&self) {

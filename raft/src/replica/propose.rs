@@ -195,7 +195,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             refuse_all(answers, &Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"));
             continue;
         };
-        let batch = CommandBatch { stamp_us: (shared.wall_clock)(), commands };
+        let batch = CommandBatch { stamp_us: shared.stamp_us(), commands };
         let (responder, applied) = OneshotResponder::<TypeConfig<RT>, _>::new_pair();
         let proposed = raft.client_write_ff(encode_commands(&batch), Some(responder)).await;
         if let Err(fatal) = proposed {

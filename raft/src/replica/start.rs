@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -117,6 +117,7 @@ impl<RT: Runtime> Replica<RT> {
             identity: RwLock::new(identity.clone()),
             timing: settings.timing,
             wall_clock: settings.wall_clock,
+            clock_off: AtomicBool::new(false),
             applied_next: watch::Sender::new(0),
             raft: OnceLock::new(),
             heard: Mutex::new(None),
