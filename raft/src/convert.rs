@@ -20,6 +20,14 @@ pub(crate) fn raft_log_id<RT: Runtime>(id: WireLogId) -> Id<RT> {
     log_id_to::<RT>(&LogId::from(id))
 }
 
+/// A log id that names a place in a log: no log reaches the last index, and what is counted on from it must not wrap.
+pub(crate) fn place_in_log<RT: Runtime>(id: WireLogId) -> Result<Id<RT>, Refusal> {
+    match id.index {
+        u64::MAX => Err(Refusal::new(RefusalCode::BadMessage, "peer message with a log index that no log reaches")),
+        _ => Ok(raft_log_id::<RT>(id)),
+    }
+}
+
 fn missing(what: &str) -> Refusal {
     Refusal::new(RefusalCode::BadMessage, format!("peer message without {what}: run the same release on all nodes"))
 }
@@ -51,6 +59,7 @@ pub(crate) fn wire_append<RT: Runtime>(rpc: &AppendEntriesRequest<TypeConfig<RT>
         leader_commit: rpc.leader_commit.as_ref().map(wire_log_id::<RT>),
         frontier_next: 0,
         needed_from: 0,
+        quorum_age_ms: u64::MAX,
     }
 }
 
@@ -67,13 +76,13 @@ pub(crate) fn raft_append<RT: Runtime>(
         previous = Some(log_id.index);
         let payload = payload::decode::<RT>(entry.payload)
             .map_err(|error| Refusal::new(RefusalCode::BadMessage, error.to_string()))?;
-        entries.push(openraft::Entry { log_id: raft_log_id::<RT>(log_id), payload });
+        entries.push(openraft::Entry { log_id: place_in_log::<RT>(log_id)?, payload });
     }
     Ok(AppendEntriesRequest {
         vote: raft_vote::<RT>(request.vote)?,
-        prev_log_id: request.prev.map(raft_log_id::<RT>),
+        prev_log_id: request.prev.map(place_in_log::<RT>).transpose()?,
         entries,
-        leader_commit: request.leader_commit.map(raft_log_id::<RT>),
+        leader_commit: request.leader_commit.map(place_in_log::<RT>).transpose()?,
     })
 }
 
@@ -126,4 +135,47 @@ pub(crate) fn raft_ballot_reply<RT: Runtime>(reply: BallotReply) -> Result<VoteR
         vote_granted: reply.granted,
         last_log_id: reply.last.map(raft_log_id::<RT>),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::types::TokioRuntime;
+    use crate::wire::{PeerReply, PeerRequest, Question, SnapshotChunk};
+
+    #[test]
+    fn an_index_that_would_wrap_is_refused() {
+        let last = WireLogId { term: 1, node_id: 1, index: u64::MAX };
+        let vote = Some(WireVote { term: 1, node_id: 1, committed: true });
+        let request = AppendRequest { vote, prev: Some(last), ..AppendRequest::default() };
+        assert_eq!(raft_append::<TokioRuntime>(request).unwrap_err().kind(), RefusalCode::BadMessage);
+        let entries = vec![WireEntry { log_id: Some(last), payload: bytes::Bytes::from_static(&[0]) }];
+        let request = AppendRequest { vote, entries, ..AppendRequest::default() };
+        assert_eq!(raft_append::<TokioRuntime>(request).unwrap_err().kind(), RefusalCode::BadMessage);
+    }
+
+    proptest! {
+        /// Whatever arrives, a peer message is taken or refused.
+        #[test]
+        fn peer_messages_of_any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(request) = AppendRequest::decode(bytes.as_slice()) {
+                let _taken_or_refused = raft_append::<TokioRuntime>(request);
+            }
+            if let Ok(PeerRequest { question: Some(Question::Vote(ballot)), .. }) = PeerRequest::decode(bytes.as_slice()) {
+                let _taken_or_refused = raft_ballot::<TokioRuntime>(ballot);
+            }
+            let _reply = PeerReply::decode(bytes.as_slice());
+            let _chunk = SnapshotChunk::decode(bytes.as_slice());
+        }
+
+        #[test]
+        fn log_payloads_of_any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(payload) = payload::decode::<TokioRuntime>(bytes.into()) {
+                let _readable_or_not = payload::to_apply::<TokioRuntime>(&payload);
+            }
+        }
+    }
 }

@@ -125,6 +125,7 @@ impl<RT: Runtime> PeerClient<RT> {
         }
         request.frontier_next = self.shared.frontier.next();
         request.needed_from = self.shared.links.needed_from();
+        request.quorum_age_ms = self.shared.quorum_age().map_or(u64::MAX, |age| age.as_millis() as u64);
         request
     }
 
@@ -132,7 +133,7 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
         if let Ok(Some(flushed)) = &result {
-            self.shared.links.count_flushed(self.member.node_id, term, flushed.index + 1);
+            self.shared.links.count_flushed(self.member.node_id, term, flushed.index.saturating_add(1));
         }
         Ok(result)
     }

@@ -10,7 +10,8 @@ use openraft::storage::{Snapshot, SnapshotMeta};
 use prost::Message;
 
 use crate::convert::{
-    raft_append, raft_ballot, raft_log_id, raft_vote, wire_append_result, wire_ballot_reply, wire_log_id, wire_vote,
+    place_in_log, raft_append, raft_ballot, raft_log_id, raft_vote, wire_append_result, wire_ballot_reply, wire_log_id,
+    wire_vote,
 };
 use crate::folder::hex;
 use crate::member::{MembershipRecord, membership_from_record};
@@ -257,9 +258,10 @@ impl<RT: Runtime> PeerService<RT> {
             async move {
                 let request = requests.next().await?;
                 let (frontier_next, needed_from) = (request.frontier_next, request.needed_from);
+                let quorum_age_ms = request.quorum_age_ms;
                 match raft_append::<RT>(request) {
                     Ok(rpc) => {
-                        shared.heard_leader(rpc.vote.leader_id.term, frontier_next, needed_from);
+                        shared.heard_leader(rpc.vote.leader_id.term, frontier_next, needed_from, quorum_age_ms);
                         Some((rpc, (requests, bad)))
                     }
                     Err(refusal) => {
@@ -315,8 +317,11 @@ impl<RT: Runtime> PeerService<RT> {
         let record = MembershipRecord::decode(begin.membership).map_err(|e| bad(format!("membership: {e}")))?;
         let membership = membership_from_record(record).map_err(bad)?;
         let meta = SnapshotMeta {
-            last_log_id: begin.last.map(raft_log_id::<RT>),
-            last_membership: openraft::StoredMembership::new(begin.membership_at.map(raft_log_id::<RT>), membership),
+            last_log_id: begin.last.map(place_in_log::<RT>).transpose()?,
+            last_membership: openraft::StoredMembership::new(
+                begin.membership_at.map(place_in_log::<RT>).transpose()?,
+                membership,
+            ),
         };
         let snapshot = match begin.full {
             false => SnapshotBody::LogIdsOnly,

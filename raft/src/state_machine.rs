@@ -169,6 +169,9 @@ impl<RT: Runtime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
                 {
                     entries.push(ApplyEntry { log_id: log_id_from::<RT>(last), payload: ApplyPayload::Blank });
                 }
+                // A snapshot may come again, or find that this node has applied a part of it from the log.
+                let applied = self.store.applied().log_id;
+                entries.retain(|entry| Some(entry.log_id) > applied);
                 self.store.apply(entries).map_err(store_io)?;
                 self.store.flush().map_err(store_io)?;
             }

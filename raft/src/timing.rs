@@ -49,6 +49,9 @@ impl Timing {
             snapshot_policy: openraft::SnapshotPolicy::Never,
             // What is kept is decided by the purge floor (`maintenance`), not by a count.
             max_in_snapshot_log_to_keep: 0,
+            // A node that is added counts as caught up when it lags so little. With the default, 5,000 entries, one
+            // that has nothing at all gets its vote in a young cluster, or before its snapshot has arrived.
+            replication_lag_threshold: 64,
             enable_elect: may_elect,
             enable_pre_vote: Some(true),
             quorum_loss_probe_interval: Some(4 * self.election_max_ms),

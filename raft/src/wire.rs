@@ -139,6 +139,9 @@ pub struct AppendRequest {
     /// First index that some member may still need from a log.
     #[prost(uint64, tag = "7")]
     pub needed_from: u64,
+    /// Milliseconds since a quorum last confirmed the leader; `u64::MAX`: none has yet in this leadership.
+    #[prost(uint64, tag = "8")]
+    pub quorum_age_ms: u64,
 }
 
 /// Answer to one [`AppendRequest`], in order.

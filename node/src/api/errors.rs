@@ -119,7 +119,12 @@ impl From<StoreError> for Refusal {
 
 impl From<AdminError> for Refusal {
     fn from(error: AdminError) -> Refusal {
-        Refusal::plain(Reason::MembershipRefused, error.to_string())
+        let reason = match &error {
+            AdminError::Invalid(_) | AdminError::PeerUnreachable { .. } => Reason::MembershipRefused,
+            AdminError::NoLeader(_) => Reason::NoLeader,
+            AdminError::Unknown(_) => Reason::OutcomeUnknown,
+        };
+        Refusal::plain(reason, error.to_string())
     }
 }
 
@@ -145,6 +150,14 @@ mod tests {
             let retry = Refusal::from(error).reason().retry();
             assert_eq!(certain, retry != Retry::UnknownOutcome);
         }
+    }
+
+    #[test]
+    fn a_change_of_members_that_may_have_happened_is_never_reported_as_refused() {
+        let unknown = Refusal::from(AdminError::Unknown("timeout".into()));
+        assert_eq!(unknown.reason().retry(), Retry::UnknownOutcome);
+        let refused = Refusal::from(AdminError::Invalid("no such node".into()));
+        assert_eq!(refused.reason().retry(), Retry::Never);
     }
 
     #[test]

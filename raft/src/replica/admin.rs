@@ -12,7 +12,7 @@ use saola_storage::types::NodeId;
 use super::propose::TimeLeft;
 use super::{InstantOf, Replica};
 use crate::member::{Member, Role};
-use crate::transport::{Lane, PeerAddress};
+use crate::transport::{Lane, PeerAddress, TransportError};
 use crate::types::{Runtime, TypeConfig};
 use crate::wire::{
     Admin, AdminVerb, Adopt, Answer, DigestAt, Identity, Nothing, PeerRequest, Question, Refusal, RefusalCode,
@@ -41,6 +41,8 @@ pub enum AdminError {
         address: String,
         /// Cause.
         reason: String,
+        /// The question may have reached it all the same.
+        maybe_delivered: bool,
     },
     /// No leader within the deadline.
     #[error("no leader: {0}")]
@@ -206,6 +208,7 @@ impl<RT: Runtime> Replica<RT> {
                 node: member.node_id,
                 address: member.peer_address.clone(),
                 reason: error.to_string(),
+                maybe_delivered: matches!(error, TransportError::Broken { .. }),
             }
         })?;
         match reply.answer {
@@ -244,9 +247,13 @@ impl<RT: Runtime> Replica<RT> {
         match found {
             None => Err(AdminError::NoLeader("none was found within 10 s; a quorum may be out of reach".into())),
             Some(None) => self.admin_here(verb).await.map_err(AdminError::from),
-            Some(Some(leader)) => match self.ask(&leader, Question::Admin(verb), CHANGE_LIMIT).await? {
-                Answer::Members(members) => Ok(members.members),
-                _ => Err(wrong_kind(&leader)),
+            Some(Some(leader)) => match self.ask(&leader, Question::Admin(verb), CHANGE_LIMIT).await {
+                Ok(Answer::Members(members)) => Ok(members.members),
+                Ok(_) => Err(wrong_kind(&leader)),
+                Err(error @ AdminError::PeerUnreachable { maybe_delivered: true, .. }) => {
+                    Err(AdminError::Unknown(error.to_string()))
+                }
+                Err(error) => Err(error),
             },
         }
     }

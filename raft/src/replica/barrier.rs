@@ -28,7 +28,7 @@ pub struct ReadPoint {
     pub revision: u64,
     /// Lineage.
     pub epoch: u64,
-    /// For stale reads: milliseconds since this node last heard from a leader.
+    /// For stale reads: milliseconds since a leader that this node heard was last confirmed by a quorum.
     pub age_ms: Option<u64>,
 }
 
@@ -101,7 +101,7 @@ impl<RT: Runtime> Replica<RT> {
         Ok(ReadPoint { index, revision, epoch: identity.epoch, age_ms: None })
     }
 
-    /// What this node has, without asking anyone; `None` if it never heard from a leader since it started.
+    /// What this node has, without asking anyone; `None` if it never heard of a quorum since it started.
     pub fn stale_point(&self) -> Option<ReadPoint> {
         let shared = &self.shared;
         let identity = shared.identity()?;
@@ -179,11 +179,10 @@ impl<RT: Runtime> Shared<RT> {
         self.store.revision_at_index(index).unwrap_or_else(|| self.store.applied().revision)
     }
 
+    /// Time since a leader that this node heard, or this node itself, was last known to have a quorum.
     fn leader_age(&self) -> Option<Duration> {
-        let heard = self.heard.lock().as_ref().map(|instant| instant.elapsed());
-        let acked =
-            self.with_metrics(|metrics| metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed())).flatten();
-        match (heard, acked) {
+        let heard = self.confirmed.lock().as_ref().map(|(heard, before)| heard.elapsed() + *before);
+        match (heard, self.quorum_age()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }

@@ -13,8 +13,6 @@ use crate::types::Runtime;
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
 /// Free space is looked at this often.
 const FREE_SPACE_EVERY: Duration = Duration::from_secs(1);
-/// The log keeps at least so many applied entries, so that a follower that was away for a moment needs no snapshot.
-const KEEP_ENTRIES: u64 = 100_000;
 
 /// First index to keep: nothing is purged that is not in the flushed state machine, that a member may still need, or
 /// that is recent.
@@ -67,7 +65,8 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>) {
             continue;
         }
         let flushed_next = shared.store.flushed().map_or(0, |log_id| log_id.index + 1);
-        let keep_from = purge_below(flushed_next, shared.links.needed_from(), shared.flushed_next(), KEEP_ENTRIES);
+        let keep_from =
+            purge_below(flushed_next, shared.links.needed_from(), shared.flushed_next(), shared.keep_entries);
         if let Some(last) = keep_from.checked_sub(1)
             && let Err(error) = raft.trigger().purge_log(last).await
         {

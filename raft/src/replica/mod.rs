@@ -69,9 +69,13 @@ pub(crate) struct Shared<RT: Runtime> {
     clock_off: AtomicBool,
     applied_next: watch::Sender<u64>,
     raft: OnceLock<RaftOf<RT>>,
+    /// When a leader last spoke.
     heard: Mutex<Option<InstantOf<RT>>>,
+    /// When a leader last said how long ago a quorum had confirmed it, and what it said.
+    confirmed: Mutex<Option<(InstantOf<RT>, Duration)>>,
     disk_free_bytes: AtomicU64,
     min_free_bytes: u64,
+    keep_entries: u64,
     refused: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
     proposals: mpsc::Sender<propose::Queued>,
@@ -147,8 +151,17 @@ impl<RT: Runtime> Shared<RT> {
         self.with_metrics(|metrics| metrics.membership_config.membership().get_node(&node_id).cloned()).flatten()
     }
 
+    /// The leader, if it is this node or has spoken lately. Raft itself goes on naming a silent one until another
+    /// node's campaign succeeds, and pre-votes that fail leave no trace.
     pub(crate) fn leader(&self) -> Option<NodeId> {
-        self.with_metrics(|metrics| metrics.current_leader).flatten()
+        let leader = self.with_metrics(|metrics| metrics.current_leader).flatten()?;
+        let silent = || self.heard.lock().as_ref().is_none_or(|heard| heard.elapsed() > self.silence());
+        (leader == self.claim.node_id || !silent()).then_some(leader)
+    }
+
+    /// After so long a silence a leader counts as lost.
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.timing.election_max_ms)
     }
 
     pub(crate) fn is_leader(&self) -> bool {
@@ -231,14 +244,32 @@ impl<RT: Runtime> Shared<RT> {
         *self.heard.lock() = Some(InstantOf::<RT>::now());
     }
 
-    pub(crate) fn heard_leader(&self, term: u64, frontier_next: u64, needed_from: u64) {
+    pub(crate) fn heard_leader(&self, term: u64, frontier_next: u64, needed_from: u64, quorum_age_ms: u64) {
         let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
         // A leader of an older term is about to be refused by Raft; what it says counts for nothing.
         if term >= current {
             self.heard_something();
+            self.heard_confirmed(quorum_age_ms);
             self.frontier.raise(frontier_next);
             self.links.set_needed_from(needed_from);
         }
+    }
+
+    /// A leader that is cut off goes on speaking to those that are cut off with it: what counts is its quorum.
+    fn heard_confirmed(&self, quorum_age_ms: u64) {
+        if quorum_age_ms == u64::MAX {
+            return;
+        }
+        let age = Duration::from_millis(quorum_age_ms);
+        let mut confirmed = self.confirmed.lock();
+        if confirmed.as_ref().is_none_or(|(heard, before)| age <= heard.elapsed() + *before) {
+            *confirmed = Some((InstantOf::<RT>::now(), age));
+        }
+    }
+
+    /// Since when no quorum has confirmed this node as leader; `None` if none ever has.
+    pub(crate) fn quorum_age(&self) -> Option<Duration> {
+        self.with_metrics(|metrics| metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed())).flatten()
     }
 
     pub(crate) fn set_refused(&self, reason: String) {

@@ -36,6 +36,8 @@ pub struct ReplicaSettings {
     pub min_free_bytes: u64,
     /// Clock that stamps entries when this node leads.
     pub wall_clock: WallClock,
+    /// The log keeps at least so many applied entries, so that a follower that was away for a moment needs no snapshot.
+    pub keep_entries: u64,
 }
 
 /// What a replica is made of. [`Replica::start`] makes the production parts from a data folder; the simulator brings
@@ -121,8 +123,10 @@ impl<RT: Runtime> Replica<RT> {
             applied_next: watch::Sender::new(0),
             raft: OnceLock::new(),
             heard: Mutex::new(None),
+            confirmed: Mutex::new(None),
             disk_free_bytes: AtomicU64::new(first_free_bytes),
             min_free_bytes: settings.min_free_bytes,
+            keep_entries: settings.keep_entries,
             refused: Mutex::new(None),
             stopped: watch::Sender::new(None),
             proposals,
@@ -279,6 +283,9 @@ mod production {
     use super::*;
     use crate::types::TokioRuntime;
 
+    /// Some seconds of a busy cluster.
+    const KEEP_ENTRIES: u64 = 100_000;
+
     impl Replica<TokioRuntime> {
         /// Opens log and records in the folder and starts. The log's writer has a thread of its own, which ends the
         /// process when the disk fails: nothing that a failed disk says afterwards can be trusted.
@@ -323,7 +330,9 @@ mod production {
                     source,
                 })?;
             let parts = ReplicaParts { folder, log, store, transport, free_bytes: Box::new(move || disk.free_bytes()) };
-            Self::start_with(parts, ReplicaSettings { timing, min_free_bytes, wall_clock: wall_clock() }).await
+            let settings =
+                ReplicaSettings { timing, min_free_bytes, wall_clock: wall_clock(), keep_entries: KEEP_ENTRIES };
+            Self::start_with(parts, settings).await
         }
     }
 

@@ -21,6 +21,12 @@ use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotCh
 /// Messages of one direction of a stream that are under way.
 const IN_FLIGHT: usize = 64;
 
+/// A connection that loses messages is closed after so long, as keep-alives do.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// A message was lost, and the connection with it.
+struct Lost;
+
 /// Connects all nodes of a simulation.
 #[derive(Default)]
 pub struct SimNetwork {
@@ -77,12 +83,14 @@ impl SimNetwork {
         self.state.lock().services.get(&node).cloned()
     }
 
-    /// Delays a message; resolves never if it is lost on the way.
-    async fn travel(&self, from: NodeId, to: NodeId) {
+    /// Delays a message; when it is lost on the way, its connection ends after a while.
+    async fn travel(&self, from: NodeId, to: NodeId) -> Result<(), Lost> {
         tokio::time::sleep(Duration::from_micros(100 + random_u64() % 2_000)).await;
         if self.is_cut(from, to) {
-            std::future::pending::<()>().await;
+            tokio::time::sleep(KEEP_ALIVE).await;
+            return Err(Lost);
         }
+        Ok(())
     }
 }
 
@@ -119,7 +127,9 @@ fn pump<M: Message + Default + 'static>(
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
     spawn_on(from, async move {
         while let Some(message) = messages.next().await {
-            network.travel(from, to).await;
+            if network.travel(from, to).await.is_err() {
+                return;
+            }
             if sender.send(through_bytes(&message)).await.is_err() {
                 return;
             }
@@ -140,13 +150,13 @@ impl Transport for SimTransport {
         Box::pin(async move {
             let target = node_of(&to);
             let exchange = async {
-                network.travel(from, target).await;
+                network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
                 let service = network.service(target).ok_or_else(|| unreachable(&to))?;
                 let request = through_bytes(&request);
                 let reply = spawn_on(target, async move { service.call(request).await })
                     .await
                     .map_err(|_| broken(&to, "the peer crashed"))?;
-                network.travel(target, from).await;
+                network.travel(target, from).await.map_err(|Lost| broken(&to, "the connection died"))?;
                 Ok(through_bytes(&reply))
             };
             match tokio::time::timeout(timeout, exchange).await {
@@ -164,7 +174,7 @@ impl Transport for SimTransport {
         let (network, from, to) = (self.network.clone(), self.node, to.clone());
         Box::pin(async move {
             let target = node_of(&to);
-            network.travel(from, target).await;
+            network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
             let service = network.service(target).ok_or_else(|| unreachable(&to))?;
             let arriving = ReceiverStream::new(pump(network.clone(), from, target, requests)).boxed();
             let (replies, answered) = mpsc::channel(IN_FLIGHT);
@@ -189,13 +199,13 @@ impl Transport for SimTransport {
         let (network, from, to) = (self.network.clone(), self.node, to.clone());
         Box::pin(async move {
             let target = node_of(&to);
-            network.travel(from, target).await;
+            network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
             let service = network.service(target).ok_or_else(|| unreachable(&to))?;
             let arriving = ReceiverStream::new(pump(network.clone(), from, target, chunks));
             let reply = spawn_on(target, async move { service.snapshot(arriving).await })
                 .await
                 .map_err(|_| broken(&to, "the peer crashed"))?;
-            network.travel(target, from).await;
+            network.travel(target, from).await.map_err(|Lost| broken(&to, "the connection died"))?;
             Ok(through_bytes(&reply))
         })
     }

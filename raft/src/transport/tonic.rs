@@ -309,8 +309,12 @@ impl Peer for Handler {
     }
 
     async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<PeerReply>, Status> {
-        let _certified = caller(&request)?;
-        let chunks = UntilBroken { inner: request.into_inner() };
-        Ok(Response::new(self.service.snapshot(chunks).await))
+        let certified = caller(&request)?;
+        let mut chunks = UntilBroken { inner: request.into_inner() };
+        let first = chunks.next().await;
+        let header = first.as_ref().and_then(|chunk| chunk.begin.as_ref()).and_then(|begin| begin.header.as_ref());
+        check_name(header, &certified)?;
+        let all = futures::stream::iter(first).chain(chunks);
+        Ok(Response::new(self.service.snapshot(all).await))
     }
 }

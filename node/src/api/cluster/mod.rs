@@ -118,9 +118,16 @@ fn members(node: &Node, members: Vec<saola_raft::Member>) -> MembershipResponse 
     MembershipResponse { header: Some(header(node)), members }
 }
 
-/// What this node says of itself, as bytes for its peers.
+/// What this node says of itself and of its cluster, as bytes for its peers.
 pub fn encoded_status(node: &Node) -> Vec<u8> {
-    own_status(node, &node.replica().status()).encode_to_vec()
+    let own = node.replica().status();
+    StatusResponse { cluster_id: cluster_id(&own), nodes: vec![own_status(node, &own)], ..StatusResponse::default() }
+        .encode_to_vec()
+}
+
+/// 16 bytes, none before the node is part of a cluster.
+fn cluster_id(own: &ReplicaStatus) -> Bytes {
+    own.cluster_id.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default()
 }
 
 fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
@@ -163,12 +170,13 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
     let view = node.store().view();
     let info = view.info();
     let counts = view.counts();
-    let committed = nodes.iter().map(|status| status.committed_index).max().unwrap_or(0);
+    let taking_part = nodes.iter().filter(|status| takes_part(status));
+    let committed = taking_part.map(|status| status.committed_index).max().unwrap_or(0);
     let views: Vec<NodeView> = nodes
         .iter()
         .map(|status| NodeView {
             member: status.member.clone().unwrap_or_default(),
-            reachable: status.reachable,
+            takes_part: takes_part(status),
             sealed: status.sealed,
             applied_index: status.applied_index,
         })
@@ -183,7 +191,7 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
     StatusResponse {
         header: Some(header(node)),
         cluster_name: info.as_ref().map(|info| info.cluster_name.clone()).unwrap_or_default(),
-        cluster_id: own.cluster_id.map(|id| Bytes::copy_from_slice(&id)).unwrap_or_default(),
+        cluster_id: cluster_id(&own),
         leader: own.leader.unwrap_or(0),
         term: own.term,
         topology: topology::name(&members),
@@ -208,22 +216,47 @@ async fn ask(node: &Node, own: &ReplicaStatus, member: &saola_raft::Member, loca
     match answer {
         Err(_) => unanswered(format!("no answer within {} ms", STATUS_LIMIT.as_millis())),
         Ok(Err(error)) => unanswered(error.to_string()),
-        Ok(Ok(bytes)) => match NodeStatus::decode(bytes) {
+        Ok(Ok(bytes)) => match StatusResponse::decode(bytes) {
             Err(error) => unanswered(format!("its answer cannot be read: {error}; run the same release everywhere")),
-            Ok(mut answered) => {
-                answered.member = Some(convert::member_from_raft(member.clone()));
-                // A node that waits for a cluster under a member's address runs on another folder than the one known.
-                if let Some((_, refusal)) = own.refusals.iter().find(|(id, _)| *id == member.node_id)
-                    && answered.error.is_empty()
-                    && matches!(answered.state.as_str(), "waiting" | "refused")
-                {
-                    answered.error = refusal.clone();
-                    answered.state = "refused".into();
-                }
-                answered
-            }
+            Ok(answer) => of_member(own, member, answer),
         },
     }
+}
+
+/// What a member's answer says, seen from this node's cluster.
+fn of_member(own: &ReplicaStatus, member: &saola_raft::Member, answer: StatusResponse) -> NodeStatus {
+    let foreign = !answer.cluster_id.is_empty() && answer.cluster_id != cluster_id(own);
+    let starting = || NodeStatus { error: "the node is still starting".into(), ..NodeStatus::default() };
+    let mut status = answer.nodes.into_iter().next().unwrap_or_else(starting);
+    status.member = Some(convert::member_from_raft(member.clone()));
+    let id = member.node_id;
+    if foreign {
+        // Its figures are those of the other cluster.
+        return NodeStatus {
+            member: status.member,
+            reachable: true,
+            state: "refused".into(),
+            error: format!(
+                "node {id} runs on a data folder of another cluster: put its own folder back, or replace it with \
+                 `saola cluster replace {id}`"
+            ),
+            ..NodeStatus::default()
+        };
+    }
+    // A node that waits for a cluster under a member's address runs on another folder than the one known.
+    if let Some((_, refusal)) = own.refusals.iter().find(|(refusing, _)| *refusing == id)
+        && status.error.is_empty()
+        && matches!(status.state.as_str(), "waiting" | "refused")
+    {
+        status.error = refusal.clone();
+        status.state = "refused".into();
+    }
+    status
+}
+
+/// It answered, as a node of this cluster whose Raft runs.
+fn takes_part(status: &NodeStatus) -> bool {
+    status.reachable && !matches!(status.state.as_str(), "waiting" | "refused" | "stopped")
 }
 
 fn site_statuses(views: &[NodeView], committed: u64) -> Vec<SiteStatus> {

@@ -16,8 +16,8 @@ pub const GATE_OFF: &str = "gate off";
 pub struct NodeView {
     /// Who it is.
     pub member: Member,
-    /// It answered.
-    pub reachable: bool,
+    /// It answered, as a node of this cluster whose Raft runs.
+    pub takes_part: bool,
     /// A data node that cannot open its keys.
     pub sealed: bool,
     /// Last log entry that it has applied.
@@ -33,9 +33,9 @@ impl NodeView {
         self.member.role() != Role::Witness
     }
 
-    /// A data node that answers and is close to `committed_index`.
+    /// A data node that takes part and is close to `committed_index`.
     pub fn is_current(&self, committed_index: u64) -> bool {
-        self.keeps_records() && self.reachable && self.applied_index.saturating_add(CURRENT_LAG) >= committed_index
+        self.keeps_records() && self.takes_part && self.applied_index.saturating_add(CURRENT_LAG) >= committed_index
     }
 }
 
@@ -70,9 +70,9 @@ fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String
              and the rest cannot go on by itself"
         ));
     }
-    let up = beyond.iter().filter(|n| n.votes() && n.reachable).count();
+    let up = beyond.iter().filter(|n| n.votes() && n.takes_part).count();
     if up < quorum {
-        let silent = names(beyond.iter().copied().filter(|n| n.votes() && !n.reachable));
+        let silent = names(beyond.iter().copied().filter(|n| n.votes() && !n.takes_part));
         return Some(format!(
             "NOT PROTECTED: without {site} {up} voters would be left and {quorum} are needed; bring back {silent}"
         ));
@@ -103,7 +103,7 @@ mod tests {
     fn view(members: Vec<Member>) -> Vec<NodeView> {
         members
             .into_iter()
-            .map(|member| NodeView { member, reachable: true, sealed: false, applied_index: 5000 })
+            .map(|member| NodeView { member, takes_part: true, sealed: false, applied_index: 5000 })
             .collect()
     }
 
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_silent_witness_takes_the_protection_away() {
         let mut nodes = view(five());
-        nodes[4].reachable = false;
+        nodes[4].takes_part = false;
         assert!(of_site("main", &nodes, 5000).contains("bring back witness"));
         assert_eq!(of_site("third", &nodes, 5000), "protected");
     }

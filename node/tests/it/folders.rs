@@ -1,0 +1,129 @@
+//! A node id with a folder that is not its own, or an old copy of it, or on two nodes: it must not vote.
+
+use std::fs;
+use std::path::Path;
+
+use super::harness::cluster::{own, value_at};
+use super::harness::wait::until;
+use super::harness::{Cluster, http};
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), &target).unwrap()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_known_node_with_an_empty_folder_or_an_older_copy_is_refused_with_the_next_step() {
+    // What a leader has counted as flushed it knows for as long as it leads.
+    let mut cluster = Cluster::running_without_elections().await;
+    let leader = cluster.leader().await;
+    let absent = if leader == 2 { 1 } else { 2 };
+    let (id, data, copy) = (cluster.nodes[absent].id, cluster.nodes[absent].data(), cluster.path("copy"));
+    let caught_up = |revision: u64| {
+        move |status: &saola_client::proto::StatusResponse| {
+            let own = own(status, id);
+            own.reachable && own.revision >= revision && own.state == "follower"
+        }
+    };
+    let refused = |part: &'static str| {
+        move |status: &saola_client::proto::StatusResponse| {
+            let own = own(status, id);
+            own.state == "refused" && own.error.contains(part) && own.error.contains("`saola cluster replace")
+        }
+    };
+    let first = cluster.put("a", "1").await;
+    cluster.wait_for(0, "the first write everywhere", caught_up(first.revision)).await;
+    cluster.nodes[absent].kill();
+    copy_folder(&data, &copy);
+    cluster.start(absent).await;
+    let second = cluster.put("a", "2").await;
+    cluster.wait_for(0, "the second write everywhere", caught_up(second.revision)).await;
+    // A follower may apply a little before its log is flushed; only what it has flushed can be missed in the copy.
+    let metrics = cluster.nodes[leader].metrics.clone();
+    let flushed = format!("saola_peer_matched_lag{{node=\"{id}\"}} 0\n");
+    until("the leader counts the second write as flushed", async || {
+        let (_, scrape) = http::get(&metrics, "/metrics").await;
+        if scrape.contains(&flushed) { Ok(()) } else { Err(scrape) }
+    })
+    .await;
+
+    cluster.nodes[absent].kill();
+    let own_folder = cluster.path("own");
+    fs::rename(&data, &own_folder).unwrap();
+    cluster.start(absent).await;
+    cluster.wait_for(absent, "its empty folder refused", refused("put its own folder back")).await;
+    cluster.nodes[absent].kill();
+    fs::remove_dir_all(&data).unwrap();
+
+    fs::rename(&copy, &data).unwrap();
+    cluster.start(absent).await;
+    cluster.wait_for(absent, "the old copy refused", refused("an older copy of its data folder")).await;
+    cluster.nodes[absent].kill();
+    fs::remove_dir_all(&data).unwrap();
+
+    fs::rename(&own_folder, &data).unwrap();
+    let third = cluster.put("a", "3").await;
+    cluster.start(absent).await;
+    cluster.wait_for(0, "the node back", caught_up(third.revision)).await;
+    assert_eq!(value_at(&cluster.at(absent), "a").await.unwrap().as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn a_node_on_a_folder_of_another_cluster_takes_no_part_and_status_says_so() {
+    let mut elsewhere = Cluster::running(1).await;
+    elsewhere.put("a", "elsewhere").await;
+    elsewhere.nodes[0].kill();
+
+    let mut cluster = Cluster::prepare(3);
+    copy_folder(&elsewhere.nodes[0].data(), &cluster.nodes[0].data());
+    for index in 0..3 {
+        cluster.start(index).await;
+    }
+    let error = cluster.at(1).cluster_init(cluster.topology()).await.expect_err("refused");
+    for part in ["node 1 (main-1)", "belongs to a cluster already", "give it an empty data folder"] {
+        assert!(error.to_string().contains(part), "{part:?} in: {error}");
+    }
+
+    cluster.nodes[0].kill();
+    fs::rename(cluster.nodes[0].data(), cluster.path("others")).unwrap();
+    cluster.start(0).await;
+    cluster.init().await;
+    let written = cluster.put("a", "here").await;
+    cluster.nodes[0].kill();
+    fs::rename(cluster.nodes[0].data(), cluster.path("own")).unwrap();
+    fs::rename(cluster.path("others"), cluster.nodes[0].data()).unwrap();
+    cluster.start(0).await;
+    cluster
+        .wait_for(1, "the folder of the other cluster refused", |status| {
+            let own = own(status, 1);
+            own.state == "refused" && own.error.contains("data folder of another cluster")
+        })
+        .await;
+    assert_eq!(cluster.value("a").await.as_deref(), Some("here"));
+    let status = cluster.wait_for(1, "the write", |status| own(status, 2).revision == written.revision).await;
+    assert_eq!(status.sites[0].data_nodes_current, 2, "the refused node does not count: {status:?}");
+}
+
+#[tokio::test]
+async fn two_nodes_cannot_have_one_id() {
+    let mut fresh = Cluster::prepare(2);
+    fresh.start(0).await;
+    let mut topology = fresh.topology();
+    topology.members[1].node_id = 1;
+    let twin = topology.members[1].clone();
+    let error = fresh.at(0).cluster_init(topology).await.expect_err("refused");
+    assert_eq!(error.reason(), "INVALID_ARGUMENT", "{error}");
+    assert!(error.to_string().contains("node_id 1 stands in it twice"), "{error}");
+
+    let cluster = Cluster::running(1).await;
+    let error = cluster.client().add_member(twin, None).await.expect_err("refused");
+    assert_eq!(error.reason(), "MEMBERSHIP_REFUSED", "{error}");
+    assert!(error.to_string().contains("node ids are never used twice: take 2"), "{error}");
+}

@@ -1,0 +1,27 @@
+//! Conditions that only asking can tell, awaited with a deadline.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Far more than a healthy machine needs: it ends a test that would otherwise hang.
+pub const LIMIT: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// Asks until there is an answer; the error says what is still missing.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let mut again = interval(ASK_EVERY);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut missing = String::from("not asked yet");
+    let answer = timeout(LIMIT, async {
+        loop {
+            again.tick().await;
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(still) => missing = still,
+            }
+        }
+    })
+    .await;
+    answer.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}: {missing}"))
+}
