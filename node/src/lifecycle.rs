@@ -11,10 +11,13 @@ use saola_client::proto::cluster_server::ClusterServer;
 use saola_client::proto::collections_server::CollectionsServer;
 use saola_client::proto::records_server::RecordsServer;
 use saola_raft::transport::tonic::{TlsFiles, TonicTransport, serve};
-use saola_raft::{DataFolder, FolderClaim, Replica};
+use saola_raft::{DataFolder, FolderClaim, Replica, Role};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tonic::server::NamedService;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::api::cluster::ClusterService;
 use crate::api::collections::CollectionsService;
@@ -29,6 +32,11 @@ use crate::{entropy, listen, process};
 
 /// Calls under way get so long to end when the node stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often the key ring is followed and health told: a new data key is opened, or reported, within this time.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Name of the record service in health checks.
+const RECORDS: &str = <RecordsServer<RecordsService> as NamedService>::NAME;
 
 /// Runs a node until it is told to stop.
 ///
@@ -62,8 +70,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let transport = Arc::new(TonicTransport::new(peer_tls.clone()));
     let replica = Replica::start(folder, transport, settings.timing, settings.min_free_bytes).await?;
     let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
-    // Opens the keys that are there already, and says so if it cannot.
-    drop(node.ring());
     let weak = Arc::downgrade(&node);
     replica.set_status_source(Box::new(move || {
         weak.upgrade().map(|node| crate::api::cluster::encoded_status(&node)).unwrap_or_default()
@@ -74,7 +80,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let peers = tokio::spawn(serve(peer_port, replica.peer_service(), peer_tls, told(peers_stopped)));
     let requests = Requests::default();
     let (health_reporter, health_service) = tonic_health::server::health_reporter();
-    health_reporter.set_serving::<RecordsServer<RecordsService>>().await;
+    let following = tokio::spawn(follow(node.clone(), health_reporter.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(saola_client::proto::DESCRIPTORS)
         .build_v1()
@@ -118,7 +124,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         ended = &mut clients => Some(format!("client port closed: {ended:?}")),
     };
     tracing::info!("node stops");
-    health_reporter.set_not_serving::<RecordsServer<RecordsService>>().await;
+    following.abort();
+    // It ends by the abort alone; after that nothing overwrites what is said next.
+    let _aborted = following.await;
+    for service in ["", RECORDS] {
+        health_reporter.set_service_status(service, ServingStatus::NotServing).await;
+    }
     stop_clients.send_replace(true);
     if failed.is_none() && tokio::time::timeout(DRAIN_LIMIT, &mut clients).await.is_err() {
         tracing::warn!("calls were still under way after {DRAIN_LIMIT:?}; their clients ask another node");
@@ -130,6 +141,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     match failed {
         None => Ok(()),
         Some(reason) => bail!("the node cannot go on: {reason}"),
+    }
+}
+
+/// Opens data keys as they appear, and says in health checks whether the node can answer calls about records.
+async fn follow(node: Arc<Node>, health: HealthReporter) {
+    let mut again = tokio::time::interval(FOLLOW_INTERVAL);
+    loop {
+        again.tick().await;
+        let ready = node.role() != Role::Witness && node.not_ready().is_none();
+        // Also when it is not ready for another reason: keys are opened before the first call needs them.
+        drop(node.ring());
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status(RECORDS, status).await;
     }
 }
 

@@ -127,7 +127,7 @@ pub fn router(node: Arc<Node>, requests: Requests) -> Router {
         }
     };
     let ready = move || {
-        let answer = match not_ready(&node) {
+        let answer = match node.not_ready() {
             None => (StatusCode::OK, "ready\n".to_owned()),
             Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         };
@@ -137,20 +137,6 @@ pub fn router(node: Arc<Node>, requests: Requests) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-}
-
-fn not_ready(node: &Node) -> Option<String> {
-    let status = node.replica().status();
-    if !status.adopted {
-        return Some("waiting: the node is not part of a cluster yet".into());
-    }
-    if let Some(reason) = status.refused_by_peers {
-        return Some(reason);
-    }
-    if status.leader.is_none() {
-        return Some("no leader is known".into());
-    }
-    node.ring().sealed().map(|reason| format!("sealed: {reason}"))
 }
 
 /// All metrics as text.

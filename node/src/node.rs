@@ -68,6 +68,30 @@ impl Node {
         self.keys.follow(self.store())
     }
 
+    /// Lineage of the cluster, 0 before the node is part of one.
+    pub fn epoch(&self) -> u64 {
+        // Every call asks for it. Only a node that has not heard from a leader yet needs the whole status for it.
+        match self.replica.stale_point() {
+            Some(point) => point.epoch,
+            None => self.replica.status().epoch,
+        }
+    }
+
+    /// Why the node cannot answer calls now, if so.
+    pub fn not_ready(&self) -> Option<String> {
+        let status = self.replica.status();
+        if !status.adopted {
+            return Some("waiting: the node is not part of a cluster yet".into());
+        }
+        if let Some(reason) = status.refused_by_peers {
+            return Some(reason);
+        }
+        if status.leader.is_none() {
+            return Some("no leader is known".into());
+        }
+        self.ring().sealed().map(|reason| format!("sealed: {reason}"))
+    }
+
     /// Seconds since it started.
     pub fn uptime_s(&self) -> u64 {
         self.started.elapsed().as_secs()

@@ -81,6 +81,11 @@ impl Failure {
     }
 }
 
+/// Turns a client's error into the failure of what was tried, as in `put agency/x`: for `map_err`.
+pub fn doing(what: impl fmt::Display) -> impl FnOnce(Error) -> Failure {
+    move |error| Failure::from(error).while_doing(what)
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}\nnext: {}", self.what, self.next)
@@ -104,14 +109,6 @@ impl From<Error> for Failure {
         };
         let details = error.details();
         let what = match &error {
-            Error::Conflict { live, generation, revision, .. } => {
-                let there = match (generation, live) {
-                    (0, _) => "the record never existed".to_owned(),
-                    (_, true) => format!("there is generation {generation}, written at revision {revision}"),
-                    (_, false) => format!("generation {generation} deleted it at revision {revision}"),
-                };
-                format!("{} [{}]: {there}", details.message, details.reason)
-            }
             Error::UnknownOutcome { request: Some(request), .. } => {
                 format!(
                     "outcome unknown, the write may have been applied: {} [{}], request {request}",
@@ -168,7 +165,7 @@ mod tests {
         let text = Failure::from(conflict).while_doing("import a.ndjson").to_string();
         assert_eq!(
             text,
-            "error: import a.ndjson: put agency/x [CONFLICT]: generation 3 deleted it at revision 9\n\
+            "error: import a.ndjson: put agency/x [CONFLICT]\n\
              next: read the record and decide again with its present generation"
         );
     }

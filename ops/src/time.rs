@@ -15,8 +15,7 @@ pub fn iso(us: u64) -> String {
 /// # Errors
 /// A sentence with an example.
 pub fn parse_moment(text: &str) -> Result<u64, String> {
-    let moment: Timestamp =
-        text.parse().map_err(|error| format!("{error}; write a UTC time as in 2025-07-01T00:00:00Z"))?;
+    let moment: Timestamp = text.parse().map_err(|_| "write a UTC time as in 2025-07-01T00:00:00Z".to_owned())?;
     u64::try_from(moment.as_microsecond()).map_err(|_| "the time lies before 1970".to_owned())
 }
 
@@ -25,7 +24,7 @@ pub fn parse_moment(text: &str) -> Result<u64, String> {
 /// # Errors
 /// A sentence with an example.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let span: SignedDuration = text.parse().map_err(|error| format!("{error}; write a span as in 500ms or 5s"))?;
+    let span: SignedDuration = text.parse().map_err(|_| "write a number and its unit, as in 500ms or 5s".to_owned())?;
     match Duration::try_from(span) {
         Ok(span) if !span.is_zero() => Ok(span),
         _ => Err("a span must be longer than nothing".to_owned()),

@@ -169,6 +169,9 @@ impl<RT: Runtime> PeerService<RT> {
             _ => {}
         }
         let raft = self.admit(request.header.as_ref())?;
+        if matches!(question, Question::Propose(_) | Question::ReadBarrier(_) | Question::Admin(_)) {
+            self.check_still_member(request.header.as_ref())?;
+        }
         let stopped = |error: &dyn std::fmt::Display| Refusal::new(RefusalCode::Stopped, error.to_string());
         match question {
             Question::Vote(ballot) => {
@@ -206,6 +209,23 @@ impl<RT: Runtime> PeerService<RT> {
                 unreachable!("answered before the header check")
             }
         }
+    }
+
+    /// Votes and appends may come from a node that joined while this one was away; what a leader does for others is
+    /// for members only, and it knows them.
+    fn check_still_member(&self, header: Option<&Header>) -> Result<(), Refusal> {
+        let shared = self.shared();
+        let from = header.map_or(0, |header| header.from);
+        if shared.is_leader() && shared.member(from).is_none() {
+            return Err(Refusal::new(
+                RefusalCode::UnknownSender,
+                format!(
+                    "node {from} is not a member of this cluster any more: stop it, and give it an empty data folder \
+                     and a new node id to add it again"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     async fn take_over(&self, raft: &RaftOf<RT>, ask: TakeOver) -> Result<Answer, Refusal> {

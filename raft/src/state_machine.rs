@@ -211,3 +211,39 @@ impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
         Ok(Snapshot { meta: Self::meta(&flushed)?, snapshot })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use openraft::storage::SnapshotMeta;
+    use saola_storage::engine::memory::MemoryHome;
+    use saola_storage::store::{Keeps, StoreSettings};
+    use saola_storage::types::{LeaderId, LogId};
+
+    use super::*;
+    use crate::member::{Member, Membership};
+    use crate::types::TokioRuntime;
+
+    fn at(index: u64) -> LogIdOf<TypeConfig<TokioRuntime>> {
+        log_id_to::<TokioRuntime>(&LogId { leader: LeaderId { term: 1, node_id: 1 }, index })
+    }
+
+    #[tokio::test]
+    async fn witness_takes_a_newer_snapshot_whose_membership_it_has_applied() {
+        let store = Store::open(Arc::new(MemoryHome::new()), Keeps::LogIdsOnly, StoreSettings::default()).unwrap();
+        let frontier = Arc::new(FrontierCell::new());
+        let mut machine = StateMachine::<TokioRuntime>::new(Arc::new(store), frontier, watch::Sender::new(0));
+        let members = BTreeMap::from([(1, Member { node_id: 1, ..Member::default() })]);
+        let membership = Membership::new(vec![BTreeSet::from([1])], members).unwrap();
+        for last in [10, 20] {
+            let meta = SnapshotMeta {
+                last_log_id: Some(at(last)),
+                last_membership: openraft::StoredMembership::new(Some(at(5)), membership.clone()),
+            };
+            machine.install_snapshot(&meta, SnapshotBody::LogIdsOnly).await.unwrap();
+            let (applied, kept) = machine.applied_state().await.unwrap();
+            assert_eq!((applied, kept), (meta.last_log_id, meta.last_membership));
+        }
+    }
+}

@@ -12,6 +12,7 @@ use saola_storage::types::{LogId, NodeId};
 use crate::member::Role;
 use crate::replica::Replica;
 use crate::types::Runtime;
+use crate::wire::{Answer, Nothing, Question};
 
 /// What a witness sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,13 +135,17 @@ async fn reachable_voters<RT: Runtime>(replica: &Replica<RT>) -> Vec<ReachableVo
     let own = replica.shared.claim.node_id;
     let voters =
         replica.shared.members().into_iter().filter(|member| member.role_value().votes() && member.node_id != own);
-    let questions = voters.map(|member| async move { replica.identify(&member).await });
-    futures::future::join_all(questions)
-        .await
-        .into_iter()
-        .flatten()
-        .map(|identity| ReachableVoter { last: identity.last.map(LogId::from), knows_leader: identity.leader != 0 })
-        .collect()
+    // All are waited for, and some are probably lost: every moment here is one without a leader.
+    let limit = Duration::from_millis(replica.shared.election_max_ms());
+    let questions =
+        voters.map(|member| async move { replica.ask(&member, Question::Identify(Nothing {}), limit).await });
+    let answered = |answer| match answer {
+        Ok(Answer::Identity(identity)) => {
+            Some(ReachableVoter { last: identity.last.map(LogId::from), knows_leader: identity.leader != 0 })
+        }
+        _ => None,
+    };
+    futures::future::join_all(questions).await.into_iter().filter_map(answered).collect()
 }
 
 #[cfg(test)]

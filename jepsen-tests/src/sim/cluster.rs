@@ -1,7 +1,7 @@
-//! A simulated cluster: nodes that start, crash and come back on what their disks kept.
+//! A simulated cluster: nodes that start, crash, lose their folders and come back on what their disks kept.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,55 +11,100 @@ use saola_raft::{Member, Replica, ReplicaParts, ReplicaSettings, Role, Timing};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;
-use saola_storage::log::{Log, LogSettings, LogWriter};
+use saola_storage::log::{Log, LogSettings, LogState, LogWriter};
 use saola_storage::store::{Keeps, Store, StoreSettings};
 use tokio::sync::Notify;
 
+use super::copy::FolderCopy;
+use super::records::create_collection;
+
 /// Segments small enough that a run goes through many.
 const SEGMENT_BYTES: u64 = 64 << 10;
+/// How long a cluster may take, in virtual time, to do what nothing prevents it from doing.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const MAIN: &str = "main";
+const DR: &str = "dr";
 
 struct Node {
     member: Member,
     folder: PathBuf,
+    /// Folders that this node has had so far; the present one's id is made of it.
+    folders: u8,
     disk: Arc<SimDisk>,
     home: Arc<MemoryHome>,
-    replica: Option<Replica<SimRuntime>>,
+    life: Option<Life>,
+}
+
+/// What a running node is made of.
+struct Life {
+    replica: Replica<SimRuntime>,
+    log: Log,
 }
 
 /// Nodes, their disks and the network between them.
 pub struct Cluster {
     /// The network; cut it and heal it.
     pub network: Arc<SimNetwork>,
+    /// Entries that a log keeps at least; nodes that start later take it.
+    pub keep_entries: u64,
     nodes: BTreeMap<u64, Node>,
     root: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// Node ids from 1; `witness` makes the last one a witness. No node runs yet.
-    pub fn new(size: u64, witness: bool) -> Self {
+    fn empty() -> Self {
         let root = tempfile::tempdir().expect("a temporary folder can be made");
-        let nodes = (1..=size).map(|id| (id, Self::node(root.path(), id, witness && id == size))).collect();
-        Self { network: SimNetwork::new(), nodes, root }
+        Self { network: SimNetwork::new(), keep_entries: 100_000, nodes: BTreeMap::new(), root }
     }
 
-    fn node(root: &Path, id: u64, witness: bool) -> Node {
-        let role = if witness { Role::Witness } else { Role::Voter };
+    /// Node ids from 1, all at one site; `witness` makes the last one a witness. No node runs yet.
+    pub fn new(size: u64, witness: bool) -> Self {
+        let mut cluster = Self::empty();
+        for id in 1..=size {
+            cluster.add(id, MAIN, if witness && id == size { Role::Witness } else { Role::Voter });
+        }
+        cluster
+    }
+
+    /// 2+2+w: nodes 1 and 2 at the site main, 3 and 4 at dr, witness 5 at a third place. No node runs yet.
+    pub fn two_sites() -> Self {
+        let mut cluster = Self::empty();
+        for (id, site) in [(1, MAIN), (2, MAIN), (3, DR), (4, DR)] {
+            cluster.add(id, site, Role::Voter);
+        }
+        cluster.add(5, "third", Role::Witness);
+        cluster
+    }
+
+    /// Adds a node with an empty folder. It does not run yet and belongs to no cluster.
+    pub fn add(&mut self, id: u64, site: &str, role: Role) -> Member {
         let member = Member {
             node_id: id,
             name: format!("n{id}"),
-            site: "main".into(),
+            site: site.into(),
             role: role as i32,
             peer_address: SimNetwork::address(id),
             client_address: String::new(),
             folder_id: Default::default(),
         };
-        Node {
-            member,
-            folder: root.join(id.to_string()),
+        let node = Node {
+            member: member.clone(),
+            folder: self.root.path().join(id.to_string()),
+            folders: 0,
             disk: Arc::new(SimDisk::new(random_u64())),
             home: Arc::new(MemoryHome::new()),
-            replica: None,
-        }
+            life: None,
+        };
+        self.nodes.insert(id, node);
+        member
+    }
+
+    fn node(&self, id: u64) -> &Node {
+        self.nodes.get(&id).expect("callers name nodes of this cluster")
+    }
+
+    fn node_mut(&mut self, id: u64) -> &mut Node {
+        self.nodes.get_mut(&id).expect("callers name nodes of this cluster")
     }
 
     /// All node ids.
@@ -67,29 +112,36 @@ impl Cluster {
         self.nodes.keys().copied().collect()
     }
 
-    /// Members as a topology lists them.
+    /// All nodes, as a topology lists them.
     pub fn members(&self) -> Vec<Member> {
         self.nodes.values().map(|node| node.member.clone()).collect()
     }
 
     /// A running node.
     pub fn replica(&self, id: u64) -> Option<Replica<SimRuntime>> {
-        self.nodes.get(&id).and_then(|node| node.replica.clone())
+        self.nodes.get(&id)?.life.as_ref().map(|life| life.replica.clone())
+    }
+
+    /// Where a running node's log stands.
+    pub fn log(&self, id: u64) -> Option<LogState> {
+        self.nodes.get(&id)?.life.as_ref().map(|life| life.log.state())
     }
 
     /// Ids of running data nodes.
     pub fn running(&self) -> Vec<u64> {
-        let runs = |node: &&Node| node.replica.is_some() && node.member.role_value().is_data();
+        let runs = |node: &&Node| node.life.is_some() && node.member.role_value().is_data();
         self.nodes.values().filter(runs).map(|node| node.member.node_id).collect()
     }
 
     /// Starts a node on what its disk holds.
     pub async fn start(&mut self, id: u64) {
-        let network = self.network.clone();
-        let node = self.nodes.get_mut(&id).expect("callers name nodes of this cluster");
+        let (network, keep_entries) = (self.network.clone(), self.keep_entries);
+        let node = self.node_mut(id);
         let role = node.member.role_value();
         let claim = FolderClaim { node_id: id, name: node.member.name.clone(), site: node.member.site.clone(), role };
-        let folder = DataFolder::open(&node.folder, claim, [id as u8; 16]).expect("the folder is this node's own");
+        let mut folder_id = [id as u8; 16];
+        folder_id[0] = node.folders;
+        let folder = DataFolder::open(&node.folder, claim, folder_id).expect("the folder is this node's own");
         let settings = LogSettings { segment_bytes: SEGMENT_BYTES, ..LogSettings::default() };
         let (log, writer) = Log::open(node.disk.clone(), settings).expect("no rot is injected here");
         let keeps = if role.is_data() { Keeps::Records } else { Keeps::LogIdsOnly };
@@ -98,7 +150,7 @@ impl Cluster {
         let disk = node.disk.clone();
         let parts = ReplicaParts {
             folder,
-            log,
+            log: log.clone(),
             store,
             transport: Arc::new(network.transport(id)),
             free_bytes: Box::new(move || disk.free_bytes()),
@@ -108,6 +160,7 @@ impl Cluster {
             timing: Timing::LAN,
             min_free_bytes: 0,
             wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
+            keep_entries,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))
@@ -115,17 +168,82 @@ impl Cluster {
             .expect("nothing aborts a starting node")
             .expect("a simulated node starts");
         network.connect(id, replica.peer_service());
-        node.replica = Some(replica);
+        node.life = Some(Life { replica, log });
+    }
+
+    /// Starts every node and makes one cluster of them, with a collection to write to.
+    pub async fn init(&mut self) {
+        self.start_all().await;
+        let first = self.replica(1).expect("it was started");
+        let members = self.members();
+        // On the node's own task: Raft starts there, and its tasks must end with the node.
+        let made = spawn_on(1, async move {
+            first.init("sim", Vec::new(), members, [5; 32]).await.expect("a quiet cluster initialises");
+            create_collection(&first).await;
+        });
+        made.await.expect("nothing aborts a quiet cluster");
+    }
+
+    /// Starts every node that does not run.
+    pub async fn start_all(&mut self) {
+        for id in self.ids() {
+            if self.replica(id).is_none() {
+                self.start(id).await;
+            }
+        }
+    }
+
+    async fn end(&mut self, id: u64) {
+        self.network.disconnect(id);
+        self.node_mut(id).life = None;
+        kill(id).await;
     }
 
     /// Power loss: what was not synced is lost or torn.
     pub async fn crash(&mut self, id: u64) {
-        self.network.disconnect(id);
-        let node = self.nodes.get_mut(&id).expect("callers name nodes of this cluster");
-        node.replica = None;
-        kill(id).await;
+        self.end(id).await;
+        let node = self.node(id);
         node.disk.crash(random_u64());
         node.home.crash();
+    }
+
+    /// The process dies, the machine goes on: what it wrote is still there.
+    pub async fn kill(&mut self, id: u64) {
+        self.end(id).await;
+        let node = self.node(id);
+        node.disk.kill();
+        node.home.crash();
+    }
+
+    /// An orderly stop: leadership is handed over first.
+    pub async fn stop(&mut self, id: u64) {
+        let replica = self.replica(id).expect("callers stop nodes that run");
+        spawn_on(id, async move { replica.shutdown().await }).await.expect("nothing aborts a stopping node");
+        self.kill(id).await;
+    }
+
+    /// Gives a node that does not run an empty folder, as an operator does who replaces its disk.
+    pub fn wipe(&mut self, id: u64) {
+        let node = self.node_mut(id);
+        assert!(node.life.is_none(), "a running node keeps its folder");
+        std::fs::remove_dir_all(&node.folder).expect("the folder of a node that ran can be removed");
+        node.folders += 1;
+        node.disk = Arc::new(SimDisk::new(random_u64()));
+        node.home = Arc::new(MemoryHome::new());
+    }
+
+    /// Copies the folder of a node that does not run.
+    pub fn copy(&self, id: u64) -> FolderCopy {
+        let node = self.node(id);
+        assert!(node.life.is_none(), "the folder of a running node changes under the copy");
+        FolderCopy::of(&node.disk, &node.home)
+    }
+
+    /// Puts a copy back in place of what a node that does not run has now. The identity file stays: it is the same.
+    pub fn put_back(&mut self, id: u64, copy: &FolderCopy) {
+        let node = self.node_mut(id);
+        assert!(node.life.is_none(), "a running node keeps its folder");
+        (node.disk, node.home) = copy.restore();
     }
 
     /// Cuts one direction of one link, chosen at random.
@@ -135,9 +253,14 @@ impl Cluster {
         self.network.cut(pick(), pick());
     }
 
-    /// Where the folders are.
-    pub fn root(&self) -> &Path {
-        self.root.path()
+    /// Cuts both directions between every node of one group and every node of the other.
+    pub fn part(&self, one: &[u64], other: &[u64]) {
+        for a in one {
+            for b in other {
+                self.network.cut(*a, *b);
+                self.network.cut(*b, *a);
+            }
+        }
     }
 }
 

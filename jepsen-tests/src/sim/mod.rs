@@ -1,10 +1,19 @@
 //! Whole clusters in one thread: the real log, state machine and replica over a simulated disk, network and clock.
 //!
-//! [`smoke`] is one run: clients write through any node while nodes crash (losing what was not synced) and links are
-//! cut; then everything heals and the cluster is judged. The seed decides all, so a run repeats itself.
+//! - [`Cluster`]: nodes that start, crash, lose their folders; [`FolderCopy`]: an older copy of a folder;
+//! - [`records`]: the collection that simulated clients use; [`Clerk`]: a client that checks what it was promised;
+//! - [`smoke`]: one random run: clients write through any node while nodes crash (losing what was not synced) and
+//!   links are cut; then everything heals and the cluster is judged.
+//!
+//! The seed decides all, so a run repeats itself. `tests/it/scenarios` are runs with a plot.
 
+mod clerk;
 mod cluster;
+mod copy;
+pub mod records;
 mod smoke;
 
-pub use cluster::Cluster;
+pub use clerk::{CALL, Clerk};
+pub use cluster::{Cluster, PATIENCE};
+pub use copy::FolderCopy;
 pub use smoke::{Report, smoke};

@@ -2,24 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use saola_raft::sim::{SimRuntime, random_u64, run, spawn_on};
-use saola_raft::{ReadPoint, Replica};
-use saola_storage::command::{Command, CreateCollection, Decision, Op, PutRecord, RequestId, TakeDigest, WrappedDek};
-use saola_storage::store::At;
+use saola_raft::Replica;
+use saola_raft::sim::{SimRuntime, random_u64, run};
+use saola_storage::command::Decision;
 use sha2::{Digest, Sha256};
 
-use super::Cluster;
+use super::records::{compare_digests, generation_at, put, value_of};
+use super::{CALL, Cluster, PATIENCE};
 
-const COLLECTION: &str = "drill";
-const DEK: [u8; 16] = [7; 16];
-const INCARNATION: [u8; 16] = [8; 16];
 const CLIENTS: u64 = 3;
-const CALL: Duration = Duration::from_millis(800);
-const HEAL: Duration = Duration::from_secs(30);
 
 /// What a run did and what was wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,72 +50,22 @@ impl Observed {
     }
 }
 
-fn envelope(value: u64) -> Bytes {
-    let mut bytes = vec![1u8, 1];
-    bytes.extend_from_slice(&DEK);
-    bytes.extend_from_slice(&[0; 28]);
-    bytes.extend_from_slice(&value.to_le_bytes());
-    bytes.extend_from_slice(&[0; 16]);
-    bytes.into()
-}
-
-fn request(client: u64, sequence: u64) -> RequestId {
-    let mut id = [0u8; 16];
-    id[..8].copy_from_slice(&(client + 1).to_le_bytes());
-    RequestId { client: Bytes::copy_from_slice(&id), since: 1, sequence, done_below: sequence }
-}
-
 /// Runs a cluster of `nodes` nodes (the last one a witness if `witness`) under a seed.
 pub fn smoke(seed: u64, nodes: u64, witness: bool) -> Report {
     run(seed, async move {
         let mut cluster = Cluster::new(nodes, witness);
-        for id in cluster.ids() {
-            cluster.start(id).await;
-        }
-        let first = cluster.replica(1).expect("node 1 was started");
-        let members = cluster.members();
-        // On the node's own task: Raft starts there, and its tasks must end with the node.
-        let made = spawn_on(1, async move {
-            first.init("sim", Vec::new(), members, [5; 32]).await.expect("a quiet cluster initialises");
-            create_collection(&first).await;
-        });
-        made.await.expect("nothing aborts a quiet cluster");
-
+        cluster.init().await;
         let observed = Arc::new(Mutex::new(Observed::default()));
         let crashes = under_faults(&mut cluster, &observed).await;
 
         cluster.network.heal();
-        for id in cluster.ids() {
-            if cluster.replica(id).is_none() {
-                cluster.start(id).await;
-            }
-        }
+        cluster.start_all().await;
         judge(&cluster, &observed).await;
         let mut seen = observed.lock();
         let (acked, unknown, reads) = seen.counts;
         let trace = std::mem::take(&mut seen.trace).finalize().into();
         Report { acked, unknown, reads, crashes, trace, violations: std::mem::take(&mut seen.violations) }
     })
-}
-
-async fn create_collection(replica: &Replica<SimRuntime>) {
-    let dek = WrappedDek {
-        id: Bytes::copy_from_slice(&DEK),
-        incarnation: Bytes::copy_from_slice(&INCARNATION),
-        wraps: Vec::new(),
-    };
-    let create = CreateCollection {
-        name: COLLECTION.into(),
-        incarnation: Bytes::copy_from_slice(&INCARNATION),
-        max_value_bytes: 1 << 20,
-        key_style: 0,
-        owner: String::new(),
-        label: String::new(),
-        dek: Some(dek),
-    };
-    let command = Command { request: Some(request(99, 1)), op: Some(Op::CreateCollection(create)) };
-    let outcome = replica.propose(command, HEAL).await.expect("a quiet cluster takes a collection");
-    assert!(matches!(outcome.decision, Some(Decision::CollectionCreated(_))), "{outcome:?}");
 }
 
 /// Clients write and read while nodes crash and links are cut; answers how many crashes there were.
@@ -143,11 +86,7 @@ async fn under_faults(cluster: &mut Cluster, observed: &Arc<Mutex<Observed>>) ->
             }
             _ => {
                 cluster.network.heal();
-                for id in cluster.ids() {
-                    if cluster.replica(id).is_none() {
-                        cluster.start(id).await;
-                    }
-                }
+                cluster.start_all().await;
             }
         }
         let running = cluster.running();
@@ -172,17 +111,8 @@ async fn session(client: u64, mut sequence: u64, replica: Replica<SimRuntime>, o
             continue;
         }
         sequence += 1;
-        let value = client * 1_000_000 + sequence;
-        let put = PutRecord {
-            collection: COLLECTION.into(),
-            id: Bytes::from(format!("r{record}")),
-            envelope: envelope(value),
-            content_type: String::new(),
-            expect: None,
-            provenance: None,
-            value_bytes: 8,
-        };
-        let command = Command { request: Some(request(client, sequence)), op: Some(Op::Put(put)) };
+        let value = value_of(client, sequence);
+        let command = put(client, sequence, record, 0);
         let floor = observed.lock().acked.get(&record).copied().unwrap_or_default();
         let result = replica.propose(command, CALL).await;
         let mut seen = observed.lock();
@@ -228,33 +158,16 @@ async fn read(replica: &Replica<SimRuntime>, record: u64, observed: &Arc<Mutex<O
     }
 }
 
-fn generation_at(replica: &Replica<SimRuntime>, record: u64, point: &ReadPoint) -> u64 {
-    let view = replica.store().view();
-    let Some(collection) = view.collection(COLLECTION) else { return 0 };
-    let id = format!("r{record}");
-    let version = view.get(&collection, id.as_bytes(), At::Revision(point.revision));
-    version.expect("memory reads").map_or(0, |version| version.generation)
-}
-
 /// After healing: the cluster serves, all replicas are equal, nothing acknowledged is missing.
 async fn judge(cluster: &Cluster, observed: &Arc<Mutex<Observed>>) {
-    let ids = cluster.running();
-    let first = cluster.replica(ids[0]).expect("all nodes run");
-    let command = Command { request: None, op: Some(Op::TakeDigest(TakeDigest {})) };
-    let outcome = match first.propose(command, HEAL).await {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            observed.lock().violations.push(format!("the healed cluster takes no writes: {error}"));
-            return;
-        }
-    };
-    let mut digests = BTreeMap::new();
-    for id in &ids {
-        let replica = cluster.replica(*id).expect("all nodes run");
-        match replica.read_point(HEAL).await {
+    if let Err(problem) = compare_digests(cluster).await {
+        observed.lock().violations.push(problem);
+        return;
+    }
+    for id in cluster.running() {
+        let replica = cluster.replica(id).expect("all nodes run");
+        match replica.read_point(PATIENCE).await {
             Ok(point) => {
-                let digest = replica.store().digest_at(outcome.index);
-                digests.insert(*id, digest);
                 let acked = observed.lock().acked.clone();
                 for (record, (generation, _)) in acked {
                     let found = generation_at(&replica, record, &point);
@@ -267,10 +180,5 @@ async fn judge(cluster: &Cluster, observed: &Arc<Mutex<Observed>>) {
             }
             Err(error) => observed.lock().violations.push(format!("node {id} serves no reads: {error}")),
         }
-    }
-    let mut seen = observed.lock();
-    let first = digests.values().next().copied().flatten();
-    if first.is_none() || digests.values().any(|digest| *digest != first) {
-        seen.violations.push(format!("digests at index {} differ: {digests:?}", outcome.index));
     }
 }

@@ -4,12 +4,16 @@
 //! - `demo`: the demonstration ends OK;
 //! - `good_history`: where those histories come from;
 //! - `simulation`: whole clusters in one thread, decided by a seed;
+//! - `scenarios`: simulated clusters with a plot, one promise each;
 //! - `live`: five processes, killed at random;
+//! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
 //! - `second_opinion`: the linearizability checker against an exhaustive search.
 
 mod checkers;
 mod demo;
 mod good_history;
 mod live;
+mod membership_live;
+mod scenarios;
 mod second_opinion;
 mod simulation;

@@ -94,7 +94,7 @@ pub fn header(node: &Node, revision: u64) -> Header {
     let status = node.replica().stale_point();
     Header {
         revision: status.as_ref().map_or(revision, |s| s.revision.max(revision)),
-        epoch: status.as_ref().map_or(0, |s| s.epoch),
+        epoch: status.as_ref().map_or_else(|| node.epoch(), |s| s.epoch),
         node: node.id(),
     }
 }

@@ -10,7 +10,7 @@ use super::errors::{Reason, Refusal};
 /// Largest message a client may send, bytes: the largest value and room for the rest, and enough over it that a
 /// value that is too large is refused with its own reason.
 pub const MAX_REQUEST_BYTES: usize = 8 << 20;
-/// Values in one answer, bytes before the last one is added; clients take messages of 4 MiB.
+/// Records in one answer, bytes before the last one is added; plain gRPC clients take messages of 4 MiB.
 pub const MAX_ANSWER_BYTES: usize = 2 << 20;
 /// Records in one BatchGet.
 pub const MAX_BATCH: usize = 1000;

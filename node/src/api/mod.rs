@@ -30,7 +30,7 @@ use errors::{Reason, Refusal};
 pub fn admit(node: &Node, metadata: &MetadataMap) -> Result<Deadline, Refusal> {
     let seen = metadata.get(EPOCH_METADATA).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if let Some(seen) = seen {
-        let own = node.replica().status().epoch;
+        let own = node.epoch();
         if own > 0 && seen > own {
             return Err(Refusal::plain(
                 Reason::LowerEpoch,

@@ -51,7 +51,7 @@ pub async fn batch_get(node: &Node, call: BatchGetRequest, deadline: Deadline) -
         for record in call.records {
             if bytes >= limits::MAX_ANSWER_BYTES {
                 return Err(Refusal::invalid(
-                    format!("the values asked for exceed {} bytes", limits::MAX_ANSWER_BYTES),
+                    format!("the records asked for exceed {} bytes", limits::MAX_ANSWER_BYTES),
                     "ask for fewer records in one call",
                 ));
             }
@@ -60,7 +60,7 @@ pub async fn batch_get(node: &Node, call: BatchGetRequest, deadline: Deadline) -
             let version = shown(&point, &collection, &record.id, At::Revision(revision))?
                 .map(|v| opened(&ring, &collection, v, false))
                 .transpose()?;
-            bytes += version.as_ref().map_or(0, |v| v.value.len());
+            bytes += version.as_ref().map_or(0, Message::encoded_len);
             results.push(GetResult { version });
         }
         Ok(BatchGetResponse { header: Some(point.header()), results })
@@ -136,7 +136,7 @@ fn page(
             }
             after = Some(row.id.clone());
             let version = opened(ring, collection, row, call.keys_only)?;
-            bytes += version.value.len();
+            bytes += version.encoded_len();
             versions.push(version);
         }
         if last_step {

@@ -11,6 +11,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
+use super::harness::wait::until;
 use super::harness::{COLLECTION, Cluster, http};
 
 const README: &str = include_str!("../../README.md");
@@ -23,6 +24,17 @@ async fn channel(cluster: &Cluster, index: usize) -> Channel {
         .identity(Identity::from_pem(&pair.cert_pem, &pair.key_pem));
     let endpoint = Endpoint::from_shared(format!("https://{}", cluster.nodes[index].client)).unwrap();
     endpoint.tls_config(tls).unwrap().connect().await.unwrap()
+}
+
+/// Waits until the health service says so.
+async fn becomes(health: &mut HealthClient<Channel>, service: &str, expected: ServingStatus) {
+    until(&format!("health of {service:?}"), async || {
+        match health.check(HealthCheckRequest { service: service.into() }).await {
+            Ok(answer) if answer.get_ref().status() == expected => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 /// Metrics of the README's table.
@@ -103,13 +115,14 @@ async fn probes_tell_a_live_node_from_a_ready_one() {
 
 #[tokio::test]
 async fn health_and_reflection_speak_their_standard_protocols() {
-    let cluster = Cluster::running(1).await;
+    let mut cluster = Cluster::prepare(1);
+    cluster.start(0).await;
     let channel = channel(&cluster, 0).await;
     let mut health = HealthClient::new(channel.clone());
-    for service in ["", "saola.v1.Records"] {
-        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap().into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
-    }
+    becomes(&mut health, "", ServingStatus::Serving).await;
+    becomes(&mut health, "saola.v1.Records", ServingStatus::NotServing).await;
+    cluster.init().await;
+    becomes(&mut health, "saola.v1.Records", ServingStatus::Serving).await;
     let unknown = health.check(HealthCheckRequest { service: "saola.v1.Nothing".into() }).await.expect_err("unknown");
     assert_eq!(unknown.code(), tonic::Code::NotFound);
 

@@ -33,6 +33,7 @@ pub struct Cli {
 
 /// Flags of every verb.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Options of every verb")]
 pub struct Global {
     /// Data nodes to talk to; one is enough, the others are found
     #[arg(long, global = true, env = "SAOLA_ENDPOINT", value_delimiter = ',', value_name = "HOST:PORT")]

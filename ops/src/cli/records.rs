@@ -152,7 +152,7 @@ pub struct GetArgs {
     /// Record id
     pub id: String,
     /// The record's n-th version
-    #[arg(long, value_name = "N", conflicts_with = "AtArgs")]
+    #[arg(long, value_name = "N", conflicts_with = "AtArgs", value_parser = clap::value_parser!(u64).range(1..))]
     pub generation: Option<u64>,
     /// The point of the read.
     #[command(flatten)]
@@ -186,7 +186,7 @@ pub struct ListArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub prefix: String,
     /// At most so many records
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
     /// The point of the read.
     #[command(flatten)]

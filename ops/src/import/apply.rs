@@ -289,20 +289,30 @@ impl<'a> Work<'a> {
         };
         let beyond = self.window.iter().filter(|line| line.done).count();
         self.save(self.window.back().map_or(self.lines_done, |line| line.number))?;
-        let applied = match self.lines_done {
-            0 => "no line is applied".to_owned(),
-            1 => "line 1 is applied".to_owned(),
-            done => format!("lines 1 to {done} are applied"),
+        let applied = match (self.lines_done, beyond) {
+            (0, 0) => "no line is applied".to_owned(),
+            (0, _) => format!("line 1 is not applied, {beyond} of the lines after it, which were under way, are"),
+            (done, 0) => format!("{} applied, nothing after", first_lines(done)),
+            (done, _) => {
+                format!("{} applied, and {beyond} of the lines after that, which were under way", first_lines(done))
+            }
         };
-        let after = match beyond {
-            0 => "nothing after".to_owned(),
-            _ => format!("and {beyond} of the lines after that, which were under way"),
-        };
-        let what = format!("{}; {applied}, {after}", failure.what());
+        let what = format!("{}; {applied}", failure.what());
         let next = match file {
-            true => format!("{}; then run: saola import --resume {}", failure.next(), self.name),
+            true => {
+                let collection = self.plan.default_collection.as_ref();
+                let collection = collection.map(|name| format!("--collection {name} ")).unwrap_or_default();
+                format!("{}; then run: saola import --resume {collection}{}", failure.next(), self.name)
+            }
             false => format!("{}; then import the lines from {} on", failure.next(), self.lines_done + 1),
         };
         Err(Failure::new(failure.exit(), what, next))
+    }
+}
+
+fn first_lines(done: u64) -> String {
+    match done {
+        1 => "line 1 is".to_owned(),
+        _ => format!("lines 1 to {done} are"),
     }
 }

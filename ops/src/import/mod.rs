@@ -19,6 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line};
 use crate::progress::{Progress, rate};
 use crate::time::iso;
+use crate::verbs::view::cluster_view;
 use apply::{Outcome, Plan, Report};
 use checkpoint::{Checkpoint, CheckpointFile};
 use line::{Change, Line};
@@ -30,18 +31,17 @@ use source::Source;
 /// A wrong line, a failed write, or a file that cannot be read; the message says what is applied and how to go on.
 pub async fn run(client: &Client, args: ImportArgs, format: Format) -> Result<Exit, Failure> {
     let report = import(client, &args).await?;
-    let name = args.file.display();
     match format {
         Format::Json => print_json(
             "import",
             json!({
-                "file": name.to_string(), "lines": report.lines, "puts": report.puts, "deletes": report.deletes,
+                "file": args.file.display().to_string(), "lines": report.lines, "puts": report.puts, "deletes": report.deletes,
                 "deletes_of_nothing": report.not_live, "already_there": report.already_there,
                 "seconds": report.elapsed.as_secs_f64(), "revision": report.revision,
                 "recorded_at": report.revision.map(|_| iso(report.recorded_at_us)),
             }),
         )?,
-        Format::Table => print_line(format!("imported {name}: {}", summary(&report)))?,
+        Format::Table => print_line(format!("imported {}: {}", short_name(&args.file), summary(&report)))?,
     }
     Ok(Exit::Done)
 }
@@ -72,7 +72,7 @@ pub async fn import(client: &Client, args: &ImportArgs) -> Result<Report, Failur
     if args.resume && source.file().is_none() {
         return Err(Failure::usage("import: standard input cannot be resumed", "import from a file"));
     }
-    let cluster_id = hex(&client.cluster_status(true).await?.cluster_id);
+    let cluster_id = hex(&cluster_view(client).await?.cluster_id);
     let checkpoint = source.file().map(CheckpointFile::of);
     let resumed = match &checkpoint {
         Some(file) => earlier_run(file, args, &cluster_id)?,
@@ -80,7 +80,7 @@ pub async fn import(client: &Client, args: &ImportArgs) -> Result<Report, Failur
     };
     if let Some(earlier) = &resumed {
         skip_done(&mut source, earlier).await?;
-        eprintln!("{}: going on after line {}", source.name(), earlier.lines_done);
+        eprintln!("{}: going on with line {}", source.name(), earlier.lines_done + 1);
     }
     let mut progress = Progress::start(&short_name(&args.file), source.count_lines()?);
     let plan = Plan {
@@ -96,7 +96,8 @@ pub async fn import(client: &Client, args: &ImportArgs) -> Result<Report, Failur
 }
 
 fn short_name(file: &Path) -> String {
-    file.file_name().map_or("standard input".into(), |name| name.to_string_lossy().into_owned())
+    let name = file.file_name().filter(|name| *name != "-");
+    name.map_or("standard input".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The checkpoint to go on from, if that is what was asked for.
@@ -111,7 +112,7 @@ fn earlier_run(file: &CheckpointFile, args: &ImportArgs, cluster_id: &str) -> Re
         )),
         (Some(earlier), false) => Err(Failure::new(
             Exit::Precondition,
-            format!("import {name}: an earlier run stopped after line {}", earlier.lines_done),
+            format!("import {name}: an earlier run stopped at line {}", earlier.lines_done + 1),
             format!("run: saola import --resume {name} (or remove {} to begin anew)", file.path().display()),
         )),
         (Some(earlier), true) if earlier.cluster_id != cluster_id => Err(Failure::new(

@@ -10,7 +10,7 @@ use saola_client::{Client, Tls};
 use tempfile::TempDir;
 
 use super::files::{self, NodeFiles};
-use super::plan::Plan;
+use super::plan::{Plan, PlannedNode};
 use super::process::NodeProcess;
 use super::wait::wait_until;
 use crate::exit::{Exit, Failure};
@@ -40,6 +40,7 @@ pub struct LocalCluster {
     temporary: Option<TempDir>,
     folder: PathBuf,
     binary: PathBuf,
+    plan: Plan,
     topology: Topology,
     client: Client,
     how_to_talk: [PathBuf; 3],
@@ -81,6 +82,7 @@ impl LocalCluster {
             nodes: written.topology.node.iter().map(node).collect(),
             temporary,
             binary: binary.to_owned(),
+            plan: plan.clone(),
             topology: written.topology,
             client,
             how_to_talk: [written.ca, written.client.cert, written.client.key],
@@ -93,7 +95,7 @@ impl LocalCluster {
         &self.folder
     }
 
-    /// Its topology.
+    /// The topology that it was made from.
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
@@ -147,6 +149,17 @@ impl LocalCluster {
             format!("export SAOLA_CERT={}", absolute(cert)?.display()),
             format!("export SAOLA_KEY={}", absolute(key)?.display()),
         ])
+    }
+
+    /// Writes the files of one more node, at a site that is there already; starts nothing and tells no other node.
+    ///
+    /// # Errors
+    /// As [`files::write_another`].
+    pub fn prepare_another(&mut self, planned: &PlannedNode, node_id: u64) -> Result<Node, Failure> {
+        let node = files::write_another(&self.plan, planned, node_id, &self.folder)?;
+        let files = NodeFiles::of(&self.folder, &node.name);
+        self.nodes.push(LocalNode { node: node.clone(), files, process: None });
+        Ok(node)
     }
 
     /// Starts one node and does not wait for it.

@@ -16,7 +16,7 @@ use std::process::Command;
 use rand::Rng;
 use serde::Serialize;
 
-use super::plan::Plan;
+use super::plan::{Plan, PlannedNode};
 use crate::certificates::{Authority, Holder, Issued};
 use crate::connect::Profile;
 use crate::exit::{Exit, Failure};
@@ -170,17 +170,7 @@ pub fn write(plan: &Plan, folder: &Path, binary: &Path) -> Result<Written, Failu
     let ports = free_ports(plan.nodes.len() * 3)?;
     let mut nodes = Vec::new();
     for ((planned, ports), node_id) in plan.nodes.iter().zip(ports.chunks(3)).zip(1..) {
-        let address = |port: usize| format!("127.0.0.1:{}", ports[port]);
-        let node = Node {
-            node_id,
-            name: planned.name.clone(),
-            site: planned.site.clone(),
-            role: planned.role,
-            peer_address: address(0),
-            client_address: address(1),
-        };
-        write_node(plan, &node, &address(2), folder, &authority)?;
-        nodes.push(node);
+        nodes.push(write_node(plan, planned, node_id, ports, folder, &authority)?);
     }
     let topology = Topology { cluster_name: plan.cluster_name.clone(), site: sites, node: nodes };
     write_file(&folder.join("topology.toml"), &to_toml(&topology)?)?;
@@ -200,20 +190,46 @@ pub fn data_endpoints(topology: &Topology) -> Vec<String> {
     topology.node.iter().filter(|node| node.role != Role::Witness).map(|node| node.client_address.clone()).collect()
 }
 
-fn write_node(plan: &Plan, node: &Node, metrics: &str, folder: &Path, authority: &Authority) -> Result<(), Failure> {
+/// Writes the folder of one more node into that of a cluster; its site must have its KEK there already.
+///
+/// # Errors
+/// A node of that name, files that cannot be written, or no free ports.
+pub fn write_another(plan: &Plan, planned: &PlannedNode, node_id: u64, folder: &Path) -> Result<Node, Failure> {
+    let authority = Authority::open(&folder.join("certs"))?;
+    write_node(plan, planned, node_id, &free_ports(3)?, folder, &authority)
+}
+
+/// `ports` are for peers, clients and metrics.
+fn write_node(
+    plan: &Plan,
+    planned: &PlannedNode,
+    node_id: u64,
+    ports: &[u16],
+    folder: &Path,
+    authority: &Authority,
+) -> Result<Node, Failure> {
+    let address = |port: usize| format!("127.0.0.1:{}", ports[port]);
+    let node = &Node {
+        node_id,
+        name: planned.name.clone(),
+        site: planned.site.clone(),
+        role: planned.role,
+        peer_address: address(0),
+        client_address: address(1),
+    };
     let files = NodeFiles::of(folder, &node.name);
     make_folder(&files.folder)?;
     let issued = Issued { cert: files.folder.join("node.pem"), key: files.folder.join("node.key") };
     authority.issue_to(Holder::Node, &node.name, DAYS, &issued)?;
     write_file(&files.folder.join("ca.pem"), authority.pem())?;
-    write_file(&files.settings, &settings(plan, node, metrics)?)?;
+    write_file(&files.settings, &settings(plan, node, &address(2))?)?;
     if node.role != Role::Witness {
         let name = format!("{}.kek", node.site);
         let (from, to) = (folder.join("keys").join(&name), files.folder.join(&name));
         let copied = fs::copy(&from, &to).and_then(|_| fs::set_permissions(&to, Permissions::from_mode(0o600)));
         copied.map_err(|source| Failure::file(format!("copy {} to {}", from.display(), to.display()), &source))?;
     }
-    Ok(())
+    Ok(node.clone())
 }
 
 /// Makes a KEK pair; returns the public half.

@@ -7,8 +7,10 @@ use saola_client::{Client, TransferTo};
 use serde_json::{Value, json};
 
 use super::status::{member_document, role};
+use super::verdict::unprotected;
+use super::view::cluster_view;
 use crate::cli::{ClusterVerb, TransferArgs};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, table};
 use crate::topology::Topology;
 
@@ -21,23 +23,28 @@ pub async fn cluster(client: &Client, verb: ClusterVerb, format: Format) -> Resu
         ClusterVerb::Init { topology } => init(client, &Topology::read(&topology)?, format).await,
         ClusterVerb::Add { node, kek_public } => {
             let site = kek_public.map(|key| Site { name: node.site.clone(), kek_public: key.0.into() });
-            print_members(&client.add_member(node.to_node().to_proto(), site).await?, format)
+            let members = client.add_member(node.to_node().to_proto(), site).await;
+            changed(client, members.map_err(doing(format!("add node {}", node.name)))?, format).await
         }
         ClusterVerb::Remove { node, confirm } => {
-            let status = client.cluster_status(false).await?;
+            let status = cluster_view(client).await?;
             let going = find_node(&status, &node)?;
-            confirmed(&status, &format!("remove node {}", going.name), confirm).await?;
-            print_members(&client.remove_member(going.node_id).await?, format)
+            let what = format!("remove node {}", going.name);
+            confirmed(&status, &what, confirm).await?;
+            let members = client.remove_member(going.node_id).await;
+            changed(client, members.map_err(doing(what))?, format).await
         }
         ClusterVerb::Replace { node, new, confirm } => {
-            let status = client.cluster_status(false).await?;
+            let status = cluster_view(client).await?;
             let going = find_node(&status, &node)?;
-            confirmed(&status, &format!("replace node {} by {}", going.name, new.name), confirm).await?;
-            print_members(&client.replace_member(going.node_id, new.to_node().to_proto()).await?, format)
+            let what = format!("replace node {} by {}", going.name, new.name);
+            confirmed(&status, &what, confirm).await?;
+            let members = client.replace_member(going.node_id, new.to_node().to_proto()).await;
+            changed(client, members.map_err(doing(what))?, format).await
         }
         ClusterVerb::Transfer(args) => transfer(client, args, format).await,
         ClusterVerb::Digest => digest(client, format).await,
-        ClusterVerb::Members => print_members(&members(&client.cluster_status(false).await?), format),
+        ClusterVerb::Members => print_members(&members(&cluster_view(client).await?), format),
     }
 }
 
@@ -52,15 +59,29 @@ async fn init(client: &Client, topology: &Topology, format: Format) -> Result<Ex
     Ok(Exit::Done)
 }
 
+/// Prints the members after a change, and which sites are not protected now: a change may have given that away.
+async fn changed(client: &Client, members: Vec<Member>, format: Format) -> Result<Exit, Failure> {
+    print_members(&members, format)?;
+    match cluster_view(client).await {
+        Ok(status) => unprotected(&status).iter().for_each(|note| eprintln!("attention: {note}")),
+        Err(failure) => eprintln!("attention: the change is made, but no status can be read: {failure}"),
+    }
+    Ok(Exit::Done)
+}
+
 async fn transfer(client: &Client, args: TransferArgs, format: Format) -> Result<Exit, Failure> {
-    let to = match (args.node, args.site) {
-        (Some(node), _) => TransferTo::Node(find_node(&client.cluster_status(false).await?, &node)?.node_id),
-        (None, site) => TransferTo::Site(site.unwrap_or_default()),
+    let status = cluster_view(client).await?;
+    let (to, what) = match (args.node, args.site.unwrap_or_default()) {
+        (Some(node), _) => (TransferTo::Node(find_node(&status, &node)?.node_id), format!("transfer to node {node}")),
+        (None, site) => (TransferTo::Site(site.clone()), format!("transfer to site {site}")),
     };
-    let leader = client.transfer(to).await?;
+    let leader = client.transfer(to).await.map_err(doing(what))?;
     match format {
         Format::Json => print_json("transfer", json!({"leader": leader}))?,
-        Format::Table => print_line(format!("node {leader} leads"))?,
+        Format::Table => {
+            let member = find_node(&status, &leader.to_string())?;
+            print_line(format!("{} at {} leads", member.name, member.site))?;
+        }
     }
     Ok(Exit::Done)
 }

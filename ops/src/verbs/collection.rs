@@ -5,7 +5,7 @@ use saola_client::{Client, CreateCollection, KeyStyle};
 use serde_json::{Value, json};
 
 use crate::cli::CreateArgs;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, size, table};
 
 /// Creates a collection.
@@ -18,9 +18,9 @@ pub async fn create(client: &Client, args: CreateArgs, format: Format) -> Result
         key_style: args.key_style.into(),
         owner: args.owner,
         label: args.label,
-        ..CreateCollection::new(args.name)
+        ..CreateCollection::new(args.name.clone())
     };
-    let created = client.create_collection(new).await?;
+    let created = client.create_collection(new).await.map_err(doing(format!("create collection {:?}", args.name)))?;
     match format {
         Format::Json => print_json("collection", json!({"collection": document(&created)}))?,
         Format::Table => print_line(format!(

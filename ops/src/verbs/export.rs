@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cli::ExportArgs;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, doing};
 use crate::import::line::compact;
 use crate::output::{grouped, print_bytes};
 use crate::progress::Progress;
@@ -29,7 +29,7 @@ pub async fn export(client: &Client, args: ExportArgs) -> Result<Exit, Failure> 
     let mut progress = Progress::start(&format!("export {}", args.collection), None);
     let mut lines = Vec::new();
     let mut exported = 0;
-    while let Some(version) = listing.next().await? {
+    while let Some(version) = listing.next().await.map_err(doing(format!("export {}", args.collection)))? {
         write_line(&version, &mut lines)?;
         exported += 1;
         if exported % u64::from(PAGE) == 0 {

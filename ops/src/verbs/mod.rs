@@ -1,7 +1,7 @@
 //! The short verbs, each from its arguments to what it prints.
 //!
 //! Records: [`read`], [`mod@write`], [`collection`], [`export`]. The cluster: [`status`] with its [`verdict`],
-//! [`cluster`], and [`dev`], a throwaway cluster of one node.
+//! [`cluster`], both from the same [`view`], and [`dev`], a throwaway cluster of one node.
 
 pub mod cluster;
 pub mod collection;
@@ -10,4 +10,5 @@ pub mod export;
 pub mod read;
 pub mod status;
 pub mod verdict;
+pub mod view;
 pub mod write;

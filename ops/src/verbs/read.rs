@@ -1,10 +1,10 @@
 //! `saola get`, `saola list`, `saola history`.
 
-use saola_client::{Client, Reply, Version};
+use saola_client::{At, Client, Reply, Version};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{GetArgs, HistoryArgs, ListArgs};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, print_bytes, print_json, print_line};
 use crate::{show, time};
 
@@ -23,7 +23,7 @@ pub async fn get(client: &Client, args: GetArgs, format: Format) -> Result<Exit,
     if let Some(bound) = args.staleness() {
         call = call.stale(bound);
     }
-    let reply = call.send().await?;
+    let reply = call.send().await.map_err(doing(format!("get {}/{}", args.collection, args.id)))?;
     let version = live(&args, &reply)?;
     match format {
         _ if args.raw => print_bytes(&version.value)?,
@@ -48,7 +48,12 @@ fn live<'a>(args: &GetArgs, reply: &'a Reply<Option<Version>>) -> Result<&'a Ver
     let history = format!("see `saola history {} {}`", args.collection, args.id);
     match &reply.value {
         None => {
-            Err(Failure::new(Exit::Precondition, format!("get {name}: there is no such record at that point"), history))
+            let (what, next) = match args.to_at() {
+                None => ("the record never existed".to_owned(), format!("see `saola list {}`", args.collection)),
+                Some(At::Generation(generation)) => (format!("it has no generation {generation}"), history),
+                Some(_) => ("the record did not exist yet at that point".to_owned(), history),
+            };
+            Err(Failure::new(Exit::Precondition, format!("get {name}: {what}"), next))
         }
         Some(version) if version.is_deleted() => Err(Failure::new(
             Exit::Precondition,
@@ -89,7 +94,7 @@ pub async fn list(client: &Client, args: ListArgs, format: Format) -> Result<Exi
     let mut listed = 0;
     let mut records = Vec::new();
     while listed < limit {
-        let Some(version) = listing.next().await? else { break };
+        let Some(version) = listing.next().await.map_err(doing(format!("list {}", args.collection)))? else { break };
         listed += 1;
         match format {
             Format::Json => records.push(show::version(&version, false)),
@@ -101,7 +106,8 @@ pub async fn list(client: &Client, args: ListArgs, format: Format) -> Result<Exi
         Format::Json => print_json("list", json!({"revision": listing.revision(), "records": records}))?,
         Format::Table => {
             let revision = listing.revision().map(|revision| format!(" at revision {revision}")).unwrap_or_default();
-            eprintln!("{listed} records{revision}");
+            let records = if listed == 1 { "record" } else { "records" };
+            eprintln!("{listed} {records}{revision}");
         }
     }
     Ok(Exit::Done)
@@ -119,12 +125,12 @@ pub async fn history(client: &Client, args: HistoryArgs, format: Format) -> Resu
     if args.keys_only {
         call = call.keys_only();
     }
-    let reply = call.send().await?;
+    let reply = call.send().await.map_err(doing(format!("history of {}/{}", args.collection, args.id)))?;
     if reply.value.is_empty() {
         return Err(Failure::new(
             Exit::Precondition,
             format!("history of {}/{}: the record never existed", args.collection, args.id),
-            format!("see `saola list {} --prefix …` for ids that do", args.collection),
+            format!("see `saola list {}`", args.collection),
         ));
     }
     let values = !args.keys_only;
@@ -145,4 +151,27 @@ pub async fn history(client: &Client, args: HistoryArgs, format: Format) -> Resu
         }
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    fn refused(line: &str) -> Failure {
+        let Verb::Get(args) = Cli::parse_from(line.split_whitespace()).verb else { panic!("{line}") };
+        let nothing = Reply { value: None, revision: 9, epoch: 1, node: 1, age_ms: None };
+        live(&args, &nothing).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_missing_is_named_after_what_was_asked_for() {
+        let never = refused("saola get agency x");
+        assert_eq!(never.to_string(), "error: get agency/x: the record never existed\nnext: see `saola list agency`");
+        assert_eq!(never.exit(), Exit::Precondition);
+        assert!(refused("saola get agency x --generation 7").what().ends_with("it has no generation 7"));
+        assert!(refused("saola get agency x --revision 7").what().ends_with("did not exist yet at that point"));
+    }
 }

@@ -8,6 +8,7 @@ use saola_client::proto::{Member, NodeStatus, Role, StatusResponse};
 use serde_json::{Value, json};
 
 use super::verdict::{Verdict, is_protected, verdict};
+use super::view::cluster_view;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line, size, table};
 use crate::time;
@@ -20,7 +21,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// No node that answers; while watching this is shown and tried again.
 pub async fn status(client: &Client, watch: bool, format: Format) -> Result<Exit, Failure> {
     if !watch {
-        let status = client.cluster_status(false).await?;
+        let status = cluster_view(client).await?;
         let verdict = verdict(&status);
         print(&status, &verdict, format)?;
         return Ok(verdict.exit);
@@ -28,14 +29,14 @@ pub async fn status(client: &Client, watch: bool, format: Format) -> Result<Exit
     let mut again = tokio::time::interval(WATCH_EVERY);
     loop {
         again.tick().await;
-        let result = client.cluster_status(false).await;
+        let result = cluster_view(client).await;
         if format == Format::Table && std::io::stdout().is_terminal() {
             // Clears the screen and goes to its top.
             print_line("\x1b[2J\x1b[H")?;
         }
         match result {
             Ok(status) => print(&status, &verdict(&status), format)?,
-            Err(error) => eprintln!("{}", Failure::from(error)),
+            Err(failure) => eprintln!("{failure}"),
         }
     }
 }
@@ -50,9 +51,6 @@ fn print(status: &StatusResponse, verdict: &Verdict, format: Format) -> Result<(
 /// The status as people read it.
 pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
     let header = status.header.unwrap_or_default();
-    let leader =
-        status.nodes.iter().filter_map(|node| node.member.as_ref()).find(|member| member.node_id == status.leader);
-    let leader = leader.map_or("none known".to_owned(), |member| format!("{} at {}", member.name, member.site));
     let id: String = hex(&status.cluster_id).chars().take(8).collect();
     let mut lines = vec![
         format!(
@@ -62,7 +60,7 @@ pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
             header.epoch,
             verdict.word()
         ),
-        format!("leader      {leader}, term {}", status.term),
+        format!("leader      {}, term {}", leader(status), status.term),
         format!(
             "data        {} records  {} versions  revision {}",
             grouped(status.records),
@@ -76,12 +74,25 @@ pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
             true => "witness".to_owned(),
             false => format!("{} of {} data nodes current", site.data_nodes_current, site.data_nodes),
         };
-        lines.push(format!("site        {}: {nodes}; {}", site.name, site.protection));
+        let protection = match is_protected(site) {
+            true => "protected: losing it now loses no acknowledged write",
+            false => &site.protection,
+        };
+        lines.push(format!("site        {}: {nodes}; {protection}", site.name));
     }
     lines.extend(verdict.notes.iter().map(|note| format!("attention   {note}")));
     lines.push(String::new());
     lines.push(nodes_table(status));
     lines.join("\n")
+}
+
+fn leader(status: &StatusResponse) -> String {
+    let mut known = status.nodes.iter().filter_map(|node| Some((node, node.member.as_ref()?)));
+    match known.find(|(_, member)| member.node_id == status.leader) {
+        Some((node, member)) if node.reachable => format!("{} at {}", member.name, member.site),
+        Some((_, member)) => format!("{} at {}, which does not answer", member.name, member.site),
+        None => "none known".to_owned(),
+    }
 }
 
 fn nodes_table(status: &StatusResponse) -> String {
@@ -200,6 +211,7 @@ mod tests {
         let gone = NodeStatus { member: member("dr-1", Role::Voter), error: "refused".into(), ..NodeStatus::default() };
         StatusResponse {
             cluster_name: "demo".into(),
+            cluster_id: b"id".as_slice().into(),
             leader: 1,
             nodes: vec![leader, witness, gone],
             ..StatusResponse::default()
@@ -216,6 +228,14 @@ mod tests {
         assert!(line("witness").contains("none"), "{screen}");
         assert!(line("dr-1").contains("no answer"), "{screen}");
         assert!(screen.contains("attention   node dr-1 does not answer: refused"), "{screen}");
+    }
+
+    #[test]
+    fn a_leader_that_does_not_answer_is_not_shown_as_one_that_does() {
+        let mut status = sample();
+        status.nodes[0].reachable = false;
+        let screen = screen(&status, &verdict(&status));
+        assert!(screen.contains("leader      main-1 at main, which does not answer, term 0"), "{screen}");
     }
 
     #[test]

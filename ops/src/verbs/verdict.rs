@@ -32,7 +32,16 @@ impl Verdict {
 /// Decides how the cluster fares.
 pub fn verdict(status: &StatusResponse) -> Verdict {
     let mut notes = Vec::new();
-    if status.leader == 0 {
+    let without_quorum = without_quorum(status);
+    if status.cluster_id.is_empty() && status.nodes.iter().any(|node| node.state == "refused") {
+        notes.push("the node that answers is kept out of its cluster: ask another node for the others".to_owned());
+    } else if status.cluster_id.is_empty() {
+        notes.push(
+            "the node that answers is part of no cluster: `saola cluster init` makes one of fresh nodes".to_owned(),
+        );
+    } else if let Some(note) = &without_quorum {
+        notes.push(note.clone());
+    } else if status.leader == 0 {
         notes.push("no leader is known: writes and linearizable reads wait for an election".to_owned());
     }
     let keeps_records = |node: &&NodeStatus| node.member.as_ref().is_some_and(|member| member.role() != Role::Witness);
@@ -42,19 +51,9 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     for node in &status.nodes {
         notes.extend(node_notes(node));
     }
-    // With one site there is nothing to protect it with, and that is no fault.
-    let data_sites = status.sites.iter().filter(|site| site.data_nodes > 0).count();
-    if data_sites > 1 {
-        notes.extend(
-            status
-                .sites
-                .iter()
-                .filter(|site| !is_protected(site))
-                .map(|site| format!("site {}: {}", site.name, site.protection)),
-        );
-    }
+    notes.extend(unprotected(status));
     let exit = match () {
-        () if status.leader == 0 => Exit::Critical,
+        () if status.leader == 0 || without_quorum.is_some() => Exit::Critical,
         () if all_sealed => Exit::Sealed,
         () if !notes.is_empty() => Exit::Degraded,
         () => Exit::Done,
@@ -67,14 +66,58 @@ pub fn is_protected(site: &SiteStatus) -> bool {
     site.protection == "protected"
 }
 
+/// The sites whose loss would hurt, each with the reason. With one site there is nothing to protect it with, and that
+/// is no fault.
+pub fn unprotected(status: &StatusResponse) -> Vec<String> {
+    if status.sites.iter().filter(|site| site.data_nodes > 0).count() < 2 {
+        return Vec::new();
+    }
+    let open = status.sites.iter().filter(|site| !is_protected(site));
+    open.map(|site| format!("site {}: {}", site.name, site.protection)).collect()
+}
+
+/// Says so if too few voters take part; a leader that lost its followers goes on calling itself one.
+fn without_quorum(status: &StatusResponse) -> Option<String> {
+    let votes = |node: &&NodeStatus| {
+        node.member.as_ref().is_some_and(|member| matches!(member.role(), Role::Voter | Role::Witness))
+    };
+    let (present, missing): (Vec<&NodeStatus>, Vec<&NodeStatus>) =
+        status.nodes.iter().filter(votes).partition(|node| node.reachable && !is_out(node));
+    let quorum = (present.len() + missing.len()) / 2 + 1;
+    if present.len() >= quorum {
+        return None;
+    }
+    let names: Vec<&str> = missing.iter().map(|node| name(node)).collect();
+    Some(format!(
+        "NO QUORUM: {} of {} voters take part and {quorum} are needed; writes and linearizable reads fail, stale reads \
+         go on; bring back {} of {}",
+        present.len(),
+        present.len() + missing.len(),
+        quorum - present.len(),
+        names.join(", ")
+    ))
+}
+
+fn name(node: &NodeStatus) -> &str {
+    node.member.as_ref().map_or("?", |member| member.name.as_str())
+}
+
+/// It answers, and takes no part in the cluster.
+fn is_out(node: &NodeStatus) -> bool {
+    matches!(node.state.as_str(), "refused" | "stopped" | "waiting")
+}
+
 fn node_notes(node: &NodeStatus) -> Vec<String> {
-    let name = node.member.as_ref().map_or("?", |member| member.name.as_str());
+    let name = name(node);
     if !node.reachable {
         return vec![format!("node {name} does not answer: {}", node.error)];
     }
     let mut notes = Vec::new();
-    if matches!(node.state.as_str(), "refused" | "stopped" | "waiting") {
-        notes.push(format!("node {name} is {}: {}", node.state, node.error));
+    match node.error.as_str() {
+        _ if !is_out(node) => {}
+        "" if node.state == "waiting" => notes.push(format!("node {name} waits to be made part of a cluster")),
+        "" => notes.push(format!("node {name} is {}", node.state)),
+        error => notes.push(format!("node {name} is {}: {error}", node.state)),
     }
     if node.sealed {
         notes.push(format!("node {name} is sealed: {}", node.seal_reason));
@@ -114,6 +157,7 @@ mod tests {
     fn healthy() -> StatusResponse {
         StatusResponse {
             leader: 1,
+            cluster_id: b"id".as_slice().into(),
             nodes: vec![node("main-1", Role::Voter), node("dr-1", Role::Voter), node("witness", Role::Witness)],
             sites: vec![site("main", "protected"), site("dr", "protected")],
             ..StatusResponse::default()
@@ -152,6 +196,43 @@ mod tests {
             assert_eq!((verdict.exit, verdict.word()), (Exit::Degraded, "DEGRADED"), "{expected}");
             assert!(verdict.notes.iter().any(|note| note.contains(expected)), "{:?}", verdict.notes);
         }
+    }
+
+    #[test]
+    fn too_few_voters_are_critical_although_one_calls_itself_leader() {
+        let mut status = healthy();
+        status.nodes[1].reachable = false;
+        status.nodes[2].state = "refused".into();
+        let verdict = verdict(&status);
+        assert_eq!((verdict.exit, verdict.word()), (Exit::Critical, "CRITICAL"));
+        assert!(verdict.notes[0].starts_with("NO QUORUM: 1 of 3 voters take part and 2 are needed"), "{verdict:?}");
+        assert!(verdict.notes[0].ends_with("bring back 1 of dr-1, witness"), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_learner_that_is_silent_takes_no_quorum_away() {
+        let mut status = healthy();
+        status.nodes.push(NodeStatus { reachable: false, ..node("dr-2", Role::Learner) });
+        status.nodes.push(NodeStatus { reachable: false, ..node("dr-3", Role::Learner) });
+        assert_eq!(verdict(&status).exit, Exit::Degraded);
+    }
+
+    #[test]
+    fn a_node_without_cluster_says_so_and_how_to_make_one() {
+        let mut status = healthy();
+        status.cluster_id = bytes::Bytes::new();
+        status.leader = 0;
+        status.nodes.truncate(1);
+        status.nodes[0].state = "waiting".into();
+        let verdict = verdict(&status);
+        assert_eq!(verdict.exit, Exit::Critical);
+        assert!(verdict.notes[0].contains("saola cluster init"), "{verdict:?}");
+        assert!(!verdict.notes.iter().any(|note| note.ends_with(": ")), "{verdict:?}");
+        status.nodes[0].state = "refused".into();
+        status.nodes[0].error = "put its own folder back".into();
+        let verdict = super::verdict(&status);
+        assert!(!verdict.notes.iter().any(|note| note.contains("cluster init")), "{verdict:?}");
+        assert!(verdict.notes[1].contains("put its own folder back"), "{verdict:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use saola_client::{Client, Expect, Written};
 use serde_json::json;
 
 use crate::cli::{DeleteArgs, PutArgs};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, print_json, print_line};
 use crate::time;
 
@@ -23,7 +23,8 @@ pub async fn put(client: &Client, args: PutArgs, format: Format) -> Result<Exit,
         .content_type(args.content_type)
         .provenance(args.provenance.to_provenance())
         .send()
-        .await?;
+        .await
+        .map_err(doing(format!("put {}/{}", args.collection, args.id)))?;
     print_written("put", &args.collection, &args.id, &written, format)
 }
 
@@ -60,7 +61,8 @@ pub async fn delete(client: &Client, args: DeleteArgs, format: Format) -> Result
         .expect(args.expect)
         .provenance(args.provenance.to_provenance())
         .send()
-        .await?;
+        .await
+        .map_err(doing(format!("delete {}/{}", args.collection, args.id)))?;
     print_written("delete", &args.collection, &args.id, &written, format)
 }
 

@@ -27,6 +27,14 @@ fn the_command_line_is_well_formed() {
 }
 
 #[test]
+fn help_keeps_the_options_of_a_verb_apart_from_those_of_every_verb() {
+    let help = refused("saola get --help");
+    let (own, common) = help.split_once("Options of every verb:").unwrap();
+    assert!(own.contains("--generation") && own.contains("--stale") && !own.contains("--endpoint"), "{help}");
+    assert!(common.contains("--endpoint") && common.contains("--timeout") && !common.contains("--raw"), "{help}");
+}
+
+#[test]
 fn every_verb_parses() {
     let kek = "ab".repeat(32);
     let node = "--node-id 6 --name dr-3 --site dr --peer-address h:1 --client-address h:2";
@@ -110,6 +118,9 @@ fn what_belongs_together_is_asked_for_together() {
     assert!(refused("saola cluster transfer").contains("required"));
     assert!(refused("saola cluster transfer --node a --site b").contains("cannot be used with"));
     assert!(refused("saola import f --concurrency 0").contains("1..=1024"));
+    assert!(refused("saola list agency --limit 0").contains("--limit"));
+    assert!(refused("saola get agency x --generation 0").contains("--generation"));
+    assert!(refused("saola status --timeout 5").contains("a number and its unit, as in 500ms or 5s"));
     let short =
         "saola cluster add --node-id 6 --name n --site s --peer-address h:1 --client-address h:2 --kek-public ab";
     assert!(refused(short).contains("64 hexadecimal digits"));

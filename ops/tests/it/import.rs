@@ -128,7 +128,10 @@ async fn a_malformed_line_is_named_and_nothing_after_it_is_applied() {
     let what = failure.what();
     assert!(what.contains("a.ndjson:200: column 17: EOF"), "{what}");
     assert!(what.ends_with("lines 1 to 199 are applied, nothing after"), "{what}");
-    let expected = format!("correct line 200 of {0}; then run: saola import --resume {0}", file.path().display());
+    let expected = format!(
+        "correct line 200 of {0}; then run: saola import --resume --collection agency {0}",
+        file.path().display()
+    );
     assert_eq!(failure.next(), expected);
     assert_eq!(store.records(), 199);
 }
@@ -185,6 +188,6 @@ async fn lines_that_a_cut_run_may_have_applied_are_looked_up_first() {
 async fn the_first_line_being_wrong_applies_nothing() {
     let file = File::new(&["[]".to_owned()]);
     let failure = file.import(&Store::default(), None).await.unwrap_err();
-    assert!(failure.what().ends_with("no line is applied, nothing after"), "{failure}");
+    assert!(failure.what().ends_with("; no line is applied"), "{failure}");
     assert_eq!(file.checkpoint().unwrap().lines_done, 0);
 }

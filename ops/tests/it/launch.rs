@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use saola_ops::connect::Profile;
-use saola_ops::launch::{LocalCluster, Place, Plan};
+use saola_ops::launch::{LocalCluster, Place, Plan, PlannedNode};
 use saola_ops::topology::{Role, Topology};
 
 /// A program that takes the node's arguments and then waits, or ends at once if the node is called `dies`.
@@ -50,6 +50,21 @@ async fn the_written_topology_and_profile_can_be_used_as_they_are() {
     for file in [profile.ca, profile.cert, profile.key] {
         assert!(file.unwrap().is_file());
     }
+}
+
+#[tokio::test]
+async fn another_node_gets_a_folder_of_its_own_and_can_be_started() {
+    let mut cluster = prepare(&Plan::two_sites_and_witness());
+    let planned = PlannedNode { name: "dr-3".into(), site: "dr".into(), role: Role::Voter };
+    let node = cluster.prepare_another(&planned, 6).unwrap();
+    assert_eq!((node.node_id, node.name.as_str()), (6, "dr-3"));
+    let used: Vec<&String> = cluster.topology().node.iter().map(|node| &node.client_address).collect();
+    assert!(!used.contains(&&node.client_address));
+    let folder = cluster.files("dr-3").unwrap().folder.clone();
+    assert_eq!(fs::read(folder.join("dr.kek")).unwrap(), fs::read(cluster.folder().join("keys/dr.kek")).unwrap());
+    cluster.start("dr-3").unwrap();
+    assert_eq!(cluster.pids().len(), 1);
+    assert!(cluster.prepare_another(&planned, 7).is_err(), "a second node of one name");
 }
 
 #[tokio::test]

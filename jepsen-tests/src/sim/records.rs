@@ -1,0 +1,129 @@
+//! The collection that simulated clients write to, and how to see what is in it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use saola_raft::sim::SimRuntime;
+use saola_raft::{ReadPoint, Replica};
+use saola_storage::command::{Command, CreateCollection, Decision, Op, PutRecord, RequestId, TakeDigest, WrappedDek};
+use saola_storage::store::{At, StoredVersion};
+
+use super::cluster::{Cluster, PATIENCE};
+
+const COLLECTION: &str = "drill";
+const DEK: [u8; 16] = [7; 16];
+const INCARNATION: [u8; 16] = [8; 16];
+/// What stands before the value in an envelope: version, suite, key id, salt and nonce.
+const HEAD: usize = 2 + 16 + 28;
+/// The client that makes the collection.
+const MAKER: u64 = 99;
+/// More calls than a client makes in a run.
+const SEQUENCES: u64 = 1_000_000;
+
+fn envelope(value: u64, padding: usize) -> Bytes {
+    let mut bytes = vec![1u8, 1];
+    bytes.extend_from_slice(&DEK);
+    bytes.extend_from_slice(&[0; 28]);
+    bytes.extend_from_slice(&value.to_le_bytes());
+    bytes.resize(bytes.len() + padding, 0);
+    bytes.extend_from_slice(&[0; 16]);
+    bytes.into()
+}
+
+fn request(client: u64, sequence: u64) -> RequestId {
+    let mut id = [0u8; 16];
+    id[..8].copy_from_slice(&(client + 1).to_le_bytes());
+    RequestId { client: Bytes::copy_from_slice(&id), since: 1, sequence, done_below: sequence }
+}
+
+fn record_id(record: u64) -> String {
+    format!("r{record}")
+}
+
+/// The value that a client writes in a call.
+pub fn value_of(client: u64, sequence: u64) -> u64 {
+    client * SEQUENCES + sequence
+}
+
+/// Whose value it is.
+pub fn client_of(value: u64) -> u64 {
+    value / SEQUENCES
+}
+
+/// A client's call: its value, and `padding` bytes behind it, as a new version of a record.
+pub fn put(client: u64, sequence: u64, record: u64, padding: usize) -> Command {
+    let put = PutRecord {
+        collection: COLLECTION.into(),
+        id: record_id(record).into(),
+        envelope: envelope(value_of(client, sequence), padding),
+        content_type: String::new(),
+        expect: None,
+        provenance: None,
+        value_bytes: 8 + padding as u64,
+    };
+    Command { request: Some(request(client, sequence)), op: Some(Op::Put(put)) }
+}
+
+/// Makes the collection in a new cluster.
+pub async fn create_collection(replica: &Replica<SimRuntime>) {
+    let dek = WrappedDek {
+        id: Bytes::copy_from_slice(&DEK),
+        incarnation: Bytes::copy_from_slice(&INCARNATION),
+        wraps: Vec::new(),
+    };
+    let create = CreateCollection {
+        name: COLLECTION.into(),
+        incarnation: Bytes::copy_from_slice(&INCARNATION),
+        max_value_bytes: 1 << 20,
+        key_style: 0,
+        owner: String::new(),
+        label: String::new(),
+        dek: Some(dek),
+    };
+    let command = Command { request: Some(request(MAKER, 1)), op: Some(Op::CreateCollection(create)) };
+    let outcome = replica.propose(command, PATIENCE).await.expect("a quiet cluster takes a collection");
+    assert!(matches!(outcome.decision, Some(Decision::CollectionCreated(_))), "{outcome:?}");
+}
+
+/// Generation of a record at a read point; 0 when it is not there.
+pub fn generation_at(replica: &Replica<SimRuntime>, record: u64, point: &ReadPoint) -> u64 {
+    let view = replica.store().view();
+    let Some(collection) = view.collection(COLLECTION) else { return 0 };
+    let version = view.get(&collection, record_id(record).as_bytes(), At::Revision(point.revision));
+    version.expect("memory reads").map_or(0, |version| version.generation)
+}
+
+/// All versions of a record up to a read point: value by generation.
+pub fn history_at(replica: &Replica<SimRuntime>, record: u64, point: &ReadPoint) -> BTreeMap<u64, u64> {
+    let view = replica.store().view();
+    let Some(collection) = view.collection(COLLECTION) else { return BTreeMap::new() };
+    let versions = view.history(&collection, record_id(record).as_bytes(), point.revision, false);
+    versions.map(|version| version.expect("memory reads")).map(|v| (v.generation, value_in(&v))).collect()
+}
+
+fn value_in(version: &StoredVersion) -> u64 {
+    let value = version.envelope.get(HEAD..HEAD + 8).and_then(|bytes| bytes.try_into().ok());
+    u64::from_le_bytes(value.expect("every envelope here has a value"))
+}
+
+/// Compares the state digests of all running data nodes at one log index.
+///
+/// # Errors
+/// They differ, or the cluster does not serve within [`PATIENCE`].
+pub async fn compare_digests(cluster: &Cluster) -> Result<(), String> {
+    let ids = cluster.running();
+    let first = ids.first().and_then(|id| cluster.replica(*id)).ok_or("no data node runs")?;
+    let command = Command { request: None, op: Some(Op::TakeDigest(TakeDigest {})) };
+    let outcome = first.propose(command, PATIENCE).await;
+    let index = outcome.map_err(|error| format!("the cluster takes no writes: {error}"))?.index;
+    let mut digests = BTreeMap::new();
+    for (id, replica) in ids.iter().filter_map(|id| Some((*id, cluster.replica(*id)?))) {
+        replica.read_point(PATIENCE).await.map_err(|error| format!("node {id} serves no reads: {error}"))?;
+        digests.insert(id, replica.store().digest_at(index));
+    }
+    let one = digests.values().next().copied().flatten();
+    if one.is_none() || digests.values().any(|digest| *digest != one) {
+        return Err(format!("digests at index {index} differ: {digests:?}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! Empty folders and old copies under a known node id.
+
+use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
+use saola_raft::{ReadError, Role};
+
+use super::{add, leader, on, replicas_are_equal, status, under_seeds, until};
+
+const NEXT_STEP: &str = "saola cluster replace";
+
+/// The node takes no part, and both it and the leader say what to do.
+async fn is_refused(cluster: &Cluster, id: u64) {
+    let replica = cluster.replica(id).expect("it runs");
+    let said = || replica.status().refused_by_peers.unwrap_or_default();
+    until("the node learns that it is refused", PATIENCE, || said().contains(NEXT_STEP)).await;
+    assert_eq!(replica.status().state, "refused");
+    assert!(replica.read_point(CALL).await.is_err());
+    let lead = leader(cluster).await;
+    let told = || status(cluster, lead).refusals;
+    until("the leader knows that the node is refused", PATIENCE, || {
+        told().iter().any(|(node, why)| *node == id && why.contains(NEXT_STEP))
+    })
+    .await;
+}
+
+#[test]
+fn empty_folder_under_a_known_id_is_refused_and_does_not_vote() {
+    under_seeds("folders::empty_folder_under_a_known_id_is_refused_and_does_not_vote", async |_| {
+        let mut cluster = Cluster::new(3, false);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let emptied = leader(&cluster).await % 3 + 1;
+        let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != emptied).collect();
+        cluster.kill(emptied).await;
+        cluster.wipe(emptied);
+        cluster.start(emptied).await;
+        is_refused(&cluster, emptied).await;
+        let read = cluster.replica(emptied).unwrap().read_point(CALL).await;
+        assert!(matches!(read, Err(ReadError::NotAdopted)), "{read:?}");
+        clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+
+        // With one of the others gone, two nodes run, but only one of them has a vote.
+        let left = leader(&cluster).await;
+        let fallen = others.iter().copied().find(|id| *id != left).unwrap();
+        cluster.crash(fallen).await;
+        assert!(clerk.put(&cluster, left, 0).await.is_err(), "an empty folder acknowledged an entry");
+        cluster.kill(left).await;
+        cluster.start(left).await;
+        tokio::time::sleep(CALL).await;
+        assert!(status(&cluster, left).leader.is_none(), "an empty folder voted");
+        cluster.start(fallen).await;
+        clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+
+        // The next step that the message names.
+        cluster.kill(emptied).await;
+        let member = cluster.add(4, "main", Role::Voter);
+        cluster.start(4).await;
+        let lead = leader(&cluster).await;
+        let replaced =
+            on(&cluster, lead, move |replica| async move { replica.replace_member(emptied, member).await }).await;
+        replaced.unwrap();
+        for node in cluster.running() {
+            clerk.check(&cluster, node).await;
+        }
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn older_copy_of_a_folder_is_refused_and_stops_counting() {
+    under_seeds("folders::older_copy_of_a_folder_is_refused_and_stops_counting", async |_| {
+        let mut cluster = Cluster::new(3, false);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let old = leader(&cluster).await % 3 + 1;
+        let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
+        cluster.kill(old).await;
+        let copy = cluster.copy(old);
+        cluster.start(old).await;
+        for record in 0..10 {
+            clerk.put_surely(&cluster, &others, record, PATIENCE).await;
+        }
+        // The leader has counted all of it at this node.
+        clerk.check(&cluster, old).await;
+        let lead = leader(&cluster).await;
+        let counted = || {
+            let status = status(&cluster, lead);
+            status.replication.contains(&(old, status.last_log_index))
+        };
+        until("the leader has counted everything", PATIENCE, counted).await;
+        cluster.kill(old).await;
+        cluster.put_back(old, &copy);
+        cluster.start(old).await;
+        is_refused(&cluster, old).await;
+        clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+
+        let fallen = others.iter().copied().find(|id| *id != lead).unwrap();
+        cluster.crash(fallen).await;
+        assert!(clerk.put(&cluster, lead, 0).await.is_err(), "an old copy acknowledged an entry");
+        cluster.start(fallen).await;
+        clerk.again_surely(&cluster, &others, PATIENCE).await;
+
+        cluster.kill(old).await;
+        let member = cluster.add(4, "main", Role::Voter);
+        cluster.start(4).await;
+        let lead = leader(&cluster).await;
+        on(&cluster, lead, move |replica| async move { replica.replace_member(old, member).await }).await.unwrap();
+        for node in cluster.running() {
+            clerk.check(&cluster, node).await;
+        }
+    });
+}
+
+#[test]
+fn newest_copy_of_a_folder_put_back_goes_on() {
+    under_seeds("folders::newest_copy_of_a_folder_put_back_goes_on", async |_| {
+        let mut cluster = Cluster::new(3, false);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        cluster.kill(2).await;
+        let copy = cluster.copy(2);
+        clerk.put_surely(&cluster, &[1, 3], 0, PATIENCE).await;
+        cluster.put_back(2, &copy);
+        cluster.start(2).await;
+        clerk.check(&cluster, 2).await;
+        cluster.crash(leader(&cluster).await).await;
+        clerk.put_surely(&cluster, &cluster.running(), 0, PATIENCE).await;
+    });
+}
+
+#[test]
+fn second_node_under_a_used_id_is_refused_when_it_asks_to_join() {
+    under_seeds("folders::second_node_under_a_used_id_is_refused_when_it_asks_to_join", async |_| {
+        let mut cluster = Cluster::new(3, false);
+        cluster.init().await;
+        let lead = leader(&cluster).await;
+        cluster.kill(lead % 3 + 1).await;
+        cluster.wipe(lead % 3 + 1);
+        cluster.start(lead % 3 + 1).await;
+        let member = cluster.members().into_iter().find(|member| member.node_id == lead % 3 + 1).unwrap();
+        let error = add(&cluster, lead, member).await.unwrap_err();
+        assert!(error.to_string().contains("never used twice"), "{error}");
+    });
+}

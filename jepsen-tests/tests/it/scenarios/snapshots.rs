@@ -1,0 +1,195 @@
+//! Nodes that the log can no longer bring up to date.
+
+use std::time::Duration;
+
+use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
+use saola_raft::sim::random_u64;
+use saola_raft::{AdminError, Role};
+
+use super::{add, have_lead, ids, leader, remove, replicas_are_equal, status, under_seeds, until};
+
+/// Bytes of each value: the records of a cluster fill many chunks of the stream.
+const PADDING: usize = 40 << 10;
+const WRITES: u64 = 60;
+const KEEP_ENTRIES: u64 = 10;
+/// Two rounds of flushing and purging.
+const PURGED: Duration = Duration::from_secs(70);
+
+fn purged(cluster: &Cluster, id: u64) -> u64 {
+    cluster.log(id).and_then(|log| log.last_purged).map_or(0, |last| last.index)
+}
+
+/// Three nodes whose logs begin far behind the first write.
+async fn purged_cluster(clerk: &mut Clerk) -> Cluster {
+    let mut cluster = Cluster::new(3, false);
+    cluster.keep_entries = KEEP_ENTRIES;
+    cluster.init().await;
+    clerk.padding = PADDING;
+    for record in 0..WRITES {
+        clerk.put_surely(&cluster, &[1, 2, 3], record % 50, PATIENCE).await;
+    }
+    until("every log is purged", PURGED, || (1..=3).all(|id| purged(&cluster, id) > WRITES - 2 * KEEP_ENTRIES)).await;
+    cluster
+}
+
+#[test]
+fn node_behind_the_purged_log_gets_the_records_and_ends_equal() {
+    under_seeds("snapshots::node_behind_the_purged_log_gets_the_records_and_ends_equal", async |seed| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = purged_cluster(&mut clerk).await;
+        let role = if seed % 2 == 0 { Role::Voter } else { Role::Learner };
+        let member = cluster.add(4, "main", role);
+        cluster.start(4).await;
+        // Writes go on while the records travel.
+        let (added, _) = futures::join!(add(&cluster, 1, member), async {
+            for record in 0..20 {
+                clerk.put_surely(&cluster, &[1, 2, 3], record, PATIENCE).await;
+            }
+        });
+        added.unwrap();
+        assert!(purged(&cluster, 4) > WRITES - 2 * KEEP_ENTRIES, "the log alone brought it up to date");
+        clerk.check(&cluster, 4).await;
+        replicas_are_equal(&cluster).await;
+        // What came with the stream is durable, and so is what followed.
+        cluster.crash(4).await;
+        cluster.start(4).await;
+        clerk.check(&cluster, 4).await;
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn wiped_node_comes_back_under_a_new_id_with_all_records() {
+    under_seeds("snapshots::wiped_node_comes_back_under_a_new_id_with_all_records", async |_| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = purged_cluster(&mut clerk).await;
+        let dead = leader(&cluster).await % 3 + 1;
+        cluster.crash(dead).await;
+        let member = cluster.add(4, "main", Role::Voter);
+        cluster.start(4).await;
+        let lead = leader(&cluster).await;
+        let replaced =
+            super::on(&cluster, lead, move |replica| async move { replica.replace_member(dead, member).await });
+        replaced.await.unwrap();
+        clerk.check(&cluster, 4).await;
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn new_witness_gets_log_ids_only_and_its_vote_counts() {
+    under_seeds("snapshots::new_witness_gets_log_ids_only_and_its_vote_counts", async |_| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = purged_cluster(&mut clerk).await;
+        let lead = leader(&cluster).await;
+        remove(&cluster, lead, lead % 3 + 1).await.unwrap();
+        let left: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != lead % 3 + 1).collect();
+        let member = cluster.add(4, "third", Role::Witness);
+        cluster.start(4).await;
+        let members = add(&cluster, lead, member).await.unwrap();
+        assert_eq!(ids(&members), left.iter().copied().chain([4]).collect::<Vec<_>>());
+        assert!(purged(&cluster, 4) > WRITES - 2 * KEEP_ENTRIES);
+        let witness = cluster.replica(4).unwrap();
+        assert_eq!(witness.store().view().counts().versions, 0);
+        assert!(witness.store().data_bytes() < 4096, "a witness holds {} bytes", witness.store().data_bytes());
+        drop(witness);
+        // It is half of a quorum now.
+        cluster.crash(lead).await;
+        let other = left.iter().copied().find(|id| *id != lead).unwrap();
+        clerk.put_surely(&cluster, &[other], 0, PATIENCE).await;
+        cluster.crash(4).await;
+        cluster.start(4).await;
+        clerk.put_surely(&cluster, &[other], 0, PATIENCE).await;
+        clerk.check(&cluster, other).await;
+    });
+}
+
+/// What happens while the records travel from the leader to the new node.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    ReceiverCrashes,
+    SenderCrashes,
+    LinkIsCut,
+}
+
+async fn interrupted(trouble: Trouble) -> bool {
+    let mut clerk = Clerk::new(1);
+    let mut cluster = purged_cluster(&mut clerk).await;
+    have_lead(&cluster, 1).await;
+    let member = cluster.add(4, "main", Role::Voter);
+    cluster.start(4).await;
+    let before = status(&cluster, 1).last_log_index;
+    let adding = saola_raft::sim::spawn_on(0, {
+        let replica = cluster.replica(1).expect("it leads");
+        async move {
+            let call = saola_raft::sim::spawn_on(1, async move { replica.add_member(member).await });
+            call.await.unwrap_or_else(|_| Err(AdminError::Unknown("the leader crashed".into())))
+        }
+    });
+    // The new node is in the membership: from now on the leader sends, within milliseconds.
+    until("the leader adds the node", PATIENCE, || status(&cluster, 1).last_log_index >= before + 2).await;
+    tokio::time::sleep(Duration::from_micros(random_u64() % 40_000)).await;
+    let midway = purged(&cluster, 4) == 0;
+    match trouble {
+        Trouble::ReceiverCrashes => {
+            cluster.crash(4).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            cluster.start(4).await;
+        }
+        Trouble::SenderCrashes => {
+            cluster.crash(1).await;
+            clerk.put_surely(&cluster, &[2, 3], 0, PATIENCE).await;
+            cluster.start(1).await;
+        }
+        Trouble::LinkIsCut => {
+            cluster.part(&[1], &[4]);
+            clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            cluster.network.heal();
+        }
+    }
+    let added = adding.await.expect("nothing aborts the operator");
+    let lead = leader(&cluster).await;
+    if let Err(error) = added {
+        assert!(matches!(trouble, Trouble::SenderCrashes), "{trouble:?}: {error}");
+        // The operator sees a member that has no vote yet; it catches up, and another node can be added.
+        let members = status(&cluster, lead).members;
+        if ids(&members).contains(&4) {
+            clerk.check(&cluster, 4).await;
+        } else {
+            cluster.kill(4).await;
+        }
+        let member = cluster.add(5, "main", Role::Voter);
+        cluster.start(5).await;
+        add(&cluster, lead, member).await.expect("a healed cluster takes another node");
+    }
+    for node in cluster.running() {
+        clerk.check(&cluster, node).await;
+    }
+    replicas_are_equal(&cluster).await;
+    midway
+}
+
+fn interrupted_over_seeds(name: &str, trouble: Trouble) {
+    let midway = std::cell::Cell::new(0);
+    under_seeds(name, async |_| midway.set(midway.get() + u32::from(interrupted(trouble).await)));
+    println!("{name}: {} runs were interrupted before the records had arrived", midway.get());
+}
+
+#[test]
+fn transfer_whose_receiver_crashes_ends_with_an_equal_node() {
+    interrupted_over_seeds(
+        "snapshots::transfer_whose_receiver_crashes_ends_with_an_equal_node",
+        Trouble::ReceiverCrashes,
+    );
+}
+
+#[test]
+fn transfer_whose_sender_crashes_ends_with_an_equal_node() {
+    interrupted_over_seeds("snapshots::transfer_whose_sender_crashes_ends_with_an_equal_node", Trouble::SenderCrashes);
+}
+
+#[test]
+fn transfer_over_a_link_that_is_cut_ends_with_an_equal_node() {
+    interrupted_over_seeds("snapshots::transfer_over_a_link_that_is_cut_ends_with_an_equal_node", Trouble::LinkIsCut);
+}

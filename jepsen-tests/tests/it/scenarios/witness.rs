@@ -1,0 +1,127 @@
+//! 2+2+w: the main site is lost while the witness alone holds the newest acknowledged entries.
+
+use std::time::Duration;
+
+use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE, records};
+use saola_raft::{ProposeError, ReadError};
+use tokio::time::Instant;
+
+use super::{have_lead, leads, replicas_are_equal, under_seeds, until};
+
+const WITNESS: u64 = 5;
+/// From the loss of the main site to the first write acknowledged at the other one.
+const GAP: Duration = Duration::from_secs(2);
+
+/// The witness says no to clients, whatever it is doing.
+async fn refuses_clients(cluster: &Cluster) {
+    let witness = cluster.replica(WITNESS).expect("the witness runs");
+    let put = witness.propose(records::put(90, 1, 0, 0), CALL).await;
+    assert!(matches!(put, Err(ProposeError::Refused(_))), "{put:?}");
+    let read = witness.read_point(CALL).await;
+    assert!(matches!(read, Err(ReadError::WitnessNode)), "{read:?}");
+    assert_eq!(witness.store().view().counts().versions, 0, "a witness keeps no records");
+}
+
+/// How the main site is lost.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Power,
+    Killed,
+    CutOff,
+}
+
+async fn main_site_is_lost(loss: Loss) -> Duration {
+    let mut cluster = Cluster::two_sites();
+    cluster.init().await;
+    have_lead(&cluster, 1).await;
+    let mut clerk = Clerk::new(1);
+    clerk.put(&cluster, 1, 0).await.expect("a quiet cluster takes writes");
+    // From now on the other site hears nothing from main: a quorum is main and the witness.
+    for dr in [3, 4] {
+        cluster.network.cut(1, dr);
+        cluster.network.cut(2, dr);
+    }
+    for record in 0..6 {
+        clerk.put_surely(&cluster, &[1, 2], record % 3, PATIENCE).await;
+    }
+    let end = |id| cluster.log(id).and_then(|log| log.last);
+    assert!(end(WITNESS) > end(3).max(end(4)), "the plot needs a witness that is ahead");
+    let lost_at = Instant::now();
+    match loss {
+        Loss::Power => {
+            cluster.crash(1).await;
+            cluster.crash(2).await;
+        }
+        Loss::Killed => {
+            cluster.kill(1).await;
+            cluster.kill(2).await;
+        }
+        Loss::CutOff => cluster.part(&[1, 2], &[3, 4, WITNESS]),
+    }
+    let dr_leads = || leads(&cluster, 3) || leads(&cluster, 4);
+    let mut witness_led = false;
+    while !dr_leads() {
+        assert!(lost_at.elapsed() < GAP, "no data node leads {GAP:?} after the loss of main ({loss:?})");
+        witness_led |= leads(&cluster, WITNESS);
+        refuses_clients(&cluster).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    clerk.put_surely(&cluster, &[3, 4], 0, GAP).await;
+    let gap = lost_at.elapsed();
+    assert!(witness_led, "nobody but the witness could win");
+    assert!(!leads(&cluster, WITNESS));
+    for dr in [3, 4] {
+        clerk.check(&cluster, dr).await;
+    }
+    cluster.network.heal();
+    cluster.start_all().await;
+    for node in cluster.running() {
+        clerk.check(&cluster, node).await;
+    }
+    refuses_clients(&cluster).await;
+    replicas_are_equal(&cluster).await;
+    gap
+}
+
+fn over_seeds(name: &str, loss: Loss) {
+    let longest = std::cell::Cell::new(Duration::ZERO);
+    under_seeds(name, async |_| {
+        let gap = main_site_is_lost(loss).await;
+        assert!(gap < GAP, "{gap:?} without an acknowledgement");
+        longest.set(longest.get().max(gap));
+    });
+    println!("{name}: at most {:?} without an acknowledgement", longest.get());
+}
+
+#[test]
+fn entry_that_only_the_witness_has_outlives_a_main_site_without_power() {
+    over_seeds("witness::entry_that_only_the_witness_has_outlives_a_main_site_without_power", Loss::Power);
+}
+
+#[test]
+fn entry_that_only_the_witness_has_outlives_a_killed_main_site() {
+    over_seeds("witness::entry_that_only_the_witness_has_outlives_a_killed_main_site", Loss::Killed);
+}
+
+#[test]
+fn entry_that_only_the_witness_has_outlives_a_main_site_cut_off() {
+    over_seeds("witness::entry_that_only_the_witness_has_outlives_a_main_site_cut_off", Loss::CutOff);
+}
+
+#[test]
+fn witness_crash_stops_nothing_and_it_comes_back_with_the_log() {
+    under_seeds("witness::witness_crash_stops_nothing_and_it_comes_back_with_the_log", async |_| {
+        let mut cluster = Cluster::two_sites();
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        for round in 0..3 {
+            cluster.crash(WITNESS).await;
+            clerk.put_surely(&cluster, &[1, 2, 3, 4], round, PATIENCE).await;
+            cluster.start(WITNESS).await;
+            let end = || cluster.log(1).map(|log| log.last);
+            until("the witness has the log again", PATIENCE, || cluster.log(WITNESS).map(|log| log.last) == end())
+                .await;
+        }
+        refuses_clients(&cluster).await;
+    });
+}
