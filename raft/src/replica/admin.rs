@@ -403,9 +403,12 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         let ids = BTreeSet::from([node_id]);
-        if member.role_value().votes() {
-            let voters = shared.members().iter().filter(|member| member.role_value().votes()).count();
-            if voters == 1 {
+        // Raft's own set decides: a node whose promotion was cut short has the role of a voter, but no vote.
+        let voters: BTreeSet<NodeId> = shared
+            .with_metrics(|metrics| metrics.membership_config.membership().voter_ids().collect())
+            .unwrap_or_default();
+        if voters.contains(&node_id) {
+            if voters.len() == 1 {
                 return Err(invalid(format!("node {node_id} is the only voter: add another first")));
             }
             // `retain = false`: a removed voter does not stay as a learner.
