@@ -137,7 +137,13 @@ impl<RT: Runtime> PeerService<RT> {
         };
         let sender = shared.member(header.from);
         let sender_folder = sender.as_ref().map(|member| &member.folder_id);
-        if let Err(refusal) = check_header(header, &identity, sender_folder, shared.flushed_next()) {
+        // What a deposed leader counted may lawfully have been truncated since; Raft refuses it by its vote.
+        let vote = shared.log.state().vote.unwrap_or_default().leader;
+        let own_next = match (header.counted_term, header.from) >= (vote.term, vote.node_id) {
+            true => shared.flushed_next(),
+            false => u64::MAX,
+        };
+        if let Err(refusal) = check_header(header, &identity, sender_folder, own_next) {
             if matches!(refusal.kind(), RefusalCode::FolderBehind | RefusalCode::WrongFolder) {
                 shared.refuse_to_run(refusal.message.clone());
             }

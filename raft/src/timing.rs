@@ -47,8 +47,9 @@ impl Timing {
             install_snapshot_timeout: 30_000,
             max_payload_entries: 1024,
             snapshot_policy: openraft::SnapshotPolicy::Never,
-            // What is kept is decided by the purge floor (`maintenance`), not by a count.
-            max_in_snapshot_log_to_keep: 0,
+            // After a flush openraft would purge all but this many entries by itself, on the witness too. What is kept is
+            // decided by the purge floor (`maintenance`) alone.
+            max_in_snapshot_log_to_keep: u64::MAX,
             // A node that is added counts as caught up when it lags so little. With the default, 5,000 entries, one
             // that has nothing at all gets its vote in a young cluster, or before its snapshot has arrived.
             replication_lag_threshold: 64,

@@ -52,6 +52,9 @@ pub struct Header {
     /// Highest log index, plus one, that the sender has counted as flushed at the receiver in its present leadership.
     #[prost(uint64, tag = "12")]
     pub counted_next: u64,
+    /// Term of that leadership; 0 when the sender does not speak as leader.
+    #[prost(uint64, tag = "13")]
+    pub counted_term: u64,
 }
 
 /// A log id on the wire.

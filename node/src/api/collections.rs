@@ -15,7 +15,7 @@ use saola_storage::store::StoreInfo;
 use tonic::{Request, Response, Status};
 
 use super::deadline::Deadline;
-use super::errors::Refusal;
+use super::errors::{Reason, Refusal};
 use super::{admit, convert, limits, point};
 use crate::entropy::{self, EntropyError};
 use crate::node::Node;
@@ -89,7 +89,14 @@ async fn create(
     let outcome = node.propose(command, deadline).await?;
     match outcome.decision {
         Some(Decision::CollectionCreated(_)) => {
-            let point = node.read_point(deadline).await?;
+            // It exists from here on: what fails now must not read as if it did not.
+            let created = |error: Refusal| {
+                Refusal::plain(
+                    Reason::OutcomeUnknown,
+                    format!("collection {:?} was created, but cannot be read back yet: {error:?}", call.name),
+                )
+            };
+            let point = node.read_point(deadline).await.map_err(created)?;
             let collection = point.collection(&call.name)?;
             Ok(CreateCollectionResponse {
                 header: Some(point.header()),

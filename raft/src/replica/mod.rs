@@ -184,6 +184,7 @@ impl<RT: Runtime> Shared<RT> {
             from_site: own.site,
             from_name: own.name,
             counted_next: if term == 0 { 0 } else { self.links.counted_next(to.node_id, term) },
+            counted_term: term,
         })
     }
 
