@@ -112,7 +112,32 @@ pub struct DataFolder {
     claim: FolderClaim,
     folder_id: [u8; 16],
     membership: Option<([u8; 16], u64)>,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The lock on a folder, given back when dropped.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Lock {
+    /// `None`: another process has it.
+    fn take(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process between fork and exec holds the same open file, and with it the lock.
+        if let Err(errno) = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock) {
+            tracing::warn!(%errno, "the data folder's lock was not given back before its file is closed");
+        }
+    }
 }
 
 impl DataFolder {
@@ -122,17 +147,8 @@ impl DataFolder {
         let io =
             |action: &'static str| move |source: io::Error| FolderError::Io { path: path.to_owned(), action, source };
         fs::create_dir_all(path).map_err(io("create"))?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join(LOCK))
-            .map_err(io("open lock file"))?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(FolderError::InUse(path.to_owned())),
-            Err(errno) => return Err(io("lock")(errno.into())),
-        }
+        let lock =
+            Lock::take(&path.join(LOCK)).map_err(io("lock"))?.ok_or_else(|| FolderError::InUse(path.to_owned()))?;
         match fs::read_to_string(path.join(IDENTITY)) {
             Ok(text) => {
                 let stored = Stored::parse(&text).map_err(|problem| problem.at(path))?;
@@ -347,6 +363,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _first = DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
         assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::InUse(_))));
+    }
+
+    #[test]
+    fn closed_folder_is_free_while_a_child_process_still_shares_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
+        let _as_forked = first._lock.0.try_clone().unwrap();
+        drop(first);
+        DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
     }
 
     #[test]
