@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: setup build demo test lint fmt bench check-fmt check-seams check-tests
+.PHONY: setup build demo test lint fmt bench fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
 .NOTPARALLEL:
 
 # One build folder for all clones of this repository, so that RocksDB is compiled once per machine.
@@ -78,3 +78,52 @@ bench: setup
 	$(call section,benches)
 	cargo build --release --workspace --bins
 	cargo bench -p saola-benches
+
+# Arbitrary bytes for every decoder, led by coverage: jepsen-tests/fuzz/README.md.
+#   make fuzz SECONDS_PER_TARGET=600 TARGETS='log export'
+#   make fuzz TARGETS=log INPUT=jepsen-tests/fuzz/corpus/log/crash-0123
+SECONDS_PER_TARGET ?= 60
+INPUT ?=
+CORPUS := jepsen-tests/fuzz/corpus
+TARGETS ?= $(notdir $(wildcard $(CORPUS)/*))
+# What libFuzzer has learned on this machine; `make fuzz-merge` brings what adds coverage into the corpus.
+FUZZ := $(CARGO_TARGET_DIR)/fuzz
+FUZZ_HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+FUZZ_BIN := $(FUZZ)/$(FUZZ_HOST)/debug/saola-fuzz
+FUZZ_FLAGS := --cfg tokio_unstable --cfg saola_fuzz -Cpasses=sancov-module -Ccodegen-units=1 \
+  -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+# Inputs stay small, and a second for one of them is too much.
+FUZZ_LIMITS := -max_len=8192 -timeout=10 -rss_limit_mb=1024
+
+# Stable Rust: the compiler's own coverage pass and libFuzzer, built for this host in a folder of their own.
+fuzz-build:
+	RUSTFLAGS='$(FUZZ_FLAGS)' cargo build --locked -p saola-fuzz --target '$(FUZZ_HOST)' --target-dir '$(FUZZ)'
+
+# An input that makes a target fail is kept in the corpus, where `make test` replays it until it is mended.
+fuzz: fuzz-build
+	$(call section,fuzz)
+	@for target in $(TARGETS); do \
+	  export SAOLA_FUZZ_TARGET="$$target"; \
+	  if [ -n '$(INPUT)' ]; then '$(FUZZ_BIN)' $(FUZZ_LIMITS) '$(INPUT)'; continue; fi; \
+	  mkdir -p "$(FUZZ)/corpus/$$target"; log="$(FUZZ)/$$target.log"; \
+	  if '$(FUZZ_BIN)' $(FUZZ_LIMITS) -max_total_time=$(SECONDS_PER_TARGET) -print_final_stats=1 -verbosity=1 \
+	    -artifact_prefix="$(CORPUS)/$$target/" "$(FUZZ)/corpus/$$target" "$(CORPUS)/$$target" >"$$log" 2>&1; then \
+	    printf '%-14s ok, %s, %s runs/s\n' "$$target" "$$(grep -o 'cov: [0-9]*' "$$log" | tail -1)" \
+	      "$$(sed -n 's/^stat::average_exec_per_sec: *//p' "$$log")"; \
+	  else \
+	    tail -n 30 "$$log" >&2; input=$$(sed -n 's/.*Test unit written to //p' "$$log" | tail -1); \
+	    printf '%s FAILED: replay with: make fuzz TARGETS=%s INPUT=%s\n' "$$target" "$$target" "$$input" >&2; exit 1; \
+	  fi; \
+	done
+
+# Brings into the corpus what was learned here and adds coverage, as few inputs as do so.
+fuzz-merge: fuzz-build
+	@for target in $(TARGETS); do \
+	  SAOLA_FUZZ_TARGET="$$target" '$(FUZZ_BIN)' $(FUZZ_LIMITS) -merge=1 "$(CORPUS)/$$target" "$(FUZZ)/corpus/$$target" \
+	    2>&1 | tail -n 1; \
+	done
+
+# Writes the seeds, which the product's own encoders make, into the corpus.
+fuzz-seeds: build
+	'$(BIN)/saola-fuzz'

@@ -1,4 +1,4 @@
-//! Generates the gRPC glue of the peer service. The messages are plain Rust types (`src/wire.rs`), so there is
+//! Generates the gRPC glue of the peer service. The messages are plain Rust types (`src/wire/`), so there is
 //! no `.proto` file: the simulator moves the same bytes without gRPC.
 
 fn main() {

@@ -95,8 +95,16 @@ headed!(
     DigestResponse,
 );
 
+/// What to report of each node's newest failure, given in the order of time: a node's own answer tells more than
+/// another node's silence.
+fn most_telling(failures: Vec<(Arc<Node>, Failure)>) -> Failure {
+    let last = failures.into_iter().map(|(_, failure)| failure).max_by_key(Failure::weight);
+    last.expect("a call ends with a failure only after one")
+}
+
 impl Client {
-    /// Sends a message until an answer stands; gives it with its header.
+    /// Sends a message until an answer stands; gives it with its header. When none does, the newest failure of the node
+    /// that had most to say ends the call.
     pub(crate) async fn run<M, T, F, Fut>(
         &self,
         plan: Plan,
@@ -111,6 +119,7 @@ impl Client {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let mut tried: Vec<Arc<Node>> = Vec::new();
+        let mut failures: Vec<(Arc<Node>, Failure)> = Vec::new();
         let mut maybe = false;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -133,11 +142,20 @@ impl Client {
                 Retry::Elsewhere => true,
                 Retry::UnknownOutcome => plan.effect != Effect::Change,
             };
-            if !may_retry || self.pool.pinned() || Instant::now() + LONGEST_PAUSE >= deadline {
+            if !may_retry || self.pool.pinned() {
                 return Err(Ended { failure, maybe });
             }
             tracing::debug!(endpoint = node.address, failure = %failure.details, "attempt failed");
+            failures.retain(|(earlier, _)| !Arc::ptr_eq(earlier, &node));
+            failures.push((node.clone(), failure));
             tried.push(node);
+            // Certificates stay what they are: when no node is left to hope for, waiting does not help.
+            let distrusted = |node: &Arc<Node>| {
+                failures.iter().any(|(failed, failure)| Arc::ptr_eq(failed, node) && failure.is_distrust())
+            };
+            if Instant::now() + LONGEST_PAUSE >= deadline || self.pool.all(plan.route, distrusted) {
+                return Err(Ended { failure: most_telling(failures), maybe });
+            }
         }
     }
 

@@ -1,5 +1,9 @@
 //! Calls on the cluster itself. Changes of members carry no request id: when their answer is lost they are not sent
-//! again, and `cluster_status` shows what came of them. Give them a long deadline ([`Client::with_deadline`]).
+//! again, and `cluster_status` shows what came of them. The leader goes on with what it began, whether or not the caller
+//! waits; the same call sent again waits for its end, or finishes what was left. Give these calls time: [`CHANGE_LIMIT`]
+//! by [`Client::with_deadline`].
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::transport::Channel;
@@ -9,6 +13,9 @@ use crate::client::{Client, MAX_REPLY_BYTES};
 use crate::error::Error;
 use crate::pool::Route;
 use crate::proto::{self, cluster_client::ClusterClient};
+
+/// By this time the cluster has made a change of its members, or says why not. A new node has to catch up first.
+pub const CHANGE_LIMIT: Duration = Duration::from_secs(330);
 
 /// Where leadership is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +31,10 @@ fn cluster(channel: Channel) -> ClusterClient<Channel> {
 }
 
 impl Client {
-    /// Makes a cluster of fresh nodes; gives its id.
+    /// Makes a cluster of fresh nodes; gives its id. Sent again through the same node it finishes what was cut short.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] when the node is part of a cluster already.
+    /// [`Error::AlreadyExists`] when that is done already, or the node is part of another cluster.
     pub async fn cluster_init(&self, topology: proto::Topology) -> Result<Bytes, Error> {
         let message = proto::InitRequest { topology: Some(topology) };
         let plan = Plan { route: Route::Read, guard_epoch: false, ..Plan::CHANGE };

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::fmt;
+use std::io;
 
+use rustls::{AlertDescription, CertificateError};
 use thiserror::Error;
 use tonic::{Code, ConnectError, Status};
 use tonic_types::StatusExt;
@@ -153,23 +155,23 @@ impl Failure {
         }
     }
 
-    /// Statuses that no node of ours made: the transport broke, or something stands in between.
+    /// Statuses that no node of ours made: the transport broke, or something stands in between. Whatever their code
+    /// says, only a connection that was never made is proof that the node did not act.
     fn without_info(status: &Status, endpoint: &str) -> Failure {
+        if let Some(failure) = tls_failure(status, endpoint) {
+            return failure;
+        }
         let message = format!("call {endpoint}: {}", chain(status));
         let reason = match status.code() {
             // Nothing was sent over a connection that was never made.
-            Code::Unavailable if never_connected(status) => Reason::Unreachable,
-            Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted | Code::FailedPrecondition => {
-                Reason::InvalidArgument
-            }
-            Code::PermissionDenied | Code::Unauthenticated => Reason::NotAllowed,
-            Code::NotFound => Reason::NotFound,
-            Code::Unimplemented => Reason::Internal,
-            _ => {
-                return Failure { retry: Retry::UnknownOutcome, ..Failure::local(Reason::Unreachable, message) };
-            }
+            Code::Unavailable if never_connected(status) => return Failure::local(Reason::Unreachable, message),
+            // A stream or connection that broke off comes as any of these.
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => Reason::Unreachable,
+            Code::DeadlineExceeded => Reason::NoAnswer,
+            _ => Reason::ForeignAnswer,
         };
-        Failure::local(reason, message)
+        let code = if reason == Reason::ForeignAnswer { status.code() } else { reason.code() };
+        Failure { retry: Retry::UnknownOutcome, code, ..Failure::local(reason, message) }
     }
 
     /// The same, found after the node had acted.
@@ -185,6 +187,23 @@ impl Failure {
 
     pub fn is(&self, reason: Reason) -> bool {
         self.details.reason == reason.as_str()
+    }
+
+    /// True when the two sides do not trust each other's certificates, which no further attempt changes.
+    pub fn is_distrust(&self) -> bool {
+        self.is(Reason::NodeUntrusted) || self.is(Reason::CertificateRefused)
+    }
+
+    /// How much it tells of why the cluster does not serve, next to failures of other nodes.
+    pub fn weight(&self) -> u8 {
+        match Reason::parse(&self.details.reason) {
+            Some(Reason::Unreachable) => 0,
+            Some(Reason::NoAnswer) => 1,
+            // They say that this node is none to ask, not why the others do not serve.
+            Some(Reason::Witness | Reason::Stopping | Reason::NotAdopted | Reason::ForeignAnswer) => 2,
+            Some(Reason::NodeUntrusted | Reason::CertificateRefused) => 2,
+            _ => 3,
+        }
     }
 
     /// The error of a call that ends with this failure and was certainly not applied.
@@ -215,7 +234,49 @@ impl Failure {
 }
 
 fn sources(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(status.source(), |&error| error.source())
+    std::iter::successors(status.source(), |&error| inner(error).or_else(|| error.source()))
+}
+
+/// An I/O error hides the error that it was made of from `source`, which goes on behind it.
+fn inner<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e (dyn std::error::Error + 'static)> {
+    let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
+    Some(inner)
+}
+
+/// A handshake that failed over a certificate: the node has seen no call. (In TLS 1.3 the refusal of a client's
+/// certificate arrives when the client already takes the connection for made.)
+fn tls_failure(status: &Status, endpoint: &str) -> Option<Failure> {
+    let (reason, what, next) = match sources(status).find_map(|error| error.downcast_ref::<rustls::Error>())? {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => (
+            Reason::NodeUntrusted,
+            "the node's certificate is signed by another authority".to_owned(),
+            Reason::NodeUntrusted.next_step(),
+        ),
+        rustls::Error::InvalidCertificate(error) => (
+            Reason::NodeUntrusted,
+            format!("the node's certificate is not valid: {error}"),
+            "renew the node's certificate; check the endpoint and this machine's clock",
+        ),
+        rustls::Error::AlertReceived(
+            alert @ (AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied),
+        ) => (
+            Reason::CertificateRefused,
+            format!("the node refused this client's certificate ({alert:?})"),
+            Reason::CertificateRefused.next_step(),
+        ),
+        _ => return None,
+    };
+    let mut failure = Failure::local(reason, format!("call {endpoint}: {what}"));
+    failure.details.next = next.to_owned();
+    Some(failure)
 }
 
 fn never_connected(status: &Status) -> bool {
@@ -231,4 +292,59 @@ fn chain(status: &Status) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Ended;
+
+    /// Every code of gRPC; 0 is OK.
+    const CODES: std::ops::RangeInclusive<i32> = 0..=16;
+
+    #[test]
+    fn a_status_that_no_node_of_ours_made_is_never_taken_for_certainly_not_applied() {
+        for code in CODES.map(Code::from) {
+            let failure = Failure::from_status(&Status::new(code, "made elsewhere"), "127.0.0.1:7001");
+            assert_eq!(failure.retry, Retry::UnknownOutcome, "{code:?}");
+            assert!(!failure.settles(), "{code:?}: {failure:?}");
+            let error = Ended { failure, maybe: true }.into_error(None);
+            assert!(matches!(error, Error::UnknownOutcome { .. }), "{code:?}: {error}");
+            assert!(error.details().message.contains("127.0.0.1:7001"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_a_connection_that_was_never_made_is_certain_without_a_reason() {
+        for code in CODES.map(Code::from) {
+            let mut status = Status::new(code, "transport error");
+            status.set_source(std::sync::Arc::new(ConnectError("refused".into())));
+            let certain = Failure::from_status(&status, "127.0.0.1:7001").retry == Retry::Elsewhere;
+            assert_eq!(certain, code == Code::Unavailable, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn certificates_that_are_not_trusted_are_told_from_other_failures() {
+        let fails = |error: rustls::Error| {
+            let mut status = Status::unknown("transport error");
+            status.set_source(std::sync::Arc::new(io::Error::new(io::ErrorKind::InvalidData, error)));
+            Failure::from_status(&status, "127.0.0.1:7001")
+        };
+        let cases = [
+            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), "NODE_UNTRUSTED", "--ca"),
+            (rustls::Error::InvalidCertificate(CertificateError::BadSignature), "NODE_UNTRUSTED", "--ca"),
+            (rustls::Error::InvalidCertificate(CertificateError::Expired), "NODE_UNTRUSTED", "renew"),
+            (rustls::Error::AlertReceived(AlertDescription::UnknownCA), "CERTIFICATE_REFUSED", "--cert"),
+            (rustls::Error::AlertReceived(AlertDescription::CertificateExpired), "CERTIFICATE_REFUSED", "--cert"),
+        ];
+        for (error, reason, next) in cases {
+            let failure = fails(error.clone());
+            assert_eq!((failure.details.reason.as_str(), failure.retry), (reason, Retry::Elsewhere), "{error}");
+            assert!(failure.is_distrust() && failure.details.next.contains(next), "{failure:?}");
+        }
+        for error in [rustls::Error::AlertReceived(AlertDescription::InternalError), rustls::Error::DecryptError] {
+            assert_eq!(fails(error).retry, Retry::UnknownOutcome);
+        }
+    }
 }

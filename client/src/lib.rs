@@ -48,7 +48,7 @@ mod session;
 mod types;
 
 pub use client::{Client, ClientBuilder, Tls};
-pub use cluster::TransferTo;
+pub use cluster::{CHANGE_LIMIT, TransferTo};
 pub use collections::{CreateCollection, KeyStyle};
 pub use error::{Details, Error};
 pub use reason::{Reason, Retry};

@@ -158,14 +158,25 @@ impl Pool {
         self.leader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node to ask next: one that is well and was not just tried; else the one that may be asked again first.
-    /// The flag says whether it is well, so that there is no need to wait before asking it.
-    pub fn pick(&self, route: Route, tried: &[Arc<Node>]) -> (Arc<Node>, bool) {
-        let now = Instant::now();
+    /// Nodes that may be asked: not those that keep no records when others are known, unless any node will do.
+    fn candidates(&self, route: Route) -> Vec<Arc<Node>> {
         let mut nodes = self.nodes();
         if route != Route::Any && nodes.iter().any(|node| !node.keeps_no_records.load(Ordering::Relaxed)) {
             nodes.retain(|node| !node.keeps_no_records.load(Ordering::Relaxed));
         }
+        nodes
+    }
+
+    /// True when it holds for every node that may be asked.
+    pub fn all(&self, route: Route, holds: impl Fn(&Arc<Node>) -> bool) -> bool {
+        self.candidates(route).iter().all(holds)
+    }
+
+    /// The node to ask next: one that is well and was not just tried; else the one that may be asked again first.
+    /// The flag says whether it is well, so that there is no need to wait before asking it.
+    pub fn pick(&self, route: Route, tried: &[Arc<Node>]) -> (Arc<Node>, bool) {
+        let now = Instant::now();
+        let mut nodes = self.candidates(route);
         let fresh = |node: &Arc<Node>| {
             node.left_alone_until(now).is_none() && !tried.iter().any(|tried| Arc::ptr_eq(tried, node))
         };

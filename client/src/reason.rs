@@ -141,6 +141,12 @@ register! {
     Internal, "INTERNAL", Internal, Never, "see the node's log";
     /// Made by the client: the node could not be reached or broke off.
     Unreachable, "UNREACHABLE", Unavailable, Elsewhere, "check that the node runs and its address; a node also hangs up on a client certificate that is expired or not of its CA";
+    /// Made by the client: the node's certificate is not to be trusted.
+    NodeUntrusted, "NODE_UNTRUSTED", Unavailable, Elsewhere, "check --ca: it must be the authority that signed the nodes' certificates; and check the endpoint";
+    /// Made by the client: the node does not take the client's certificate.
+    CertificateRefused, "CERTIFICATE_REFUSED", Unavailable, Elsewhere, "check --cert and --key: the certificate must be valid today and signed by the authority in the node's tls.ca";
+    /// Made by the client: an answer came that no node makes.
+    ForeignAnswer, "FOREIGN_ANSWER", Unknown, UnknownOutcome, "check that the endpoint is a node's client address and what stands in between; ask for less, or send less, in one call";
     /// Made by the client: the node was asked and did not answer in time.
     NoAnswer, "NO_ANSWER", DeadlineExceeded, UnknownOutcome, "see `saola status`; give a longer timeout if the cluster is slow";
 }

@@ -98,8 +98,8 @@ macro_rules! write_options {
 
 macro_rules! stale_option {
     () => {
-        /// Take what the node has, if it heard from a leader within `bound`; zero means no bound. Without it, reads
-        /// are linearizable.
+        /// Take what the node has, if it misses nothing acknowledged longer than `bound` ago; zero means no bound.
+        /// Without it, reads are linearizable.
         pub fn stale(mut self, bound: Duration) -> Self {
             self.request.consistency = stale_within(bound);
             self

@@ -63,7 +63,7 @@ pub struct Reply<T> {
     pub epoch: u64,
     /// Node that answered.
     pub node: u64,
-    /// For stale reads: milliseconds since that node last heard from a leader.
+    /// For stale reads: how old the answer is at most, milliseconds: it shows every write acknowledged earlier.
     pub age_ms: Option<u64>,
 }
 

@@ -5,11 +5,15 @@
 //! no cipher; a handler reads as check, seal, propose, convert.
 //!
 //! Reading order: [`cli`] and [`settings`]; [`lifecycle`] (start and stop); [`node`] (what the services share) with
-//! [`keys`]; [`api`] (the services); [`listen`] and [`tls`] (ports); [`metrics`]; [`entropy`] and [`process`].
+//! [`keys`]; [`api`] (the services); [`listen`], [`bounded`] and [`tls`] (ports); [`metrics`] and [`events`] (what operators see);
+//! [`failure`], [`entropy`] and [`process`].
 
 pub mod api;
+pub mod bounded;
 pub mod cli;
 pub mod entropy;
+pub mod events;
+pub mod failure;
 pub mod keys;
 #[cfg(feature = "rocksdb")]
 pub mod lifecycle;

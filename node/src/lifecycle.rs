@@ -3,6 +3,8 @@
 //! Start: certificates, data folder, key (a node without it starts sealed), ports, replica, services. Stop (SIGTERM,
 //! SIGINT): not ready any more, clients drained, leadership handed over, replica stopped, ports closed.
 
+use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +12,11 @@ use anyhow::{Context, bail};
 use saola_client::proto::cluster_server::ClusterServer;
 use saola_client::proto::collections_server::CollectionsServer;
 use saola_client::proto::records_server::RecordsServer;
-use saola_raft::transport::tonic::{TlsFiles, TonicTransport, serve};
+use saola_raft::transport::tonic::{PeerTls, TonicTransport, serve};
 use saola_raft::{DataFolder, FolderClaim, Replica, Role};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
@@ -23,12 +26,14 @@ use crate::api::cluster::ClusterService;
 use crate::api::collections::CollectionsService;
 use crate::api::limits::MAX_REQUEST_BYTES;
 use crate::api::records::RecordsService;
+use crate::bounded::BoundedListener;
+use crate::events::{Events, Line, Seen, WAITING};
 use crate::keys::{Kek, Keys};
 use crate::metrics::{self, Requests};
 use crate::node::Node;
 use crate::settings::Settings;
 use crate::tls::TlsMaterial;
-use crate::{entropy, listen, process};
+use crate::{entropy, failure, listen, process};
 
 /// Calls under way get so long to end when the node stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
@@ -65,8 +70,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => None,
     };
 
-    let peer_tls =
-        TlsFiles { ca_pem: tls.ca_pem.clone(), cert_pem: tls.cert_pem.clone(), key_pem: tls.key_pem.to_vec() };
+    let peer_tls = PeerTls::new(&tls.ca_pem, &tls.cert_pem, &tls.key_pem)?;
     let transport = Arc::new(TonicTransport::new(peer_tls.clone()));
     let replica = Replica::start(folder, transport, settings.timing, settings.min_free_bytes).await?;
     let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
@@ -77,10 +81,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let (stop_clients, clients_stopped) = watch::channel(false);
     let (stop_peers, peers_stopped) = watch::channel(false);
-    let peers = tokio::spawn(serve(peer_port, replica.peer_service(), peer_tls, told(peers_stopped)));
+    let mut peers = tokio::spawn(serve(peer_port, replica.peer_service(), peer_tls, told(peers_stopped)));
     let requests = Requests::default();
     let (health_reporter, health_service) = tonic_health::server::health_reporter();
-    let following = tokio::spawn(follow(node.clone(), health_reporter.clone()));
+    let following = tokio::spawn(follow(node.clone(), health_reporter.clone(), 4 * settings.timing.election_max_ms));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(saola_client::proto::DESCRIPTORS)
         .build_v1()
@@ -90,7 +94,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(RecordsServer::new(RecordsService(node.clone())).max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(RecordsServer::new(RecordsService::new(node.clone())).max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(CollectionsServer::new(CollectionsService(node.clone())))
         .add_service(ClusterServer::new(ClusterService(node.clone())))
         .serve_with_incoming_shutdown(
@@ -100,6 +104,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut clients = tokio::spawn(clients);
     if let Some(port) = metrics_port {
         let service = metrics::router(node.clone(), requests);
+        let port = BoundedListener::new(port, listen::HANDSHAKES, listen::HANDSHAKE_LIMIT);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(port, service).with_graceful_shutdown(told(clients_stopped)).await {
                 tracing::error!("metrics port: {error}");
@@ -113,15 +118,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         role = settings.role.as_str(),
         peer = %settings.peer,
         client = %settings.client,
-        adopted = replica.status().adopted,
         "node runs"
     );
+    let status = replica.status();
+    if !status.adopted && status.refused_by_peers.is_none() {
+        tracing::info!("{WAITING}");
+    }
 
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         reason = stopped_by_itself(&replica) => Some(reason),
-        ended = &mut clients => Some(format!("client port closed: {ended:?}")),
+        ended = &mut clients => Some(closed("client", settings.client, ended)),
+        ended = &mut peers => Some(closed("peer", settings.peer, ended)),
     };
     tracing::info!("node stops");
     following.abort();
@@ -144,11 +153,28 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Opens data keys as they appear, and says in health checks whether the node can answer calls about records.
-async fn follow(node: Arc<Node>, health: HealthReporter) {
+/// Why a port that should be served until the node stops is not served any more.
+fn closed<E: Error + 'static>(port: &str, address: SocketAddr, ended: Result<Result<(), E>, JoinError>) -> String {
+    let why = match ended {
+        Ok(Ok(())) => "its server ended by itself".into(),
+        Ok(Err(error)) => failure::chain(&error),
+        Err(error) => failure::chain(&error),
+    };
+    format!(
+        "the {port} port {address} is not served any more: {why}; start the node again, and keep its log if it recurs"
+    )
+}
+
+/// Opens data keys as they appear, logs what changes in the cluster, and says in health checks whether the node can
+/// answer calls about records. A leader without a quorum for `quorum_limit_ms` counts as none.
+async fn follow(node: Arc<Node>, health: HealthReporter, quorum_limit_ms: u64) {
     let mut again = tokio::time::interval(FOLLOW_INTERVAL);
+    let mut events = Events::since(Seen::of(node.replica().status(), None, quorum_limit_ms));
     loop {
         again.tick().await;
+        let age_ms = node.replica().stale_point().and_then(|point| point.age_ms);
+        let now = Seen::of(node.replica().status(), age_ms, quorum_limit_ms);
+        events.look(now).iter().for_each(Line::log);
         let ready = node.role() != Role::Witness && node.not_ready().is_none();
         // Also when it is not ready for another reason: keys are opened before the first call needs them.
         drop(node.ring());
@@ -169,4 +195,19 @@ async fn stopped_by_itself(replica: &Replica) -> String {
 async fn told(mut stop: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the end too.
     let _ended = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_whose_server_ends_is_named_with_the_cause() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 7101));
+        let broken = tokio::spawn(async { Err::<(), _>(std::io::Error::other("listener gone")) });
+        let said = closed("peer", address, broken.await);
+        assert!(said.starts_with("the peer port 127.0.0.1:7101 is not served any more: listener gone; "), "{said}");
+        let ended = tokio::spawn(async { Ok::<(), std::io::Error>(()) });
+        assert!(closed("peer", address, ended.await).contains("ended by itself"));
+    }
 }

@@ -16,9 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::tls;
 
 /// A caller that has not finished its TLS handshake by then is dropped.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Handshakes at a time; more wait in the kernel's queue, so that a flood cannot take the memory.
-const HANDSHAKES: usize = 256;
+pub const HANDSHAKES: usize = 256;
 /// Pause after the system refused to accept, which happens when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

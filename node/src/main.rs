@@ -1,14 +1,16 @@
 //! `saola-node`: see the crate's README.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use saola_node::cli::{Cli, Keygen, Verb};
 use saola_node::settings::Settings;
-use saola_node::{entropy, lifecycle};
+use saola_node::{entropy, failure, lifecycle};
 use saola_storage::kek::{KekPrivate, KekProvider};
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", failure::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -41,6 +43,16 @@ fn show_public(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What SAOLA_LOG asks for; empty counts as not set.
+fn log_filter() -> anyhow::Result<EnvFilter> {
+    match std::env::var("SAOLA_LOG") {
+        Ok(filter) if !filter.is_empty() => EnvFilter::try_new(&filter)
+            .map_err(|error| anyhow!("SAOLA_LOG={filter:?}: {error}; write a level such as `info`, or unset it")),
+        // openraft's lines are for its developers; what an operator has to know the node says itself.
+        _ => Ok("info,openraft=off".into()),
+    }
+}
+
 fn run(config: &Path, print_settings: bool) -> anyhow::Result<()> {
     let settings = Settings::load(config)?;
     if print_settings {
@@ -48,12 +60,9 @@ fn run(config: &Path, print_settings: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SAOLA_LOG")
-                // openraft warns on every message to a node that is down; our own lines say it once.
-                .unwrap_or_else(|_| "info,openraft=error".into()),
-        )
+        .with_env_filter(log_filter()?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()))
         .with_target(false)
         .compact()
         .init();

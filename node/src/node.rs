@@ -9,7 +9,7 @@ use saola_storage::command::{Command, Outcome};
 use saola_storage::store::Store;
 
 use crate::api::deadline::Deadline;
-use crate::api::errors::{Reason, Refusal};
+use crate::api::errors::{Reason, Refusal, WITNESS};
 use crate::api::point::Point;
 use crate::keys::{Keys, Ring};
 use crate::settings::Settings;
@@ -109,7 +109,7 @@ impl Node {
     /// WITNESS or SEALED.
     pub fn check_serves_records(&self) -> Result<(), Refusal> {
         if self.role == Role::Witness {
-            return Err(Refusal::plain(Reason::Witness, "this node is a witness: it keeps no records".into()));
+            return Err(Refusal::plain(Reason::Witness, WITNESS.into()));
         }
         self.ring().check_open()
     }

@@ -35,7 +35,7 @@ impl Profile {
     /// A missing file, wrong TOML, or an unknown key.
     pub fn read(path: &Path) -> Result<Profile, Failure> {
         let doing = format!("read profile {}", path.display());
-        let text = fs::read_to_string(path).map_err(|source| Failure::file(&doing, &source))?;
+        let text = fs::read_to_string(path).map_err(|source| Failure::input(&doing, &source))?;
         let mut profile: Profile = toml::from_str(&text).map_err(|error| {
             Failure::usage(format!("{doing}: {error}"), "a profile has the keys endpoints, ca, cert and key")
         })?;

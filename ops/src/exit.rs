@@ -59,6 +59,11 @@ impl Failure {
         Failure::new(Exit::Other, format!("{doing}: {source}"), "check the path, its permissions and the free space")
     }
 
+    /// A file that the command line names cannot be read; `doing` as in [`Failure::file`].
+    pub fn input(doing: impl fmt::Display, source: &io::Error) -> Failure {
+        Failure::usage(format!("{doing}: {source}"), "check the path and that you may read it")
+    }
+
     /// The same failure seen from further out: `doing: what`.
     pub fn while_doing(mut self, doing: impl fmt::Display) -> Failure {
         self.what = format!("{doing}: {}", self.what);

@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use saola_ops::cli::Cli;
 use saola_ops::exit::{Exit, Failure};
 use saola_ops::run;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arguments();
     let exit = match start(cli) {
         Ok(exit) => exit,
         Err(failure) => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::CommandFactory;
+use saola_client::CHANGE_LIMIT;
 
 use crate::cli::{CertVerb, Cli, CollectionVerb, Verb};
 use crate::exit::{Exit, Failure};
@@ -10,7 +11,7 @@ use crate::{certificates, connect, demo, import, signals, verbs};
 
 /// How long a call on records may take, unless told otherwise.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for changes of the cluster: a new member has to catch up first.
+/// The same for calls on the cluster but changes of its members, which have [`CHANGE_LIMIT`].
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for imports and exports, which should live through a failover.
 const BULK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,7 +37,11 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
     let format = global.output;
     match cli.verb {
         Verb::Status { watch } => verbs::status::status(&records()?, watch, format).await,
-        Verb::Cluster(verb) => verbs::cluster::cluster(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
+        Verb::Cluster(verb) => {
+            let client = connect::client(&global, CLUSTER_TIMEOUT)?;
+            let change_limit = global.timeout.unwrap_or(CHANGE_LIMIT);
+            verbs::cluster::cluster(&client, change_limit, verb, format).await
+        }
         Verb::Collection(CollectionVerb::Create(args)) => verbs::collection::create(&records()?, args, format).await,
         Verb::Collection(CollectionVerb::List) => verbs::collection::list(&records()?, format).await,
         Verb::Put(args) => verbs::write::put(&records()?, args, format).await,

@@ -90,7 +90,7 @@ impl Topology {
     /// What is wrong in it, with the next step.
     pub fn read(path: &Path) -> Result<Topology, Failure> {
         let doing = format!("read topology {}", path.display());
-        let text = fs::read_to_string(path).map_err(|source| Failure::file(&doing, &source))?;
+        let text = fs::read_to_string(path).map_err(|source| Failure::input(&doing, &source))?;
         Topology::parse(&text).map_err(|reason| {
             Failure::usage(
                 format!("{doing}: {reason}"),

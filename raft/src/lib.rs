@@ -8,9 +8,10 @@
 //!
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
-//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), [`transport`], [`witness`],
+//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom), [`transport`], [`witness`],
 //! `links`, [`clock`], `sim`.
 
+mod admission;
 pub mod clock;
 mod convert;
 pub mod folder;

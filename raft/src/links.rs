@@ -8,12 +8,13 @@ use saola_storage::types::NodeId;
 
 use crate::wire::Refusal;
 
-/// Counts and refusals per peer, and the purge floor. Shared by all links of a node.
-#[derive(Debug, Default)]
-pub(crate) struct Links {
+/// Counts, refusals and answers per peer, and the purge floor. Shared by all links of a node. `I` is a point in time.
+#[derive(Debug)]
+pub(crate) struct Links<I> {
     counted: Mutex<BTreeMap<NodeId, Counted>>,
     refusals: Mutex<BTreeMap<NodeId, Refusal>>,
     clock_offsets_us: Mutex<BTreeMap<NodeId, i64>>,
+    answers: Mutex<BTreeMap<NodeId, (I, DiskRoom)>>,
     needed_from: AtomicU64,
 }
 
@@ -23,7 +24,27 @@ struct Counted {
     next: u64,
 }
 
-impl Links {
+impl<I> Default for Links<I> {
+    fn default() -> Self {
+        let (counted, refusals, clock_offsets_us, answers, needed_from) = Default::default();
+        Self { counted, refusals, clock_offsets_us, answers, needed_from }
+    }
+}
+
+/// Free space of a node's disk, and its mark: below that it has no room for writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DiskRoom {
+    pub(crate) free_bytes: u64,
+    pub(crate) mark_bytes: u64,
+}
+
+impl DiskRoom {
+    pub(crate) fn is_low(&self) -> bool {
+        self.free_bytes < self.mark_bytes
+    }
+}
+
+impl<I: Copy> Links<I> {
     /// A follower said that its log is flushed up to below `next`; it counts in leadership term `term`.
     pub(crate) fn count_flushed(&self, peer: NodeId, term: u64, next: u64) {
         let mut counted = self.counted.lock();
@@ -34,6 +55,11 @@ impl Links {
             *entry = Counted { term, next };
         }
         drop(counted);
+        self.accepted(peer);
+    }
+
+    /// A peer let this node in.
+    pub(crate) fn accepted(&self, peer: NodeId) {
         self.refusals.lock().remove(&peer);
     }
 
@@ -57,6 +83,16 @@ impl Links {
     pub(crate) fn clock_offsets_us(&self, peers: impl Iterator<Item = NodeId>) -> Vec<i64> {
         let offsets = self.clock_offsets_us.lock();
         peers.filter_map(|peer| offsets.get(&peer).copied()).collect()
+    }
+
+    /// A follower answered this leader at `at`, and said how much room its disk has.
+    pub(crate) fn answered(&self, peer: NodeId, at: I, room: DiskRoom) {
+        self.answers.lock().insert(peer, (at, room));
+    }
+
+    /// When a peer last answered this node as its leader, and the room it had then.
+    pub(crate) fn last_answer(&self, peer: NodeId) -> Option<(I, DiskRoom)> {
+        self.answers.lock().get(&peer).copied()
     }
 
     /// Remembers, and logs once, that a peer refuses this node.
@@ -89,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_new_leadership_counts_afresh() {
-        let links = Links::default();
+        let links = Links::<()>::default();
         links.count_flushed(2, 5, 10);
         links.count_flushed(2, 5, 7);
         assert_eq!(links.counted_next(2, 5), 10);

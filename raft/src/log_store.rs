@@ -15,7 +15,7 @@ use saola_storage::log::{Log, LogEntry, LogError, LogOp};
 use tokio::sync::oneshot;
 
 use crate::payload;
-use crate::types::{Entry, Runtime, TypeConfig, log_id_from, log_id_to, vote_from, vote_to};
+use crate::types::{Entry, Runtime, Takes, TypeConfig, log_id_from, log_id_to, vote_from, vote_to};
 
 /// Entries handed to one replication request or one apply batch stop at this many payload bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -56,7 +56,7 @@ impl<RT: Runtime> LogStore<RT> {
         }
     }
 
-    fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry<RT>>> {
+    async fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry<RT>>> {
         let state = self.log.state();
         let end = end.min(state.last.map_or(0, |last| last.index + 1));
         let mut start = start.max(state.last_purged.map_or(0, |purged| purged.index + 1));
@@ -67,7 +67,14 @@ impl<RT: Runtime> LogStore<RT> {
         if start >= end {
             return Ok(Vec::new());
         }
-        let entries = self.log.entries(start..end, max_bytes).map_err(to_io)?;
+        let entries = match self.log.entries_in_memory(start..end, max_bytes) {
+            Some(entries) => entries,
+            // A read from a slow disk must not hold up what else this thread has to do.
+            None => {
+                let log = self.log.clone();
+                RT::disk(Takes::Long, move || log.entries(start..end, max_bytes)).await.map_err(to_io)?
+            }
+        };
         entries
             .into_iter()
             .map(|entry| {
@@ -95,7 +102,7 @@ impl<RT: Runtime> RaftLogReader<TypeConfig<RT>> for LogStore<RT> {
             Bound::Excluded(index) => *index,
             Bound::Unbounded => u64::MAX,
         };
-        self.read(start, end, usize::MAX)
+        self.read(start, end, usize::MAX).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig<RT>>>, io::Error> {
@@ -103,7 +110,7 @@ impl<RT: Runtime> RaftLogReader<TypeConfig<RT>> for LogStore<RT> {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<RT>>, io::Error> {
-        self.read(start, end, READ_BYTES)
+        self.read(start, end, READ_BYTES).await
     }
 }
 

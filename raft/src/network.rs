@@ -13,7 +13,6 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
@@ -21,6 +20,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::{Instant as _, OptionalSend};
 use prost::Message;
 use saola_storage::types::NodeId;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,11 +29,12 @@ use crate::convert::{
     StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot, wire_log_id,
     wire_vote,
 };
+use crate::links::DiskRoom;
 use crate::member::{Member, Role, membership_to_record};
 use crate::replica::Shared;
 use crate::state_machine::SnapshotBody;
 use crate::transport::{Lane, PeerAddress, TransportError};
-use crate::types::{Runtime, TypeConfig, detach};
+use crate::types::{Runtime, Takes, TypeConfig, detach};
 use crate::wire::{
     Answer, AppendReply, AppendRequest, PeerReply, PeerRequest, Question, Refusal, RefusalCode, SnapshotBegin,
     SnapshotChunk, TakeOver,
@@ -95,7 +96,7 @@ impl<RT: Runtime> PeerClient<RT> {
     /// A refused message backs off like an unreachable peer: asking again at once would not help.
     fn refused(&self, refusal: Refusal) -> RpcError<RT> {
         let error = RPCError::Unreachable(Unreachable::from_string(&refusal.message));
-        self.shared.links.refused(self.member.node_id, refusal);
+        self.shared.heard_refusal(self.member.node_id, refusal);
         error
     }
 
@@ -107,13 +108,19 @@ impl<RT: Runtime> PeerClient<RT> {
     }
 
     async fn ask(&self, term: u64, question: Question, timeout: Duration) -> Result<Answer, RpcError<RT>> {
-        let header = self.shared.header(&self.member, term);
+        let header = Some(self.shared.header(&self.member, term));
         let request = PeerRequest { header, question: Some(question) };
         let lane = if self.lane == Lane::Append { Lane::Control } else { self.lane };
         let reply = self.shared.transport.call(&self.address(), lane, request, timeout).await;
         match reply.map_err(|error| rpc_error::<RT>(&error))?.answer {
             Some(Answer::Refused(refusal)) => Err(self.refused(refusal)),
-            Some(answer) => Ok(answer),
+            Some(answer) => {
+                // An answer to an append may be a refusal all the same.
+                if !matches!(answer, Answer::Append(_)) {
+                    self.shared.links.accepted(self.member.node_id);
+                }
+                Ok(answer)
+            }
             None => Err(self.unexpected()),
         }
     }
@@ -121,7 +128,7 @@ impl<RT: Runtime> PeerClient<RT> {
     fn prepare(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>, with_header: bool) -> AppendRequest {
         let mut request = wire_append::<RT>(rpc);
         if with_header {
-            request.header = self.shared.header(&self.member, rpc.vote.leader_id.term);
+            request.header = Some(self.shared.header(&self.member, rpc.vote.leader_id.term));
         }
         request.frontier_next = self.shared.frontier.next();
         request.needed_from = self.shared.links.needed_from();
@@ -131,7 +138,9 @@ impl<RT: Runtime> PeerClient<RT> {
 
     fn received(&self, term: u64, reply: AppendReply) -> Result<StreamResult<RT>, RpcError<RT>> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
+        let room = DiskRoom { free_bytes: reply.free_bytes, mark_bytes: reply.min_free_bytes };
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
+        self.shared.links.answered(self.member.node_id, RT::Instant::now(), room);
         if let Ok(Some(flushed)) = &result {
             self.shared.links.count_flushed(self.member.node_id, term, flushed.index.saturating_add(1));
         }
@@ -277,7 +286,7 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
             ));
         }
         let begin = SnapshotBegin {
-            header: self.shared.header(&self.member, vote.leader_id.term),
+            header: Some(self.shared.header(&self.member, vote.leader_id.term)),
             vote: Some(wire_vote::<RT>(&vote)),
             last: snapshot.meta.last_log_id.as_ref().map(wire_log_id::<RT>),
             membership_at: snapshot.meta.last_membership.log_id().as_ref().map(wire_log_id::<RT>),
@@ -294,7 +303,13 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
                 return;
             };
             loop {
-                match export.next_chunk() {
+                let chunk;
+                (export, chunk) = RT::disk(Takes::Long, move || {
+                    let chunk = export.next_chunk();
+                    (export, chunk)
+                })
+                .await;
+                match chunk {
                     Ok(Some(data)) => {
                         // The other end gave up: its answer says why.
                         if chunks.send(SnapshotChunk { begin: None, data }).await.is_err() {
@@ -325,7 +340,7 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
             }
             Some(Answer::Refused(refusal)) => {
                 let error = refuse(&refusal.message);
-                self.shared.links.refused(self.member.node_id, refusal);
+                self.shared.heard_refusal(self.member.node_id, refusal);
                 Err(error)
             }
             _ => Err(refuse("answer of the wrong kind to a snapshot")),

@@ -1,5 +1,7 @@
 //! Timers of Raft: presets and their relations.
 
+use std::time::Duration;
+
 /// Heartbeat and election timers, in milliseconds. Equal on all nodes of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -35,6 +37,12 @@ impl Timing {
             ));
         }
         Ok(())
+    }
+
+    /// A member that is silent for so long counts as dead: the log is kept for it within its budget only. Two minutes
+    /// with the LAN preset, less than seven with the WAN preset.
+    pub(crate) fn dead_after(&self) -> Duration {
+        Duration::from_millis(400 * self.election_max_ms)
     }
 
     pub(crate) fn raft_config(&self, may_elect: bool) -> openraft::Config {

@@ -14,12 +14,45 @@ use saola_storage::types::{LeaderId, LogId, NodeId, Vote};
 
 use crate::member::Member;
 
-/// What the adapters ask of a runtime: time, spawning and randomness go through it and nothing else.
-pub trait Runtime: openraft::AsyncRuntime + Sized + 'static {}
-impl<T: openraft::AsyncRuntime + Sized + 'static> Runtime for T {}
+/// How long disk work may keep a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// It reads and writes memory, as a rule.
+    AMoment,
+    /// It may wait for the disk.
+    Long,
+}
+
+/// What the adapters ask of a runtime: time, spawning, disk work and randomness go through it and nothing else.
+pub trait Runtime: openraft::AsyncRuntime + Sized + 'static {
+    /// Does disk work; what may take long is kept off the threads that serve tasks. Once begun it is done to its end,
+    /// whether or not somebody waits for it.
+    fn disk<T: Send + 'static>(
+        takes: Takes,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> + Send;
+}
 
 /// Production runtime.
 pub type TokioRuntime = openraft_rt_tokio::TokioRuntime;
+
+impl Runtime for TokioRuntime {
+    async fn disk<T: Send + 'static>(takes: Takes, work: impl FnOnce() -> T + Send + 'static) -> T {
+        if takes == Takes::AMoment {
+            return work();
+        }
+        #[expect(clippy::disallowed_methods, reason = "production's blocking threads; the simulator works in line")]
+        let working = tokio::task::spawn_blocking(work);
+        match working.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only a runtime that ends cancels such work, and the task that waits here ends with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
 
 /// openraft's type configuration over a runtime.
 pub struct TypeConfig<RT>(PhantomData<fn() -> RT>);

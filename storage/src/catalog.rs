@@ -9,7 +9,7 @@ use crate::command::{Site, WrappedDek};
 use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::collections::Collection;
-use crate::keyspace::meta::{self, InfoRow};
+use crate::keyspace::meta::{self, InfoRow, NodeClaim};
 use crate::keyspace::{array, collections, decode_value, keyring, sites};
 
 /// What the store is; known once the first command of the cluster has been applied.
@@ -25,6 +25,8 @@ pub struct StoreInfo {
     pub sites: Vec<Site>,
     /// Every node id that was ever used; none is used again.
     pub node_ids: BTreeSet<u64>,
+    /// The data folder that each id was given to, of those claimed after the cluster was made.
+    pub claims: BTreeMap<u64, Bytes>,
 }
 
 impl StoreInfo {
@@ -34,6 +36,9 @@ impl StoreInfo {
             cluster_id: Bytes::copy_from_slice(&self.cluster_id),
             cluster_name: self.cluster_name.clone(),
             node_ids: self.node_ids.iter().copied().collect(),
+            claims: (self.claims.iter())
+                .map(|(node_id, folder_id)| NodeClaim { node_id: *node_id, folder_id: folder_id.clone() })
+                .collect(),
         }
     }
 }
@@ -59,6 +64,7 @@ impl Catalog {
                 cluster_name: row.cluster_name,
                 sites: Vec::new(),
                 node_ids: row.node_ids.into_iter().collect(),
+                claims: row.claims.into_iter().map(|claim| (claim.node_id, claim.folder_id)).collect(),
             };
             for row in view.scan(Kind::Sites, KeyRange::all(), false) {
                 let (key, value) = row?;

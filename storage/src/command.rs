@@ -264,12 +264,16 @@ pub struct AddSite {
     pub deks: Vec<WrappedDek>,
 }
 
-/// Use a node id: the answer is [`Decision::Done`] once, and [`Decision::NodeIdUsed`] ever after.
-#[derive(Clone, Copy, PartialEq, Message)]
+/// Use a node id: the answer is [`Decision::Done`] for the first data folder that claims it, however often, and
+/// [`Decision::NodeIdUsed`] for every other. Without a folder id it is given up: then no folder has it any more.
+#[derive(Clone, PartialEq, Message)]
 pub struct ClaimNodeId {
     /// The id.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// The random id of the data folder that the node runs on, 16 bytes; none when the node was removed.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub folder_id: Bytes,
 }
 
 /// Record the state digest.
@@ -296,7 +300,7 @@ pub struct Outcome {
     #[prost(bool, tag = "4")]
     pub replayed: bool,
     /// What happened.
-    #[prost(oneof = "Decision", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "Decision", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     pub decision: Option<Decision>,
 }
 
@@ -336,6 +340,9 @@ pub enum Decision {
     /// The node id belongs, or belonged, to a node of this cluster.
     #[prost(message, tag = "20")]
     NodeIdUsed(NodeIdUsed),
+    /// Bootstrap of a store that has been made already; it stays what it is.
+    #[prost(message, tag = "21")]
+    StoreExists(StoreExists),
 }
 
 /// See [`Decision::Written`].
@@ -403,6 +410,10 @@ pub struct Done {}
 /// See [`Decision::NodeIdUsed`].
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct NodeIdUsed {}
+
+/// See [`Decision::StoreExists`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct StoreExists {}
 
 /// See [`Decision::DigestTaken`].
 #[derive(Clone, PartialEq, Message)]

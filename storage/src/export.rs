@@ -156,6 +156,14 @@ pub enum ImportError {
     /// A witness sent it to a data node.
     #[error("a received state comes from a witness and holds no records; take it from a data node")]
     FromWitness,
+    /// What is here has gone further.
+    #[error("a received state ends at log index {received}, but {applied} has been applied here; nothing is installed")]
+    Older {
+        /// Last index of the received state; 0 when it is empty.
+        received: u64,
+        /// Last index applied here.
+        applied: u64,
+    },
     /// An earlier chunk was refused.
     #[error("an earlier chunk of this received state was refused; ask for the state again")]
     Ended,
@@ -365,16 +373,17 @@ impl Import {
         Ok(())
     }
 
-    /// True once the manifest has come: nothing more is expected.
-    pub fn is_complete(&self) -> bool {
-        self.manifest.is_some()
+    /// What the stream says of itself, once all of it has come. [`Import::finish`] checks that it is true.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
     }
 
     /// Checks the whole state, brings it to stable storage and makes it the current one. Views taken before stay as
     /// they are.
     ///
     /// # Errors
-    /// The stream is incomplete or does not hold together, or the engine failed; the old state stays.
+    /// The stream is incomplete or does not hold together, its state is older than the one that is here, or the engine
+    /// failed; the old state stays.
     pub fn finish(self) -> Result<Applied, StoreError> {
         if self.refused {
             return Err(ImportError::Ended.into());

@@ -11,7 +11,7 @@ use crate::apply::{self, Machine};
 use crate::command::Outcome;
 use crate::engine::{Engine, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
-use crate::export::{Export, Import};
+use crate::export::{Export, Import, ImportError};
 use crate::keyspace::decode_value;
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::read::ViewState;
@@ -200,7 +200,8 @@ impl Store {
 }
 
 impl Shared {
-    /// Makes a filled and flushed engine the current one. Views of the old one stay valid.
+    /// Makes a filled and flushed engine the current one, unless its state is older than the one it would replace. Views
+    /// of the old one stay valid.
     pub(crate) fn install(
         &self,
         generation: u64,
@@ -208,6 +209,12 @@ impl Shared {
         machine: Machine,
     ) -> Result<Applied, StoreError> {
         let mut writer = self.writer.lock();
+        let index = |machine: &Machine| machine.applied.log_id.map(|log_id| log_id.index);
+        if let Some(applied) = index(&writer.machine)
+            && index(&machine) < Some(applied)
+        {
+            return Err(ImportError::Older { received: index(&machine).unwrap_or(0), applied }.into());
+        }
         self.home.switch_to(generation)?;
         let applied = machine.applied.clone();
         *self.trail.write() = first_of_trail(&machine);

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use saola_client::proto::{Member, NodeStatus, Role, StatusResponse};
 use saola_client::{Client, Error, Expect, Reason, Tls};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::fake::{Answer, Authority, Fake, REVISION, Running, dead_endpoint, written};
 
 const ATTEMPT: Duration = Duration::from_millis(200);
 const SHORT: Duration = Duration::from_millis(900);
 const LONG: Duration = Duration::from_secs(20);
+/// For calls that must end long before.
+const HOPELESS: Duration = Duration::from_secs(24 * 3600);
 
 async fn one(fake: Fake, deadline: Duration) -> (Running, Client) {
     let authority = Authority::new();
@@ -178,14 +180,55 @@ async fn a_certificate_of_another_authority_is_named() {
     let node = ours.serve(Fake::new(1, 1));
     let strange_node = Tls { ca_pem: theirs.client_tls().ca_pem, ..ours.client_tls() };
     let strange_client = Tls { ca_pem: ours.client_tls().ca_pem, ..theirs.client_tls() };
-    for (tls, said) in [(strange_node, "invalid peer certificate"), (strange_client, "client certificate")] {
-        let client = Client::builder().endpoints([node.endpoint()]).tls(tls).deadline(LONG).build().unwrap();
-        let pinned = client.at_endpoint(&node.endpoint()).unwrap();
-        let error = pinned.put("agency", "a", "value").send().await.unwrap_err();
+    let client = |tls| Client::builder().endpoints([node.endpoint()]).tls(tls).deadline(HOPELESS).build().unwrap();
+    let client_of_others = client(strange_node);
+    // The second one would wait for its whole deadline if it did not know that waiting cannot help.
+    for client in [client_of_others.at_endpoint(&node.endpoint()).unwrap(), client_of_others] {
+        let error = client.put("agency", "a", "value").send().await.unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)), "{error}");
-        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!(error.reason(), "NODE_UNTRUSTED", "{error}");
+        assert!(error.to_string().contains("signed by another authority"), "{error}");
+        assert!(error.next_step().contains("--ca"), "{error}");
     }
+    let pinned = client(strange_client).at_endpoint(&node.endpoint()).unwrap();
+    let error = pinned.put("agency", "a", "value").send().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
     assert!(node.fake.put.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_distrusted_node_does_not_keep_a_call_from_the_others() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (stranger, node) = (theirs.serve(Fake::new(1, 1)), ours.serve(Fake::new(2, 1)));
+    let client = ours.client(&[stranger.endpoint(), node.endpoint()]).deadline(LONG).build().unwrap();
+    for _ in 0..4 {
+        assert_eq!(client.put("agency", "a", "value").send().await.unwrap().node, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_answers_has_the_last_word_over_one_that_does_not() {
+    let authority = Authority::new();
+    let refuse = |_: usize, _: &_| Answer::Refuse(Reason::DiskFull.status("the leader's disk is full", &[]));
+    let node = authority.serve(Fake::new(1, 1).on_put(refuse));
+    for _ in 0..4 {
+        let endpoints = [dead_endpoint(), node.endpoint(), dead_endpoint()];
+        let client = authority.client(&endpoints).deadline(SHORT).attempt_timeout(ATTEMPT).build().unwrap();
+        let error = client.put("agency", "a", "value").send().await.unwrap_err();
+        assert_eq!((error.reason(), &error.details().message[..]), ("DISK_FULL", "the leader's disk is full"));
+        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_off_answer_leaves_the_outcome_open_whatever_its_code_says() {
+    for code in [Code::ResourceExhausted, Code::OutOfRange, Code::InvalidArgument, Code::PermissionDenied] {
+        let refuse = move |_: usize, _: &_| Answer::Refuse(Status::new(code, "ENHANCE_YOUR_CALM"));
+        let (_node, client) = one(Fake::new(1, 1).on_put(refuse), SHORT).await;
+        let error = client.put("agency", "a", "value").send().await.unwrap_err();
+        assert!(matches!(error, Error::UnknownOutcome { .. }), "{code:?}: {error}");
+    }
 }
 
 #[tokio::test]

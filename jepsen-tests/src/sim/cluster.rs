@@ -27,6 +27,8 @@ const DR: &str = "dr";
 
 struct Node {
     member: Member,
+    /// Whose certificate it shows.
+    certified: String,
     folder: PathBuf,
     /// Folders that this node has had so far; the present one's id is made of it.
     folders: u8,
@@ -47,6 +49,10 @@ pub struct Cluster {
     pub network: Arc<SimNetwork>,
     /// Entries that a log keeps at least; nodes that start later take it.
     pub keep_entries: u64,
+    /// Bytes that a log holds for dead members; nodes that start later take it.
+    pub log_budget_bytes: u64,
+    /// Below so many free bytes a node has no room for writes; nodes that start later take it.
+    pub min_free_bytes: u64,
     nodes: BTreeMap<u64, Node>,
     root: tempfile::TempDir,
 }
@@ -54,7 +60,14 @@ pub struct Cluster {
 impl Cluster {
     fn empty() -> Self {
         let root = tempfile::tempdir().expect("a temporary folder can be made");
-        Self { network: SimNetwork::new(), keep_entries: 100_000, nodes: BTreeMap::new(), root }
+        Self {
+            network: SimNetwork::new(),
+            keep_entries: 100_000,
+            log_budget_bytes: u64::MAX,
+            min_free_bytes: 0,
+            nodes: BTreeMap::new(),
+            root,
+        }
     }
 
     /// Node ids from 1, all at one site; `witness` makes the last one a witness. No node runs yet.
@@ -89,6 +102,7 @@ impl Cluster {
         };
         let node = Node {
             member: member.clone(),
+            certified: member.name.clone(),
             folder: self.root.path().join(id.to_string()),
             folders: 0,
             disk: Arc::new(SimDisk::new(random_u64())),
@@ -107,7 +121,7 @@ impl Cluster {
         self.nodes.get_mut(&id).expect("callers name nodes of this cluster")
     }
 
-    /// All node ids.
+    /// Numbers of all machines: the node ids, and those of twins.
     pub fn ids(&self) -> Vec<u64> {
         self.nodes.keys().copied().collect()
     }
@@ -127,22 +141,30 @@ impl Cluster {
         self.nodes.get(&id)?.life.as_ref().map(|life| life.log.state())
     }
 
+    /// A node's disk, to break it.
+    pub fn disk(&self, id: u64) -> &SimDisk {
+        &self.node(id).disk
+    }
+
     /// Ids of running data nodes.
     pub fn running(&self) -> Vec<u64> {
-        let runs = |node: &&Node| node.life.is_some() && node.member.role_value().is_data();
-        self.nodes.values().filter(runs).map(|node| node.member.node_id).collect()
+        let runs = |node: &Node| node.life.is_some() && node.member.role_value().is_data();
+        self.nodes.iter().filter(|(_, node)| runs(node)).map(|(id, _)| *id).collect()
     }
 
     /// Starts a node on what its disk holds.
     pub async fn start(&mut self, id: u64) {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
+        let (log_budget_bytes, min_free_bytes) = (self.log_budget_bytes, self.min_free_bytes);
         let node = self.node_mut(id);
         let role = node.member.role_value();
-        let claim = FolderClaim { node_id: id, name: node.member.name.clone(), site: node.member.site.clone(), role };
+        let Member { node_id, name, site, .. } = node.member.clone();
+        let claim = FolderClaim { node_id, name, site, role };
         let mut folder_id = [id as u8; 16];
         folder_id[0] = node.folders;
         let folder = DataFolder::open(&node.folder, claim, folder_id).expect("the folder is this node's own");
-        let settings = LogSettings { segment_bytes: SEGMENT_BYTES, ..LogSettings::default() };
+        let settings =
+            LogSettings { segment_bytes: SEGMENT_BYTES, reserve_bytes: SEGMENT_BYTES, ..LogSettings::default() };
         let (log, writer) = Log::open(node.disk.clone(), settings).expect("no rot is injected here");
         let keeps = if role.is_data() { Keeps::Records } else { Keeps::LogIdsOnly };
         let store = Store::open(node.home.clone(), keeps, StoreSettings::default()).expect("memory opens");
@@ -152,22 +174,23 @@ impl Cluster {
             folder,
             log: log.clone(),
             store,
-            transport: Arc::new(network.transport(id)),
+            transport: Arc::new(network.transport(id, &node.certified)),
             free_bytes: Box::new(move || disk.free_bytes()),
         };
         let started_at = tokio::time::Instant::now();
         let settings = ReplicaSettings {
             timing: Timing::LAN,
-            min_free_bytes: 0,
+            min_free_bytes,
             wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
             keep_entries,
+            log_budget_bytes,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))
             .await
             .expect("nothing aborts a starting node")
             .expect("a simulated node starts");
-        network.connect(id, replica.peer_service());
+        network.connect(id, &node.certified, replica.peer_service());
         node.life = Some(Life { replica, log });
     }
 
@@ -237,6 +260,24 @@ impl Cluster {
         let node = self.node(id);
         assert!(node.life.is_none(), "the folder of a running node changes under the copy");
         FolderCopy::of(&node.disk, &node.home)
+    }
+
+    /// Sets up machine number `id` on a copy of the folder of a node that does not run: the same node with the same
+    /// certificate at another address.
+    pub fn twin(&mut self, id: u64, of: u64) {
+        let (disk, home) = self.copy(of).restore();
+        let original = self.node(of);
+        let folder = self.root.path().join(id.to_string());
+        std::fs::create_dir(&folder).expect("the machine is new");
+        std::fs::copy(original.folder.join("identity"), folder.join("identity")).expect("the node has run");
+        let member = Member { peer_address: SimNetwork::address(id), ..original.member.clone() };
+        let twin = Node { certified: member.name.clone(), member, folder, folders: 0, disk, home, life: None };
+        self.nodes.insert(id, twin);
+    }
+
+    /// Gives a node another one's certificate, from its next start on.
+    pub fn certify(&mut self, id: u64, name: &str) {
+        self.node_mut(id).certified = name.to_owned();
     }
 
     /// Puts a copy back in place of what a node that does not run has now. The identity file stays: it is the same.

@@ -38,7 +38,7 @@ impl FolderCopy {
     }
 
     /// A disk and records with just this content, all of it durable.
-    pub(super) fn restore(&self) -> (Arc<SimDisk>, Arc<MemoryHome>) {
+    pub fn restore(&self) -> (Arc<SimDisk>, Arc<MemoryHome>) {
         let disk = SimDisk::new(random_u64());
         for (name, bytes) in &self.files {
             let file = disk.open(name, true).expect("a new disk makes files");

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use saola_client::proto::{Member, NodeStatus, StatusResponse};
@@ -79,6 +80,50 @@ async fn a_killed_node_is_replaced_by_a_fresh_one_under_a_new_id() {
     // The site lost its other node: what was written before now comes from the one that never saw it happen.
     cluster.kill(&["dr-1"]).await.expect("it runs");
     reads_back(&must(cluster.client_at("dr-4")), 0..60).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_add_that_the_operator_interrupts_is_finished_by_the_same_command() {
+    let mut cluster = start(&three()).await;
+    write(cluster.client(), 0..20).await;
+    // Enough to catch up with that the command has to wait for it.
+    for number in 0..100 {
+        let put = cluster.client().put(COLLECTION, format!("large{number}"), vec![b'v'; 1 << 20]).send().await;
+        put.unwrap_or_else(|error| panic!("put large{number}: {error}"));
+    }
+    let node = fresh(&mut cluster, "dr-3", 4).await;
+    let profile = cluster.folder().join("profile.toml");
+    let add = move || {
+        let mut add = Command::new(must(node_binary()).with_file_name("saola"));
+        add.arg("--profile").arg(&profile).args(["cluster", "add", "--node-id", "4", "--name", "dr-3", "--site", "dr"]);
+        add.args(["--peer-address", &node.peer_address, "--client-address", &node.client_address]);
+        add.stdout(Stdio::piped()).stderr(Stdio::piped());
+        add
+    };
+    let interrupted = add().spawn().expect("saola is built: `make build`");
+    let seen = wait_until("dr-3 joins", LIMIT, || async {
+        let status = cluster.client().cluster_status(true).await.map_err(|error| error.to_string())?;
+        node_named(&status, "dr-3").map(|_| ())
+    });
+    must(seen.await);
+    let ctrl_c = Command::new("kill").args(["-INT", &interrupted.id().to_string()]).status();
+    assert!(ctrl_c.expect("kill is there").success());
+    let ended = tokio::task::spawn_blocking(move || interrupted.wait_with_output()).await.expect("it ends");
+    let ended = ended.expect("its output can be read");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("repeating the command is safe"), "{said}");
+
+    let again = tokio::task::spawn_blocking(move || add().output()).await.expect("it ends");
+    let again = again.expect("saola is built: `make build`");
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.success(), "{said}");
+    assert!(String::from_utf8_lossy(&again.stdout).contains("dr-3"));
+    takes_part(&cluster, "dr-3").await;
+    // Four voters need three: these are three only if the new one votes.
+    cluster.kill(&["main-2"]).await.expect("it runs");
+    write(cluster.client(), 20..40).await;
+    reads_back(&must(cluster.client_at("dr-3")), 0..40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,13 +3,19 @@
 //! - `reads`: linearizable reads from every data node;
 //! - `witness`: the main site is lost while the witness alone holds the newest entry;
 //! - `leadership`: transfer, shutdown, partitions, one-way cuts, once only;
+//! - `init`: making a cluster, cut short and repeated;
 //! - `membership`: adding, removing, replacing nodes;
+//! - `disks`: disks that run full or fail;
 //! - `snapshots`: nodes that the log can no longer bring up to date;
-//! - `folders`: empty folders and old copies under a known node id.
+//! - `folders`: empty folders and old copies under a known node id;
+//! - `admission`: who may speak as which node.
 //!
 //! A failing run ends with the line that runs its seed again. All times are virtual.
 
+mod admission;
+mod disks;
 mod folders;
+mod init;
 mod leadership;
 mod membership;
 mod reads;

@@ -1,12 +1,17 @@
 //! Why a call is refused, as the client hears it: reason code, message, next step.
 
-use saola_client::reason::NEXT;
+use saola_client::reason::{NEXT, RETRY, Retry};
 use saola_raft::{AdminError, ProposeError, ReadError};
 use saola_storage::command::Conflict;
 use saola_storage::error::StoreError;
 use tonic::Status;
 
 pub use saola_client::Reason;
+
+/// What a node says that waits to be made part of a cluster.
+const NOT_ADOPTED: &str = "this node is not part of a cluster yet";
+/// What a witness says when it is asked for records.
+pub const WITNESS: &str = "this node is a witness: it keeps no records";
 
 /// A refused call.
 #[derive(Debug)]
@@ -25,6 +30,20 @@ impl Refusal {
     /// With the next step that the register gives for the reason.
     pub fn plain(reason: Reason, message: String) -> Refusal {
         Refusal { reason, message, details: Vec::new() }
+    }
+
+    /// The same, for a call that the client shall not send again by itself: a human decides.
+    pub fn never_again(mut self) -> Refusal {
+        self.details.push((RETRY, Retry::Never.as_str().into()));
+        self
+    }
+
+    /// From a sentence of the replica, which ends with its next step behind the last colon or semicolon.
+    fn from_replica(reason: Reason, sentence: &str) -> Refusal {
+        match [": ", "; "].iter().filter_map(|mark| sentence.rfind(mark)).max() {
+            Some(at) => Refusal::new(reason, sentence[..at].into(), &sentence[at + 2..]),
+            None => Refusal::plain(reason, sentence.into()),
+        }
     }
 
     /// INVALID_ARGUMENT.
@@ -79,29 +98,38 @@ impl From<Refusal> for Status {
 
 impl From<ProposeError> for Refusal {
     fn from(error: ProposeError) -> Refusal {
-        let reason = match &error {
-            ProposeError::NotAdopted => Reason::NotAdopted,
-            ProposeError::NoLeader { .. } => Reason::NoLeader,
-            ProposeError::WritesRefused { .. } => Reason::DiskFull,
-            ProposeError::Busy => Reason::Busy,
-            ProposeError::Unknown { .. } => Reason::OutcomeUnknown,
-            ProposeError::Refused(_) => Reason::InvalidArgument,
-            ProposeError::Stopped(_) => Reason::Stopping,
-        };
-        Refusal::plain(reason, error.to_string())
+        let message = error.to_string();
+        match error {
+            ProposeError::NotAdopted => Refusal::plain(Reason::NotAdopted, NOT_ADOPTED.into()),
+            ProposeError::NoLeader { waited_ms, reason } => Refusal::plain(
+                Reason::NoLeader,
+                format!("not written: no leader took it within {waited_ms} ms ({reason})"),
+            ),
+            ProposeError::WritesRefused { reason } => Refusal::from_replica(Reason::DiskFull, &reason),
+            ProposeError::Busy => Refusal::plain(Reason::Busy, "the leader has too many writes waiting".into()),
+            ProposeError::Unknown { reason } => Refusal::plain(Reason::OutcomeUnknown, reason),
+            ProposeError::Refused(_) => Refusal::from_replica(Reason::InvalidArgument, &message),
+            ProposeError::Stopped(_) => Refusal::plain(Reason::Stopping, message),
+        }
     }
 }
 
 impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Refusal {
-        let reason = match &error {
-            ReadError::NotAdopted => Reason::NotAdopted,
-            ReadError::NoLeader { .. } => Reason::NoQuorum,
-            ReadError::Timeout { .. } => Reason::Busy,
-            ReadError::WitnessNode => Reason::Witness,
-            ReadError::Stopped(_) => Reason::Stopping,
-        };
-        Refusal::plain(reason, error.to_string())
+        let message = error.to_string();
+        match error {
+            ReadError::NotAdopted => Refusal::plain(Reason::NotAdopted, NOT_ADOPTED.into()),
+            ReadError::NoLeader { waited_ms, reason } => {
+                Refusal::plain(Reason::NoQuorum, format!("no leader with a quorum within {waited_ms} ms: {reason}"))
+            }
+            ReadError::Timeout { waited_ms } => Refusal::new(
+                Reason::Busy,
+                format!("this node lags: it has not caught up with the leader within {waited_ms} ms"),
+                "ask another node; `saola status` shows how far this one lags",
+            ),
+            ReadError::WitnessNode => Refusal::plain(Reason::Witness, WITNESS.into()),
+            ReadError::Stopped(_) => Refusal::plain(Reason::Stopping, message),
+        }
     }
 }
 
@@ -119,12 +147,21 @@ impl From<StoreError> for Refusal {
 
 impl From<AdminError> for Refusal {
     fn from(error: AdminError) -> Refusal {
-        let reason = match &error {
-            AdminError::Invalid(_) | AdminError::PeerUnreachable { .. } => Reason::MembershipRefused,
-            AdminError::NoLeader(_) => Reason::NoLeader,
-            AdminError::Unknown(_) => Reason::OutcomeUnknown,
-        };
-        Refusal::plain(reason, error.to_string())
+        let message = error.to_string();
+        match error {
+            AdminError::Invalid(_) | AdminError::PeerUnreachable { .. } => {
+                Refusal::from_replica(Reason::MembershipRefused, &message)
+            }
+            AdminError::AlreadyMade(_) => Refusal::from_replica(Reason::AlreadyAdopted, &message),
+            AdminError::NoLeader(reason) => {
+                Refusal::plain(Reason::NoLeader, format!("nothing was changed: no leader ({reason})"))
+            }
+            AdminError::Unknown(reason) => Refusal::new(
+                Reason::OutcomeUnknown,
+                reason,
+                "see `saola status` for the members and the leader; the command can be repeated: it finishes what is left",
+            ),
+        }
     }
 }
 
@@ -158,6 +195,23 @@ mod tests {
         assert_eq!(unknown.reason().retry(), Retry::UnknownOutcome);
         let refused = Refusal::from(AdminError::Invalid("no such node".into()));
         assert_eq!(refused.reason().retry(), Retry::Never);
+    }
+
+    #[test]
+    fn the_next_step_of_a_refused_change_is_the_one_of_its_cause() {
+        for (sentence, what, next) in [
+            ("node 1 (a) leads: hand it over first", "node 1 (a) leads", "hand it over first"),
+            (
+                "node 2 at h:1 does not answer: connection refused; start it",
+                "node 2 at h:1 does not answer: connection refused",
+                "start it",
+            ),
+            ("node 9 is not a member", "node 9 is not a member", Reason::MembershipRefused.next_step()),
+        ] {
+            let refusal = Refusal::from(AdminError::Invalid(sentence.into()));
+            let given = refusal.details.first().map_or(refusal.reason.next_step(), |(_, given)| given.as_str());
+            assert_eq!((refusal.message.as_str(), given), (what, next));
+        }
     }
 
     #[test]

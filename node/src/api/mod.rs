@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`records`], [`collections`] and [`cluster`] are the services; [`write`] and [`read`] do the work of
 //! the first, from the [`point`] at which a read reads; [`limits`] and [`convert`] stand between the contract and
-//! storage; [`errors`] gives every refusal its reason; [`deadline`] ends calls in time.
+//! storage; [`errors`] gives every refusal its reason; [`deadline`] ends calls in time, [`stream`] those whose readers do not.
 
 pub mod cluster;
 pub mod collections;
@@ -14,6 +14,7 @@ pub mod page_token;
 pub mod point;
 pub mod read;
 pub mod records;
+pub mod stream;
 pub mod write;
 
 use saola_client::EPOCH_METADATA;

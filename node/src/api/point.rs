@@ -1,6 +1,6 @@
 //! At which point a read reads: the node's view of the store and the revision up to which it may be shown.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use saola_client::proto::{At, Consistency, Header, at, consistency};
 use saola_raft::ReadPoint;
@@ -19,7 +19,7 @@ pub struct Point {
     pub revision: u64,
     /// Lineage.
     pub epoch: u64,
-    /// For stale reads, milliseconds since the node last heard from a leader.
+    /// For stale reads, how old the answer is at most, milliseconds.
     pub age_ms: Option<u64>,
     node: u64,
 }
@@ -63,14 +63,14 @@ pub async fn reach(node: &Node, consistency: Option<Consistency>, deadline: Dead
     let Some(point) = node.replica().stale_point() else {
         return Err(Refusal::new(
             Reason::StaleTooOld,
-            "this node has not heard from a leader since it started".into(),
+            "this node has not caught up with a leader since it started".into(),
             "ask another node, or wait until this one has found its leader",
         ));
     };
     match point.age_ms {
         Some(age) if within_ms > 0 && age > within_ms => Err(Refusal::new(
             Reason::StaleTooOld,
-            format!("this node last heard from a leader {age} ms ago, the call allows {within_ms} ms"),
+            format!("what this node has is up to {age} ms old, the call allows {within_ms} ms"),
             "ask another node, or allow more",
         )),
         _ => Ok(Point::new(node, point, true)),
@@ -99,8 +99,11 @@ pub async fn select(
             Ok((point, store::At::Revision(revision)))
         }
         Some(at::Kind::TimeUs(time_us)) => {
-            let point = reach_time(node, point, time_us, consistency, deadline).await?;
-            let revision = point.view.revision_at_time(time_us)?.min(point.revision);
+            let mut point = reach_time(node, point, time_us, consistency, deadline).await?;
+            let revision = point.view.revision_at_time(time_us)?;
+            while let Shown::NotYet = shown(revision, &point, deadline)? {
+                point = reach(node, consistency, deadline).await?;
+            }
             Ok((point, store::At::Revision(revision)))
         }
     }
@@ -141,6 +144,37 @@ pub fn check_revision(point: &Point, revision: u64) -> Result<(), Refusal> {
     }
 }
 
+/// Whether the state at some time may be shown.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    Now,
+    /// This node has applied it, the frontier has not reached it: another point is needed.
+    NotYet,
+}
+
+/// An earlier state is no answer, for the same question would have another one a moment later.
+fn shown(revision: u64, point: &Point, deadline: Deadline) -> Result<Shown, Refusal> {
+    if revision <= point.revision {
+        return Ok(Shown::Now);
+    }
+    let reached = point.revision;
+    if point.age_ms.is_some() {
+        return Err(Refusal::new(
+            Reason::FutureTime,
+            format!("the state at that time is revision {revision}, a stale read may show up to {reached} here"),
+            "read an earlier time, or read without a staleness bound",
+        ));
+    }
+    if deadline.left().is_zero() {
+        return Err(Refusal::new(
+            Reason::Busy,
+            format!("the state at that time is revision {revision}, reads have reached {reached} within the deadline"),
+            "ask another node, or raise --timeout",
+        ));
+    }
+    Ok(Shown::NotYet)
+}
+
 /// Makes sure that no later write can be recorded at or before `time_us`, so that the answer stays true.
 async fn reach_time(
     node: &Node,
@@ -159,27 +193,74 @@ async fn reach_time(
             "read an earlier time, or read without a staleness bound",
         ));
     }
-    let future = |clock_us: u64| {
-        Refusal::new(
-            Reason::FutureTime,
-            format!("the time lies {} µs in the future of the cluster", time_us.saturating_sub(clock_us)),
-            "read an earlier time; check this machine's clock",
-        )
-    };
     let now_us = now_us();
     if time_us > now_us {
-        return Err(future(now_us));
+        return Err(in_the_future(time_us, now_us));
     }
     let mark = Command { request: None, op: Some(Op::TimeMark(TimeMark {})) };
     let marked = node.propose(mark, deadline).await?;
     if time_us > marked.recorded_at_us {
         // The leader's clock is behind this node's.
-        return Err(future(marked.recorded_at_us));
+        return Err(in_the_future(time_us, marked.recorded_at_us));
     }
     reach(node, consistency, deadline).await
+}
+
+fn in_the_future(time_us: u64, clock_us: u64) -> Refusal {
+    let ahead = Duration::from_micros(time_us.saturating_sub(clock_us));
+    let ahead = match ahead.as_secs() {
+        0..10 => format!("{} ms", ahead.as_micros().div_ceil(1000)),
+        seconds @ 10..7_200 => format!("{seconds} s"),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    };
+    Refusal::new(
+        Reason::FutureTime,
+        format!("{} has not come yet: it is {ahead} ahead of the cluster's clock, {}", utc(time_us), utc(clock_us)),
+        "ask for an earlier time, or leave the time out to read the newest; if that time has passed, check the clocks \
+         of this machine and of the nodes",
+    )
+}
+
+/// A moment in RFC 3339; a time so far off that it cannot be written so stays a number.
+fn utc(time_us: u64) -> String {
+    let moment = i64::try_from(time_us).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+    moment.map_or_else(|| format!("{time_us} µs after 1970"), |moment| moment.to_string())
 }
 
 fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use saola_storage::engine::memory::MemoryHome;
+    use saola_storage::store::{Keeps, Store, StoreSettings};
+    use tonic::metadata::MetadataMap;
+
+    use super::*;
+
+    fn point(revision: u64, age_ms: Option<u64>) -> Point {
+        let store = Store::open(Arc::new(MemoryHome::new()), Keeps::Records, StoreSettings::default()).expect("memory");
+        Point { view: store.view(), revision, epoch: 1, age_ms, node: 1 }
+    }
+
+    fn deadline(timeout: &str) -> Deadline {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", timeout.parse().expect("ascii"));
+        Deadline::of(&metadata)
+    }
+
+    #[test]
+    fn a_state_that_may_not_be_shown_yet_is_waited_for_and_never_replaced_by_an_earlier_one() {
+        let (soon, over) = (deadline("60S"), deadline("0m"));
+        assert_eq!(shown(7, &point(7, None), over).expect("it may be shown"), Shown::Now);
+        assert_eq!(shown(7, &point(9, Some(50)), over).expect("it may be shown"), Shown::Now);
+        assert_eq!(shown(8, &point(7, None), soon).expect("there is time"), Shown::NotYet);
+        assert_eq!(shown(8, &point(7, None), over).expect_err("no time").reason(), Reason::Busy);
+        assert_eq!(shown(8, &point(7, Some(50)), soon).expect_err("stale").reason(), Reason::FutureTime);
+    }
 }

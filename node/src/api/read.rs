@@ -1,7 +1,5 @@
 //! Get, BatchGet, List and History: reach a point, read the view, open, convert.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 use saola_client::proto::{
@@ -9,13 +7,12 @@ use saola_client::proto::{
     ListRequest, ListResponse, Version,
 };
 use saola_storage::store::{At, Collection, StoredVersion};
-use tokio::sync::mpsc;
-use tonic::Status;
 
 use super::deadline::Deadline;
 use super::errors::Refusal;
 use super::page_token::PageToken;
 use super::point::{self, Point};
+use super::stream::{Answers, Sink, Streams};
 use super::{convert, limits};
 use crate::keys::Ring;
 use crate::node::Node;
@@ -148,28 +145,26 @@ fn page(
 /// All kept versions of one record, sent one by one.
 ///
 /// # Errors
-/// [`Refusal`] with its reason; later ones end the stream.
+/// [`Refusal`] with its reason, BUSY when too many are under way; later ones end the stream.
 pub async fn history(
     node: &Node,
+    streams: &Streams,
     call: HistoryRequest,
     deadline: Deadline,
-) -> Result<mpsc::Receiver<Result<HistoryResponse, Status>>, Refusal> {
+) -> Result<Answers<HistoryResponse>, Refusal> {
     let point = point::reach(node, call.consistency, deadline).await?;
     let collection = point.collection(&call.collection)?;
     limits::record_id(&collection, &call.id)?;
     let ring = node.ring();
-    // Bounded, so that a slow reader holds a few versions in memory, not the whole history.
-    let (sender, receiver) = mpsc::channel(4);
-    tokio::task::spawn_blocking(move || send_history(&point, &ring, &collection, &call, &sender));
-    Ok(receiver)
+    streams.begin(move |sink| send_history(&point, &ring, &collection, &call, sink))
 }
 
 fn send_history(
     point: &Point,
-    ring: &Arc<Ring>,
+    ring: &Ring,
     collection: &Collection,
     call: &HistoryRequest,
-    sender: &mpsc::Sender<Result<HistoryResponse, Status>>,
+    sink: &Sink<HistoryResponse>,
 ) {
     let mut any = false;
     for version in point.view.history(collection, &call.id, point.revision, call.newest_first) {
@@ -177,18 +172,15 @@ fn send_history(
         let answer = version
             .map_err(Refusal::from)
             .and_then(|version| opened(ring, collection, version, call.keys_only))
-            .map(|version| HistoryResponse { header: Some(point.header()), version: Some(version) })
-            .map_err(Status::from);
-        let ends = answer.is_err();
-        if sender.blocking_send(answer).is_err() || ends {
+            .map(|version| HistoryResponse { header: Some(point.header()), version: Some(version) });
+        if !sink.send(answer) {
             return;
         }
     }
     if !any {
         // Every answer carries a header, so that the client learns the revision of this one too.
         let empty = HistoryResponse { header: Some(point.header()), version: None };
-        // A receiver that is gone needs no answer.
-        let _gone = sender.blocking_send(Ok(empty));
+        sink.send(Ok(empty));
     }
 }
 

@@ -19,7 +19,7 @@ async fn below_the_mark_writes_are_refused_by_name_and_reads_go_on() {
     for part in ["disk of node 1 (main-1)", "MiB free, below its mark", "main-1/data", "limits.min_free_bytes"] {
         assert!(error.to_string().contains(part), "{part:?} in: {error}");
     }
-    assert!(error.next_step().contains("free space"), "{error}");
+    assert!(error.next_step().contains("make room on"), "{error}");
     let error = node.delete(COLLECTION, "a").send().await.expect_err("refused");
     assert_eq!(error.reason(), "DISK_FULL", "{error}");
 

@@ -1,23 +1,10 @@
 //! A node id with a folder that is not its own, or an old copy of it, or on two nodes: it must not vote.
 
 use std::fs;
-use std::path::Path;
 
-use super::harness::cluster::{own, value_at};
+use super::harness::cluster::{copy_folder, own, value_at};
 use super::harness::wait::until;
 use super::harness::{Cluster, http};
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), &target).unwrap()),
-        }
-    }
-}
 
 #[tokio::test]
 async fn a_known_node_with_an_empty_folder_or_an_older_copy_is_refused_with_the_next_step() {
@@ -125,5 +112,61 @@ async fn two_nodes_cannot_have_one_id() {
     let cluster = Cluster::running(1).await;
     let error = cluster.client().add_member(twin, None).await.expect_err("refused");
     assert_eq!(error.reason(), "MEMBERSHIP_REFUSED", "{error}");
-    assert!(error.to_string().contains("node ids are never used twice: take 2"), "{error}");
+    assert!(error.to_string().contains("node 1 is a member already"), "{error}");
+    assert_eq!(error.next_step(), "repeat the command with these, or take another id");
+}
+
+#[tokio::test]
+async fn a_copy_of_a_node_at_another_address_is_told_to_stop_and_the_node_goes_on() {
+    let mut cluster = Cluster::running(3).await;
+    let first = cluster.put("a", "1").await;
+    let at = if cluster.leader().await == 2 { 1 } else { 2 };
+    let id = cluster.nodes[at].id;
+    let current = |status: &saola_client::proto::StatusResponse| {
+        let own = own(status, id);
+        own.state == "follower" && own.revision >= first.revision
+    };
+    cluster.wait_for(0, "the write on the node", current).await;
+    cluster.nodes[at].kill();
+    let twin = cluster.twin(at);
+    cluster.start(at).await;
+    cluster.start(twin).await;
+    let expected = format!(
+        "two processes run as node {id}: the one at the recorded address {} counts; stop this one",
+        cluster.nodes[at].peer
+    );
+    until("the copy is told to stop", async || {
+        let own = own(&cluster.status(twin).await, id);
+        if own.state == "refused" && own.error == expected { Ok(()) } else { Err(format!("{own:?}")) }
+    })
+    .await;
+    let second = cluster.put("a", "2").await;
+    cluster
+        .wait_for(0, "the node itself", |status| {
+            let own = own(status, id);
+            own.reachable && own.state == "follower" && own.revision >= second.revision
+        })
+        .await;
+    assert_eq!(value_at(&cluster.at(at), "a").await.unwrap().as_deref(), Some("2"));
+    let error = value_at(&cluster.at(twin), "a").await.expect_err("a copy answers no reads");
+    assert!(error.to_string().contains("two processes run as node"), "{error}");
+}
+
+#[tokio::test]
+async fn a_removed_node_says_that_it_was_removed_and_what_to_do() {
+    let mut cluster = Cluster::running(3).await;
+    cluster.put("a", "1").await;
+    let at = if cluster.leader().await == 2 { 1 } else { 2 };
+    let id = cluster.nodes[at].id;
+    let told = |own: saola_client::proto::NodeStatus| {
+        let why = format!("node {id} was removed from the cluster: stop it and delete its data folder");
+        if own.state == "refused" && own.error.starts_with(&why) { Ok(()) } else { Err(format!("{own:?}")) }
+    };
+    cluster.client().remove_member(id).await.expect("a member can be removed");
+    until("it learns it while it runs", async || told(own(&cluster.status(at).await, id))).await;
+    let error = value_at(&cluster.at(at), "a").await.expect_err("it has missed writes");
+    assert!(error.to_string().contains("was removed from the cluster"), "{error}");
+    cluster.nodes[at].kill();
+    cluster.start(at).await;
+    until("it learns it when it runs again", async || told(own(&cluster.status(at).await, id))).await;
 }

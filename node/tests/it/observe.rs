@@ -146,6 +146,34 @@ async fn health_and_reflection_speak_their_standard_protocols() {
 }
 
 #[tokio::test]
+async fn the_log_tells_who_leads_and_who_belongs_in_plain_text() {
+    let mut cluster = Cluster::prepare(2);
+    cluster.start(0).await;
+    let log = cluster.nodes[0].log();
+    assert!(log.contains("waiting to be made part of a cluster: run `saola cluster init`"), "{log}");
+    cluster.start(1).await;
+    cluster.init().await;
+    until("leader and members are in the log", async || {
+        let log = cluster.nodes[0].log();
+        let told =
+            ["leader: node ", "members: node 1 (main-1, voter at main", "members: node 2 (main-2, voter at main"];
+        if told.iter().all(|line| log.contains(line)) { Ok(()) } else { Err(log) }
+    })
+    .await;
+    cluster.nodes[1].kill();
+    until("the loss of the quorum is in the log", async || {
+        let log = cluster.nodes[0].log();
+        if log.contains("leader: none with a quorum") && log.contains("`saola status` names") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    assert!(!cluster.nodes[0].log().contains('\x1b'), "colours are for terminals");
+}
+
+#[tokio::test]
 async fn values_never_appear_in_the_log_or_on_disk_however_much_is_logged() {
     const CANARY: &str = "canary-4711-plaintext";
     let mut cluster = Cluster::prepare(1);

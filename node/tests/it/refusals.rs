@@ -86,7 +86,11 @@ async fn reads_that_cannot_be_answered_say_why() {
     let wanted = format!("revision {} does not exist yet", newest + 1);
     refused(get(At::Revision(newest + 1)).await, "FUTURE_REVISION", &[&wanted, &format!("up to {newest}")]);
     refused(get(At::Revision(0)).await, "INVALID_ARGUMENT", &["no revision 0"]);
-    refused(get(tomorrow).await, "FUTURE_TIME", &["in the future of the cluster", "check this machine's clock"]);
+    refused(
+        get(tomorrow).await,
+        "FUTURE_TIME",
+        &["Z has not come yet: it is 23 h ahead of the cluster's clock", "check the clocks"],
+    );
     refused(client.list(COLLECTION).at(At::Revision(newest + 1)).send().await, "FUTURE_REVISION", &[&wanted]);
     refused(client.list(COLLECTION).at(At::Generation(1)).send().await, "INVALID_ARGUMENT", &["revision or time"]);
     refused(client.get("nowhere", "a").send().await, "UNKNOWN_COLLECTION", &["\"nowhere\""]);

@@ -4,23 +4,26 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::help;
 use crate::topology::{self, Node, Role};
 
 /// `saola cluster …`
 #[derive(Debug, Subcommand)]
 pub enum ClusterVerb {
-    /// Make a cluster of fresh nodes
+    /// Make a cluster of fresh nodes, which run already and wait
+    #[command(after_help = help::TOPOLOGY)]
     Init {
         /// Nodes, roles, sites, addresses and public KEKs (TOML)
         #[arg(long, value_name = "FILE")]
         topology: PathBuf,
     },
-    /// Add a fresh node
+    /// Add a fresh node, which runs already on an empty data folder and waits
+    #[command(after_help = help::ADD)]
     Add {
         /// The node.
         #[command(flatten)]
         node: NewNode,
-        /// Public KEK of its site, needed when the site is new: 64 hexadecimal digits
+        /// Public key (KEK) of its site, needed when the site is new: 64 digits, from `saola-node keygen public --file FILE`
         #[arg(long, value_name = "HEX", value_parser = parse_kek)]
         kek_public: Option<KekPublic>,
     },
@@ -45,7 +48,7 @@ pub enum ClusterVerb {
     },
     /// Hand leadership to another node
     Transfer(TransferArgs),
-    /// Compare the state of all data nodes at one log index
+    /// Compare the state of all data nodes at one log index; exit 8 if two differ, 5 if one does not answer
     Digest,
     /// List the members
     Members,
@@ -54,16 +57,16 @@ pub enum ClusterVerb {
 /// A node that joins.
 #[derive(Clone, Debug, Args)]
 pub struct NewNode {
-    /// Its number; never one that was used before
+    /// Its number, as in its settings; never one that was used before
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub node_id: u64,
-    /// Its name, as in its certificate
+    /// Its name, as in its settings and its certificate
     #[arg(long)]
     pub name: String,
-    /// Its site
+    /// Its site, as in its settings
     #[arg(long)]
     pub site: String,
-    /// Its part
+    /// Its part, as in its settings
     #[arg(long, value_enum, default_value_t = Role::Voter)]
     pub role: Role,
     /// Where other nodes reach it
@@ -106,7 +109,7 @@ pub struct TransferArgs {
     /// Name or number of a voter that keeps records
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
-    /// Any such voter of this site
+    /// A voter of this site that keeps records
     #[arg(long)]
     pub site: Option<String>,
 }
@@ -115,6 +118,7 @@ pub struct TransferArgs {
 #[derive(Debug, Subcommand)]
 pub enum CertVerb {
     /// Make a development authority, and node and client certificates signed by it
+    #[command(after_help = help::CERTIFICATES)]
     Dev(DevCertArgs),
 }
 

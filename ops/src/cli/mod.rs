@@ -1,14 +1,16 @@
 //! The command line. Nouns then verbs; flags that hold for every verb stand in [`Global`].
 //!
-//! [`records`] holds what concerns records, [`cluster`] what concerns the cluster and its nodes.
+//! [`records`] holds what concerns records, [`cluster`] what concerns the cluster and its nodes, `help` their examples.
 
 pub mod cluster;
+mod help;
 pub mod records;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, TransferArgs};
 pub use records::{
@@ -21,7 +23,13 @@ use crate::time;
 
 /// Master records that outlive the loss of a site.
 #[derive(Debug, Parser)]
-#[command(name = "saola", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(
+    name = "saola",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = help::FIRST_LOOK
+)]
 pub struct Cli {
     /// Flags of every verb.
     #[command(flatten)]
@@ -31,11 +39,21 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+impl Cli {
+    /// Reads the command line and the environment; ends the process for help and for what makes no sense. A variable
+    /// that is set and empty counts as not set.
+    pub fn from_arguments() -> Cli {
+        let empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        let command = Cli::command().mut_args(|arg| if empty(&arg) { arg.env(Resettable::Reset) } else { arg });
+        Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
 /// Flags of every verb.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Options of every verb")]
 pub struct Global {
-    /// Data nodes to talk to; one is enough, the others are found
+    /// Client addresses of data nodes, several with commas; one is enough, the others are found
     #[arg(long, global = true, env = "SAOLA_ENDPOINT", value_delimiter = ',', value_name = "HOST:PORT")]
     pub endpoint: Vec<String>,
     /// Certificate of the authority that signed the nodes (PEM)
@@ -47,13 +65,14 @@ pub struct Global {
     /// Your private key (PEM)
     #[arg(long, global = true, env = "SAOLA_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// TOML file with endpoints, ca, cert and key; flags win over it
+    /// TOML file with `endpoints`, `ca`, `cert` and `key`; flags and the variables above win over it
     #[arg(long, global = true, env = "SAOLA_PROFILE", value_name = "FILE")]
     pub profile: Option<PathBuf>,
     /// How to print results
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
-    /// How long a call may take, as in 500ms or 5s [default: 5s; 60s for changes of the cluster]
+    /// How long a call may take, as in 500ms, 5s or 2m [default: 5s; 30s for import and export, 60s for
+    /// `cluster`, 330s for changes of its members]
     #[arg(long, global = true, value_parser = time::parse_span, value_name = "SPAN")]
     pub timeout: Option<Duration>,
 }
@@ -61,7 +80,7 @@ pub struct Global {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Who leads, how every node fares, and which sites are protected
+    /// Who leads, how every node fares, which sites are protected; exit 0 healthy, 5 degraded, 6 critical, 7 sealed
     Status {
         /// Again every second until Ctrl-C
         #[arg(short, long)]
@@ -84,6 +103,7 @@ pub enum Verb {
     /// Delete a record; its history stays
     Delete(DeleteArgs),
     /// Apply puts and deletes from lines of JSON
+    #[command(after_help = help::LINES)]
     Import(ImportArgs),
     /// Write the live records of a collection as lines of JSON
     Export(ExportArgs),
@@ -94,7 +114,7 @@ pub enum Verb {
     Dev,
     /// Start five nodes over two sites, lose a site under load, and prove that nothing was lost
     Demo(DemoArgs),
-    /// Print completions for a shell
+    /// Print completions for a shell, as in `source <(saola completions bash)`
     Completions {
         /// The shell
         shell: clap_complete::Shell,

@@ -93,13 +93,13 @@ pub struct PutArgs {
     pub collection: String,
     /// Record id
     pub id: String,
-    /// Value; `-` reads standard input
+    /// Value; `-` reads standard input, which other users of this machine do not see
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     pub value: Option<String>,
     /// Read the value from a file
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// What must be there: any, absent or gen:N
+    /// What must be there: any, absent, or gen:N for generation N; else nothing is written (exit 4)
     #[arg(long, value_parser = parse_expect, default_value = "any", value_name = "STATE")]
     pub expect: Expect,
     /// Media type of the value
@@ -117,7 +117,7 @@ pub struct DeleteArgs {
     pub collection: String,
     /// Record id
     pub id: String,
-    /// What must be there: any or gen:N
+    /// What must be there: any, or gen:N for generation N; else nothing is deleted (exit 4)
     #[arg(long, value_parser = parse_expect, default_value = "any", value_name = "STATE")]
     pub expect: Expect,
     /// Where it comes from.
@@ -132,7 +132,7 @@ pub struct AtArgs {
     /// As the store stood at this revision
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<u64>,
-    /// As the store stood at this time, as in 2025-07-01T00:00:00Z
+    /// As the store stood at this time, in UTC or with an offset, as in 2025-07-01T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
     pub as_of: Option<u64>,
 }
@@ -191,7 +191,7 @@ pub struct ListArgs {
     /// The point of the read.
     #[command(flatten)]
     pub at: AtArgs,
-    /// Only the ids, one a line
+    /// Only the ids, one a line (values are never listed: `saola export`)
     #[arg(long)]
     pub keys_only: bool,
 }
@@ -222,7 +222,7 @@ pub struct ImportArgs {
     /// Collection of lines that name none
     #[arg(long, value_name = "NAME")]
     pub collection: Option<String>,
-    /// How many writes may be under way at a time
+    /// How many writes may be under way at a time, 1 to 1024
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
     /// Where the changes come from.

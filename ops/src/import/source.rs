@@ -42,7 +42,7 @@ impl Source {
             false => (file.display().to_string(), file, Some(file.to_owned())),
         };
         let opened =
-            tokio::fs::File::open(path).await.map_err(|source| Failure::file(format!("open {name}"), &source))?;
+            tokio::fs::File::open(path).await.map_err(|source| Failure::input(format!("open {name}"), &source))?;
         Ok(Source::new(&name, kept, opened))
     }
 

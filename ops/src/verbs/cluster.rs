@@ -1,11 +1,13 @@
 //! `saola cluster …`: make the cluster, change its members, hand over leadership, compare the replicas.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use saola_client::proto::{DigestResponse, Member, Site, StatusResponse};
 use saola_client::{Client, TransferTo};
 use serde_json::{Value, json};
 
+use super::change::end_of;
 use super::status::{member_document, role};
 use super::verdict::unprotected;
 use super::view::cluster_view;
@@ -14,33 +16,49 @@ use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, table};
 use crate::topology::Topology;
 
-/// Runs a verb on the cluster.
+/// Runs a verb on the cluster. Changes of its members may take `change_limit`, other calls the client's deadline.
 ///
 /// # Errors
 /// A wrong topology file, an unknown node, a refused confirmation, or a failed call.
-pub async fn cluster(client: &Client, verb: ClusterVerb, format: Format) -> Result<Exit, Failure> {
+pub async fn cluster(
+    client: &Client,
+    change_limit: Duration,
+    verb: ClusterVerb,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let patient = client.with_deadline(change_limit);
     match verb {
-        ClusterVerb::Init { topology } => init(client, &Topology::read(&topology)?, format).await,
+        ClusterVerb::Init { topology } => init(client, &patient, &Topology::read(&topology)?, format).await,
         ClusterVerb::Add { node, kek_public } => {
             let site = kek_public.map(|key| Site { name: node.site.clone(), kek_public: key.0.into() });
-            let members = client.add_member(node.to_node().to_proto(), site).await;
-            changed(client, members.map_err(doing(format!("add node {}", node.name)))?, format).await
+            let call = patient.add_member(node.to_node().to_proto(), site);
+            let members = end_of(client, &format!("add node {}", node.name), Some(node.node_id), call).await?;
+            changed(client, members, format).await
         }
         ClusterVerb::Remove { node, confirm } => {
             let status = cluster_view(client).await?;
             let going = find_node(&status, &node)?;
             let what = format!("remove node {}", going.name);
             confirmed(&status, &what, confirm).await?;
-            let members = client.remove_member(going.node_id).await;
-            changed(client, members.map_err(doing(what))?, format).await
+            let members = end_of(client, &what, None, patient.remove_member(going.node_id)).await?;
+            changed(client, members, format).await
         }
         ClusterVerb::Replace { node, new, confirm } => {
             let status = cluster_view(client).await?;
-            let going = find_node(&status, &node)?;
-            let what = format!("replace node {} by {}", going.name, new.name);
-            confirmed(&status, &what, confirm).await?;
-            let members = client.replace_member(going.node_id, new.to_node().to_proto()).await;
-            changed(client, members.map_err(doing(what))?, format).await
+            let what = format!("replace node {node} by {}", new.name);
+            let (new, new_id) = (new.to_node().to_proto(), new.node_id);
+            let members = match find_node(&status, &node) {
+                // An earlier call has swapped them; what is left, if anything, is to add the new one.
+                Err(_) if members(&status).contains(&new) => {
+                    end_of(client, &what, Some(new_id), patient.add_member(new, None)).await?
+                }
+                going => {
+                    let going = going?;
+                    confirmed(&status, &what, confirm).await?;
+                    end_of(client, &what, Some(new_id), patient.replace_member(going.node_id, new)).await?
+                }
+            };
+            changed(client, members, format).await
         }
         ClusterVerb::Transfer(args) => transfer(client, args, format).await,
         ClusterVerb::Digest => digest(client, format).await,
@@ -48,8 +66,9 @@ pub async fn cluster(client: &Client, verb: ClusterVerb, format: Format) -> Resu
     }
 }
 
-async fn init(client: &Client, topology: &Topology, format: Format) -> Result<Exit, Failure> {
-    let cluster_id = hex(&client.cluster_init(topology.to_proto()).await?);
+async fn init(client: &Client, patient: &Client, topology: &Topology, format: Format) -> Result<Exit, Failure> {
+    let call = patient.cluster_init(topology.to_proto());
+    let cluster_id = hex(&end_of(client, "make the cluster", None, call).await?);
     match format {
         Format::Json => print_json("init", json!({"cluster_name": topology.cluster_name, "cluster_id": cluster_id}))?,
         Format::Table => {
@@ -158,7 +177,7 @@ fn print_members(members: &[Member], format: Format) -> Result<Exit, Failure> {
 }
 
 async fn digest(client: &Client, format: Format) -> Result<Exit, Failure> {
-    let reply = client.digest().await?;
+    let reply = client.digest().await.map_err(doing("compare the replicas"))?;
     let verdict = compare(&reply);
     match format {
         Format::Json => {

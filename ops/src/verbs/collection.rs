@@ -38,7 +38,7 @@ pub async fn create(client: &Client, args: CreateArgs, format: Format) -> Result
 /// # Errors
 /// A failed call.
 pub async fn list(client: &Client, format: Format) -> Result<Exit, Failure> {
-    let reply = client.collections().await?;
+    let reply = client.collections().await.map_err(doing("list the collections"))?;
     match format {
         Format::Json => {
             let collections: Vec<Value> = reply.value.iter().map(document).collect();

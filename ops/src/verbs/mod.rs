@@ -1,8 +1,9 @@
 //! The short verbs, each from its arguments to what it prints.
 //!
 //! Records: [`read`], [`mod@write`], [`collection`], [`export`]. The cluster: [`status`] with its [`verdict`],
-//! [`cluster`], both from the same [`view`], and [`dev`], a throwaway cluster of one node.
+//! [`cluster`] with [`change`], both from the same [`view`], and [`dev`], a throwaway cluster of one node.
 
+pub mod change;
 pub mod cluster;
 pub mod collection;
 pub mod dev;

@@ -38,7 +38,7 @@ pub async fn get(client: &Client, args: GetArgs, format: Format) -> Result<Exit,
         }
     }
     if let Some(age_ms) = reply.age_ms {
-        eprintln!("stale read: node {} last heard from a leader {age_ms} ms ago", reply.node);
+        eprintln!("stale read: node {} answered with what is up to {age_ms} ms old", reply.node);
     }
     Ok(Exit::Done)
 }

@@ -51,7 +51,10 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     for node in &status.nodes {
         notes.extend(node_notes(node));
     }
-    notes.extend(unprotected(status));
+    // Without a quorum no site is protected, and the notes above say what to bring back.
+    if without_quorum.is_none() {
+        notes.extend(unprotected(status));
+    }
     let exit = match () {
         () if status.leader == 0 || without_quorum.is_some() => Exit::Critical,
         () if all_sealed => Exit::Sealed,
@@ -110,7 +113,7 @@ fn is_out(node: &NodeStatus) -> bool {
 fn node_notes(node: &NodeStatus) -> Vec<String> {
     let name = name(node);
     if !node.reachable {
-        return vec![format!("node {name} does not answer: {}", node.error)];
+        return vec![format!("node {name} does not answer: {}; start it, or see its log", node.error)];
     }
     let mut notes = Vec::new();
     match node.error.as_str() {
@@ -118,6 +121,11 @@ fn node_notes(node: &NodeStatus) -> Vec<String> {
         "" if node.state == "waiting" => notes.push(format!("node {name} waits to be made part of a cluster")),
         "" => notes.push(format!("node {name} is {}", node.state)),
         error => notes.push(format!("node {name} is {}: {error}", node.state)),
+    }
+    if node.state == "learner" && node.member.as_ref().is_some_and(|member| member.role() == Role::Voter) {
+        notes.push(format!(
+            "node {name} has no vote yet: if it is not being added just now, repeat the command that added it"
+        ));
     }
     if node.sealed {
         notes.push(format!("node {name} is sealed: {}", node.seal_reason));

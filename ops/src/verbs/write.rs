@@ -31,7 +31,7 @@ pub async fn put(client: &Client, args: PutArgs, format: Format) -> Result<Exit,
 async fn value(args: &PutArgs) -> Result<Vec<u8>, Failure> {
     match (&args.file, &args.value) {
         (Some(file), _) => {
-            fs::read(file).map_err(|source| Failure::file(format!("read value {}", file.display()), &source))
+            fs::read(file).map_err(|source| Failure::input(format!("read value {}", file.display()), &source))
         }
         (None, Some(value)) if value != "-" => Ok(value.clone().into_bytes()),
         _ => {

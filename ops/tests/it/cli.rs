@@ -139,12 +139,25 @@ fn a_new_node_is_a_voter_unless_said_otherwise() {
     assert_eq!(args.max_value_bytes, 0);
 }
 
-fn saola(args: &[&str]) -> Output {
+fn saola_with(variables: &[(&str, &str)], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saola"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SAOLA_")) {
         command.env_remove(name);
     }
-    command.args(args).output().expect("saola runs")
+    command.envs(variables.iter().copied()).args(args).output().expect("saola runs")
+}
+
+fn saola(args: &[&str]) -> Output {
+    saola_with(&[], args)
+}
+
+/// Runs `saola` with certificates of an authority of its own.
+fn saola_as_client(args: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let issued = Authority::open(folder.path()).unwrap().issue(Holder::Client, "app", 1).unwrap();
+    let files = [folder.path().join("ca.pem"), issued.cert, issued.key].map(|path| path.to_str().unwrap().to_owned());
+    let variables = [("SAOLA_CA", &*files[0]), ("SAOLA_CERT", &*files[1]), ("SAOLA_KEY", &*files[2])];
+    saola_with(&variables, args)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -174,26 +187,44 @@ fn a_wrong_command_line_ends_with_2_and_a_next_step() {
 }
 
 #[test]
+fn a_variable_that_is_set_and_empty_counts_as_not_set() {
+    let names = ["SAOLA_ENDPOINT", "SAOLA_CA", "SAOLA_CERT", "SAOLA_KEY", "SAOLA_PROFILE"];
+    let output = saola_with(&names.map(|name| (name, "")), &["list", "agency"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = text(&output.stderr);
+    assert!(message.starts_with("error: no node to talk to\nnext: give --endpoint"), "{message}");
+}
+
+#[test]
+fn a_file_on_the_command_line_that_cannot_be_read_ends_with_2_and_its_name() {
+    let endpoint = ["--endpoint", "127.0.0.1:1"];
+    for args in [
+        ["list", "agency", "--profile", "/nope/profile"].as_slice(),
+        &["list", "agency", "--ca", "/nope/ca", "--cert", "/nope/cert", "--key", "/nope/key"],
+    ] {
+        let output = saola(&[args, &endpoint].concat());
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("/nope/") && message.contains("\nnext: check the path"), "{message}");
+    }
+    for args in [
+        ["cluster", "init", "--topology", "/nope/t.toml"].as_slice(),
+        &["put", "agency", "x", "--file", "/nope/value"],
+        &["import", "/nope/lines"],
+    ] {
+        let output = saola_as_client(&[args, &endpoint].concat());
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("/nope/") && message.contains("\nnext: check the path"), "{message}");
+    }
+}
+
+#[test]
 fn a_cluster_that_cannot_be_reached_ends_with_3() {
-    let folder = tempfile::tempdir().unwrap();
-    let issued = Authority::open(folder.path()).unwrap().issue(Holder::Client, "app", 1).unwrap();
     // The port is free again when the listener is dropped, and nobody else is given it at once.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let output = saola(&[
-        "get",
-        "agency",
-        "x",
-        "--timeout",
-        "300ms",
-        "--endpoint",
-        &format!("127.0.0.1:{port}"),
-        "--ca",
-        folder.path().join("ca.pem").to_str().unwrap(),
-        "--cert",
-        issued.cert.to_str().unwrap(),
-        "--key",
-        issued.key.to_str().unwrap(),
-    ]);
+    let endpoint = format!("127.0.0.1:{port}");
+    let output = saola_as_client(&["get", "agency", "x", "--timeout", "300ms", "--endpoint", &endpoint]);
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{message}");
     assert!(message.starts_with("error: "), "{message}");
@@ -203,23 +234,10 @@ fn a_cluster_that_cannot_be_reached_ends_with_3() {
 #[test]
 fn a_wrong_topology_is_refused_before_anything_is_sent() {
     let folder = tempfile::tempdir().unwrap();
-    let issued = Authority::open(folder.path()).unwrap().issue(Holder::Client, "app", 1).unwrap();
     let topology = folder.path().join("t.toml");
     std::fs::write(&topology, "cluster_name = \"x\"\nsite = []\nnode = []\n").unwrap();
-    let output = saola(&[
-        "cluster",
-        "init",
-        "--topology",
-        topology.to_str().unwrap(),
-        "--endpoint",
-        "127.0.0.1:1",
-        "--ca",
-        folder.path().join("ca.pem").to_str().unwrap(),
-        "--cert",
-        issued.cert.to_str().unwrap(),
-        "--key",
-        issued.key.to_str().unwrap(),
-    ]);
+    let topology = topology.to_str().unwrap();
+    let output = saola_as_client(&["cluster", "init", "--topology", topology, "--endpoint", "127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("no node is a voter"), "{}", text(&output.stderr));
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy};
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,7 +29,7 @@ pub struct ReadPoint {
     pub revision: u64,
     /// Lineage.
     pub epoch: u64,
-    /// For stale reads: milliseconds since a leader that this node heard was last confirmed by a quorum.
+    /// For stale reads: how old the state is at most, milliseconds: it misses nothing that was acknowledged earlier.
     pub age_ms: Option<u64>,
 }
 
@@ -47,7 +48,10 @@ pub enum ReadError {
         reason: String,
     },
     /// This node did not catch up within the deadline.
-    #[error("this node has not applied up to the leader's frontier within {waited_ms} ms: ask another node")]
+    #[error(
+        "this node has not applied up to the leader's frontier within {waited_ms} ms: ask another node or raise \
+             --timeout"
+    )]
     Timeout {
         /// How long was tried.
         waited_ms: u64,
@@ -91,22 +95,24 @@ impl<RT: Runtime> Replica<RT> {
         let Some(frontier_next) = frontier_next else {
             return Err(ReadError::NoLeader { waited_ms, reason: last_refusal.lock().clone() });
         };
-        shared.frontier.raise(frontier_next);
         // A leader's frontier covers its term's first entry, so there is something below it.
         let index = frontier_next.saturating_sub(1);
         if RT::timeout(until.saturating_duration_since_now(), shared.applied(index)).await.is_err() {
             return Err(ReadError::Timeout { waited_ms });
         }
+        // Only now: what is applied here is surely committed.
+        shared.frontier.raise(frontier_next);
         let revision = shared.revision_at(index);
         Ok(ReadPoint { index, revision, epoch: identity.epoch, age_ms: None })
     }
 
-    /// What this node has, without asking anyone; `None` if it never heard of a quorum since it started.
+    /// What this node has, without asking anyone, and how old that is at most; `None` before this node has applied what
+    /// a leader with a quorum told it since it started.
     pub fn stale_point(&self) -> Option<ReadPoint> {
         let shared = &self.shared;
         let identity = shared.identity()?;
-        let age_ms = shared.leader_age()?.as_millis() as u64;
         let applied_next = *shared.applied_next.borrow();
+        let age_ms = shared.data_age(applied_next)?.as_micros().div_ceil(1000) as u64;
         let index = shared.frontier.next().min(applied_next).checked_sub(1)?;
         let revision = shared.revision_at(index);
         Some(ReadPoint { index, revision, epoch: identity.epoch, age_ms: Some(age_ms) })
@@ -147,7 +153,7 @@ impl<RT: Runtime> Shared<RT> {
             return Err(Refusal::new(RefusalCode::NotLeader, "the leader is not in the membership of this node"));
         };
         let request =
-            PeerRequest { header: self.header(&member, 0), question: Some(Question::ReadBarrier(Nothing {})) };
+            PeerRequest { header: Some(self.header(&member, 0)), question: Some(Question::ReadBarrier(Nothing {})) };
         let address = PeerAddress { address: member.peer_address.clone(), name: member.name.clone() };
         let reply = self
             .transport
@@ -166,11 +172,34 @@ impl<RT: Runtime> Shared<RT> {
         let refuse = |message: String| Refusal::new(RefusalCode::NotLeader, message);
         let linearizer = RT::timeout(limit, raft.get_read_linearizer(ReadPolicy::ReadIndex))
             .await
-            .map_err(|_| refuse("a quorum of voters did not confirm the leader in time".into()))?
-            .map_err(|error| refuse(error.to_string()))?;
+            .map_err(|_| refuse(self.no_quorum(limit)))?
+            .map_err(|error| match error {
+                RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => refuse(self.no_quorum(limit)),
+                RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => {
+                    refuse(format!("node {} does not lead any more", self.claim.node_id))
+                }
+                RaftError::Fatal(_) => Refusal::new(RefusalCode::Stopped, "Raft has stopped on this node"),
+            })?;
         // The read index is committed and covers this term's first entry, so the frontier does too.
         self.frontier.observe_committed(linearizer.read_log_id().index());
         Ok(self.frontier.next())
+    }
+
+    /// What a leader says that its voters leave alone.
+    fn no_quorum(&self, limit: Duration) -> String {
+        let voters = self.with_metrics(|metrics| metrics.membership_config.voter_ids().collect::<Vec<_>>());
+        let voters = voters.unwrap_or_default();
+        let reached = |id: &&u64| {
+            let answered = || self.links.last_answer(**id).is_some_and(|(at, _)| at.elapsed() <= limit);
+            **id == self.claim.node_id || answered()
+        };
+        format!(
+            "no quorum of voters answered within {} ms: {} of {} reachable; writes and linearizable reads wait; ask for a \
+             stale read (--stale) or bring back a voter",
+            limit.as_millis(),
+            voters.iter().filter(reached).count(),
+            voters.len()
+        )
     }
 
     /// Revision to read at for an index that this node has applied. The store remembers recent indexes; for an older
@@ -179,13 +208,15 @@ impl<RT: Runtime> Shared<RT> {
         self.store.revision_at_index(index).unwrap_or_else(|| self.store.applied().revision)
     }
 
-    /// Time since a leader that this node heard, or this node itself, was last known to have a quorum.
-    fn leader_age(&self) -> Option<Duration> {
-        let heard = self.confirmed.lock().as_ref().map(|(heard, before)| heard.elapsed() + *before);
-        match (heard, self.quorum_age()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+    /// How old the state below `applied_next` is at most.
+    fn data_age(&self, applied_next: u64) -> Option<Duration> {
+        let now = InstantOf::<RT>::now();
+        let mut staleness = self.staleness.lock();
+        if let Some(before) = self.quorum_age() {
+            // A leader acknowledges nothing that it has not applied.
+            staleness.hear(now, applied_next, before, applied_next);
         }
+        staleness.age(now, applied_next)
     }
 }
 

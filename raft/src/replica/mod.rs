@@ -1,7 +1,8 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
-//! `admin` (init and membership), `maintenance` (free space, flushing, purging), `status`.
+//! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
+//! `room` (free space), `maintenance` (flushing, purging), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,6 +21,7 @@ use saola_storage::store::Store;
 use saola_storage::types::{LogId, NodeId};
 use tokio::sync::{mpsc, watch};
 
+use crate::admission::Processes;
 use crate::clock;
 use crate::folder::{DataFolder, FolderClaim, NodeIdentity};
 use crate::frontier::FrontierCell;
@@ -29,13 +31,19 @@ use crate::peer::PeerService;
 use crate::state_machine::StateMachine;
 use crate::timing::Timing;
 use crate::transport::Transport;
-use crate::types::{Runtime, TokioRuntime, TypeConfig, detach};
+use crate::types::{Runtime, TokioRuntime, TypeConfig, detach, log_id_from};
 use crate::wire::{Header, Identity, WIRE_VERSION};
 
 mod admin;
 mod barrier;
+mod changes;
+mod handover;
+mod init;
 mod maintenance;
+mod newcomer;
 mod propose;
+mod room;
+mod staleness;
 mod start;
 mod status;
 
@@ -60,7 +68,10 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) store: Arc<Store>,
     pub(crate) log: Log,
     pub(crate) frontier: Arc<FrontierCell>,
-    pub(crate) links: Links,
+    pub(crate) links: Links<InstantOf<RT>>,
+    pub(crate) processes: Processes,
+    /// Drawn when this process started: tells it from another one on a copy of its folder.
+    boot_id: [u8; 16],
     pub(crate) transport: Arc<dyn Transport>,
     folder: Mutex<DataFolder>,
     identity: RwLock<Option<NodeIdentity>>,
@@ -71,16 +82,20 @@ pub(crate) struct Shared<RT: Runtime> {
     raft: OnceLock<RaftOf<RT>>,
     /// When a leader last spoke.
     heard: Mutex<Option<InstantOf<RT>>>,
-    /// When a leader last said how long ago a quorum had confirmed it, and what it said.
-    confirmed: Mutex<Option<(InstantOf<RT>, Duration)>>,
+    /// What leaders said of their frontier and their quorum.
+    staleness: Mutex<staleness::Staleness<InstantOf<RT>>>,
     disk_free_bytes: AtomicU64,
     min_free_bytes: u64,
     keep_entries: u64,
+    log_budget_bytes: u64,
+    /// On a leader: why no quorum of voters has room for another write, if so.
+    no_quorum_with_room: Mutex<Option<String>>,
     refused: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
     proposals: mpsc::Sender<propose::Queued>,
     barriers: mpsc::Sender<barrier::Waiting>,
     status_source: RwLock<Option<StatusSource>>,
+    /// Held by each step that changes the membership, the leader, or what this node belongs to.
     admin: tokio::sync::Mutex<()>,
 }
 
@@ -169,22 +184,39 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// Header of a message to `to`. `term` is the sender's leadership term, 0 when it does not speak as leader.
-    pub(crate) fn header(&self, to: &Member, term: u64) -> Option<Header> {
-        let own = self.identity()?;
-        Some(Header {
+    pub(crate) fn header(&self, to: &Member, term: u64) -> Header {
+        let cluster = self.identity();
+        let (claim, folder_id) = (&self.claim, self.folder.lock().folder_id());
+        Header {
             wire_version: WIRE_VERSION,
-            group_id: own.group_id,
-            cluster_id: Bytes::copy_from_slice(&own.cluster_id),
-            epoch: own.epoch,
-            from: own.node_id,
+            group_id: cluster.as_ref().map_or(0, |own| own.group_id),
+            cluster_id: cluster.as_ref().map(|own| Bytes::copy_from_slice(&own.cluster_id)).unwrap_or_default(),
+            epoch: cluster.map_or(0, |own| own.epoch),
+            from: claim.node_id,
             to: to.node_id,
-            from_folder: Bytes::copy_from_slice(&own.folder_id),
+            from_folder: Bytes::copy_from_slice(&folder_id),
             to_folder: to.folder_id.clone(),
-            from_role: own.role as i32,
-            from_site: own.site,
-            from_name: own.name,
+            from_role: claim.role as i32,
+            from_site: claim.site.clone(),
+            from_name: claim.name.clone(),
             counted_next: if term == 0 { 0 } else { self.links.counted_next(to.node_id, term) },
             counted_term: term,
+            member_at: self.member_at().map(Into::into),
+            from_boot: Bytes::copy_from_slice(&self.boot_id),
+        }
+    }
+
+    /// Entry that set the newest membership of this node's log that this node is in.
+    fn member_at(&self) -> Option<LogId> {
+        let own_id = self.claim.node_id;
+        let newest = self.with_metrics(|metrics| {
+            let in_it = metrics.membership_config.membership().get_node(&own_id).is_some();
+            metrics.membership_config.log_id().as_ref().filter(|_| in_it).map(log_id_from::<RT>)
+        });
+        newest.flatten().or_else(|| {
+            let (at, bytes) = self.store.applied().membership?;
+            let record = MembershipRecord::decode(bytes).ok()?;
+            record.seats.iter().any(|seat| seat.node_id == own_id).then_some(at)
         })
     }
 
@@ -197,26 +229,6 @@ impl<RT: Runtime> Shared<RT> {
     /// How long an append, or the opening of its stream, may stay unanswered before it is given up.
     pub(crate) fn stall_limit(&self) -> Duration {
         Duration::from_millis(5 * self.timing.election_max_ms)
-    }
-
-    pub(crate) fn free_bytes(&self) -> u64 {
-        self.disk_free_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Why this node takes no writes at present, if so.
-    fn writes_refused(&self) -> Option<String> {
-        let free = self.free_bytes();
-        (free < self.min_free_bytes).then(|| {
-            format!(
-                "disk of node {} ({}) has {} MiB free, below its mark of {} MiB: make room on {} or lower \
-                 limits.min_free_bytes",
-                self.claim.node_id,
-                self.claim.name,
-                free >> 20,
-                self.min_free_bytes >> 20,
-                self.folder.lock().path().display()
-            )
-        })
     }
 
     /// This node's wall clock, microseconds since 1970.
@@ -246,31 +258,40 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     pub(crate) fn heard_leader(&self, term: u64, frontier_next: u64, needed_from: u64, quorum_age_ms: u64) {
-        let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
+        let seen = |metrics: &RaftMetrics<TypeConfig<RT>>| {
+            (metrics.current_term, metrics.local_committed.as_ref().map_or(0, |committed| committed.index + 1))
+        };
+        let (current, committed_next) = self.with_metrics(seen).unwrap_or((0, 0));
         // A leader of an older term is about to be refused by Raft; what it says counts for nothing.
         if term >= current {
             self.heard_something();
-            self.heard_confirmed(quorum_age_ms);
-            self.frontier.raise(frontier_next);
+            self.heard_confirmed(frontier_next, quorum_age_ms);
+            // Nothing is shown that is not committed as far as this node knows itself; apply raises the rest.
+            self.frontier.raise(frontier_next.min(committed_next));
             self.links.set_needed_from(needed_from);
         }
     }
 
     /// A leader that is cut off goes on speaking to those that are cut off with it: what counts is its quorum.
-    fn heard_confirmed(&self, quorum_age_ms: u64) {
+    fn heard_confirmed(&self, frontier_next: u64, quorum_age_ms: u64) {
         if quorum_age_ms == u64::MAX {
             return;
         }
-        let age = Duration::from_millis(quorum_age_ms);
-        let mut confirmed = self.confirmed.lock();
-        if confirmed.as_ref().is_none_or(|(heard, before)| age <= heard.elapsed() + *before) {
-            *confirmed = Some((InstantOf::<RT>::now(), age));
-        }
+        // The wire carries whole milliseconds, rounded down.
+        let before = Duration::from_millis(quorum_age_ms.saturating_add(1));
+        let applied_next = *self.applied_next.borrow();
+        self.staleness.lock().hear(InstantOf::<RT>::now(), frontier_next, before, applied_next);
     }
 
-    /// Since when no quorum has confirmed this node as leader; `None` if none ever has.
+    /// Since when no quorum has confirmed this node as leader. `None` if none has, and while nothing of its own term is
+    /// applied: until then its frontier may not cover what former leaders acknowledged.
     pub(crate) fn quorum_age(&self) -> Option<Duration> {
-        self.with_metrics(|metrics| metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed())).flatten()
+        self.with_metrics(|metrics| {
+            let applied_term = metrics.last_applied.as_ref().map(|log_id| log_id.leader_id.term);
+            let acked = metrics.last_quorum_acked.as_ref().filter(|_| applied_term == Some(metrics.current_term));
+            acked.map(|instant| instant.elapsed())
+        })
+        .flatten()
     }
 
     pub(crate) fn set_refused(&self, reason: String) {
@@ -283,6 +304,9 @@ impl<RT: Runtime> Shared<RT> {
 
     /// Takes this node out of Raft for good: its folder must not vote or acknowledge.
     pub(crate) fn refuse_to_run(&self, reason: String) {
+        if self.refused.lock().is_some() {
+            return;
+        }
         self.set_refused(reason);
         if let Some(raft) = self.raft.get().cloned() {
             detach::<RT>(async move {
@@ -321,6 +345,7 @@ impl<RT: Runtime> Shared<RT> {
             fresh: state.last.is_none() && state.last_purged.is_none() && state.vote.is_none(),
             last: state.last.max(state.last_purged).map(Into::into),
             leader: self.leader().unwrap_or(0),
+            boot_id: Bytes::copy_from_slice(&self.boot_id),
         }
     }
 
@@ -337,7 +362,7 @@ impl<RT: Runtime> Shared<RT> {
     where
         F: Future<Output = Option<T>>,
     {
-        let pause = Duration::from_millis(self.timing.heartbeat_ms / 10 + 1);
+        let pause = self.pause();
         loop {
             if let Some(answer) = attempt().await {
                 return Some(answer);
@@ -348,6 +373,11 @@ impl<RT: Runtime> Shared<RT> {
             }
             RT::sleep(pause.min(deadline - now)).await;
         }
+    }
+
+    /// Between two attempts at what is expected to work in a moment.
+    fn pause(&self) -> Duration {
+        Duration::from_millis(self.timing.heartbeat_ms / 10 + 1)
     }
 
     pub(crate) fn election_max_ms(&self) -> u64 {

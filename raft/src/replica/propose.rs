@@ -140,7 +140,7 @@ impl<RT: Runtime> Replica<RT> {
             return Err(not_leader("the witness leads for a moment, to hand over to a data node"));
         }
         let request =
-            PeerRequest { header: shared.header(&member, 0), question: Some(Question::Propose(command.clone())) };
+            PeerRequest { header: Some(shared.header(&member, 0)), question: Some(Question::Propose(command.clone())) };
         let address = PeerAddress { address: member.peer_address.clone(), name: member.name.clone() };
         match shared.transport.call(&address, Lane::Append, request, left).await {
             Ok(reply) => match reply.answer {
@@ -219,7 +219,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
                     answers,
                     &Refusal {
                         leader: forward.leader_id.unwrap_or(0),
-                        ..Refusal::new(RefusalCode::NotLeader, format!("not proposed: {forward}"))
+                        ..Refusal::new(RefusalCode::NotLeader, "not proposed: this node does not lead any more")
                     },
                 ),
                 Ok(Err(error)) => refuse_all(answers, &Refusal::new(RefusalCode::Unknown, error.to_string())),

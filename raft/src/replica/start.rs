@@ -13,7 +13,10 @@ use saola_storage::log::{Log, LogError};
 use saola_storage::store::Store;
 use tokio::sync::{mpsc, watch};
 
-use super::{Replica, Shared, WallClock, barrier, maintenance, propose};
+use super::admin::to_its_end;
+use super::staleness::Staleness;
+use super::{AdminError, Replica, Shared, WallClock, barrier, changes, maintenance, propose, room};
+use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};
 use crate::frontier::FrontierCell;
 use crate::links::Links;
@@ -23,7 +26,7 @@ use crate::network::Network;
 use crate::state_machine::StateMachine;
 use crate::timing::Timing;
 use crate::transport::Transport;
-use crate::types::{Runtime, detach};
+use crate::types::{Runtime, Takes, detach};
 use crate::wire::{Adopt, Refusal, RefusalCode};
 use crate::witness;
 
@@ -38,6 +41,9 @@ pub struct ReplicaSettings {
     pub wall_clock: WallClock,
     /// The log keeps at least so many applied entries, so that a follower that was away for a moment needs no snapshot.
     pub keep_entries: u64,
+    /// The log may hold so many bytes of recent entries and of entries for members that are dead; then those members
+    /// need a snapshot.
+    pub log_budget_bytes: u64,
 }
 
 /// What a replica is made of. [`Replica::start`] makes the production parts from a data folder; the simulator brings
@@ -114,6 +120,8 @@ impl<RT: Runtime> Replica<RT> {
             log,
             frontier: Arc::new(FrontierCell::new()),
             links: Links::default(),
+            processes: Processes::default(),
+            boot_id: rand::RngExt::random(&mut RT::thread_rng()),
             transport,
             folder: Mutex::new(folder),
             identity: RwLock::new(identity.clone()),
@@ -123,10 +131,12 @@ impl<RT: Runtime> Replica<RT> {
             applied_next: watch::Sender::new(0),
             raft: OnceLock::new(),
             heard: Mutex::new(None),
-            confirmed: Mutex::new(None),
+            staleness: Mutex::new(Staleness::new()),
             disk_free_bytes: AtomicU64::new(first_free_bytes),
             min_free_bytes: settings.min_free_bytes,
             keep_entries: settings.keep_entries,
+            log_budget_bytes: settings.log_budget_bytes,
+            no_quorum_with_room: Mutex::new(None),
             refused: Mutex::new(None),
             stopped: watch::Sender::new(None),
             proposals,
@@ -136,7 +146,7 @@ impl<RT: Runtime> Replica<RT> {
         });
         detach::<RT>(propose::run(shared.clone(), proposal_queue));
         detach::<RT>(barrier::run(shared.clone(), barrier_queue));
-        detach::<RT>(maintenance::watch_free_space(shared.clone(), free_bytes));
+        detach::<RT>(room::watch(shared.clone(), free_bytes));
         let replica = Self { shared };
         if let Some(identity) = identity {
             replica.run_raft(&identity).await?;
@@ -179,14 +189,27 @@ impl<RT: Runtime> Replica<RT> {
             }
         });
         detach::<RT>(maintenance::run(shared.clone()));
+        detach::<RT>(changes::leave_joint_memberships(self.clone()));
+        detach::<RT>(admission::greet(shared.clone()));
         if identity.role == Role::Witness {
             detach::<RT>(witness::run(self.clone()));
         }
         Ok(())
     }
 
-    /// Becomes part of a cluster, if this node is fresh and set up to be what the cluster expects.
+    /// Becomes part of a cluster, if this node is fresh and set up to be what the cluster expects. Asked again, it
+    /// agrees again; once begun, it ends.
     pub(crate) async fn adopt(&self, adopt: Adopt) -> Result<(), Refusal> {
+        let replica = self.clone();
+        let adopted = to_its_end::<RT, _>(async move {
+            let _one_at_a_time = replica.shared.admin.lock().await;
+            replica.adopt_here(adopt).await.map_err(AdminError::from)
+        });
+        adopted.await.map_err(Refusal::from)
+    }
+
+    /// See [`Replica::adopt`]; for callers that hold `Shared::admin`.
+    pub(super) async fn adopt_here(&self, adopt: Adopt) -> Result<(), Refusal> {
         let shared = &self.shared;
         let invalid = |message: String| Refusal::new(RefusalCode::Invalid, message);
         let cluster_id: [u8; 16] =
@@ -210,18 +233,16 @@ impl<RT: Runtime> Replica<RT> {
                 claim.site
             )));
         }
-        let _one_at_a_time = shared.admin.lock().await;
-        if let Some(own) = shared.identity() {
-            let same = own.cluster_id == cluster_id && own.epoch == adopt.epoch;
-            if same {
-                return Ok(());
-            }
-            if !shared.describe_self().fresh {
-                return Err(invalid(format!(
-                    "node {} ({}) belongs to another cluster already: give it an empty data folder first",
-                    claim.node_id, claim.name
-                )));
-            }
+        let own = shared.identity();
+        let same = own.is_some_and(|own| own.cluster_id == cluster_id && own.epoch == adopt.epoch);
+        if same && shared.raft.get().is_some() {
+            return Ok(());
+        }
+        if !same && !shared.describe_self().fresh {
+            return Err(invalid(format!(
+                "node {} ({}) belongs to another cluster already: give it an empty data folder first",
+                claim.node_id, claim.name
+            )));
         }
         let identity =
             shared.folder.lock().adopt(cluster_id, adopt.epoch).map_err(|error| invalid(error.to_string()))?;
@@ -238,7 +259,7 @@ impl<RT: Runtime> Replica<RT> {
     pub async fn shutdown(&self) {
         let shared = &self.shared;
         if shared.is_leader()
-            && let Some(to) = self.successor()
+            && let Some(to) = self.successor().await
             && let Err(error) = self.transfer_here(to).await
         {
             tracing::warn!("hand leadership over before stopping: {error}");
@@ -248,9 +269,9 @@ impl<RT: Runtime> Replica<RT> {
         {
             tracing::error!("stop Raft: {error}");
         }
-        match shared.store.flush() {
-            Ok(_) => {}
-            Err(error) => tracing::error!("flush records before stopping: {error}"),
+        let store = shared.store.clone();
+        if let Err(error) = RT::disk(Takes::Long, move || store.flush()).await {
+            tracing::error!("flush records before stopping: {error}");
         }
     }
 
@@ -285,6 +306,8 @@ mod production {
 
     /// Some seconds of a busy cluster.
     const KEEP_ENTRIES: u64 = 100_000;
+    /// 64 segments.
+    const LOG_BUDGET_BYTES: u64 = 4 << 30;
 
     impl Replica<TokioRuntime> {
         /// Opens log and records in the folder and starts. The log's writer has a thread of its own, which ends the
@@ -330,8 +353,13 @@ mod production {
                     source,
                 })?;
             let parts = ReplicaParts { folder, log, store, transport, free_bytes: Box::new(move || disk.free_bytes()) };
-            let settings =
-                ReplicaSettings { timing, min_free_bytes, wall_clock: wall_clock(), keep_entries: KEEP_ENTRIES };
+            let settings = ReplicaSettings {
+                timing,
+                min_free_bytes,
+                wall_clock: wall_clock(),
+                keep_entries: KEEP_ENTRIES,
+                log_budget_bytes: LOG_BUDGET_BYTES,
+            };
             Self::start_with(parts, settings).await
         }
     }

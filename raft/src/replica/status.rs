@@ -1,5 +1,7 @@
 //! What a replica says of itself.
 
+use std::collections::BTreeSet;
+
 use openraft::ServerState;
 use saola_storage::types::NodeId;
 
@@ -28,6 +30,9 @@ pub struct ReplicaStatus {
     pub revision: u64,
     /// All members.
     pub members: Vec<Member>,
+    /// Who of them votes; two sets while a change is under way. A member whose role votes and who is in none waits to
+    /// catch up, or for the command that added it to be repeated.
+    pub voter_sets: Vec<BTreeSet<NodeId>>,
     /// Free bytes on the log's disk.
     pub disk_free_bytes: u64,
     /// Size of the records on disk, approximately.
@@ -89,6 +94,9 @@ impl<RT: Runtime> Replica<RT> {
             frontier_index: shared.frontier.next().saturating_sub(1),
             revision: applied.revision,
             members: shared.members(),
+            voter_sets: shared
+                .with_metrics(|metrics| metrics.membership_config.membership().get_joint_config().clone())
+                .unwrap_or_default(),
             disk_free_bytes: shared.free_bytes(),
             data_bytes: shared.store.data_bytes(),
             log_syncs: shared.log.stats().syncs,

@@ -9,4 +9,4 @@ mod network;
 mod runtime;
 
 pub use network::{SimNetwork, SimTransport};
-pub use runtime::{SimRuntime, kill, random_u64, run, spawn_on};
+pub use runtime::{SimRuntime, hang_disk, kill, random_u64, release_disk, run, spawn_on};

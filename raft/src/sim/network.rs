@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::runtime::{SimRuntime, random_u64, spawn_on};
 use crate::peer::PeerService;
-use crate::transport::{Lane, PeerAddress, Transport, TransportError};
+use crate::transport::{Caller, Lane, PeerAddress, Transport, TransportError};
 use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
 
 /// Messages of one direction of a stream that are under way.
@@ -33,9 +33,17 @@ pub struct SimNetwork {
     state: Mutex<State>,
 }
 
+/// A machine that answers.
+#[derive(Clone)]
+struct Machine {
+    /// Whose certificate it shows.
+    certified: String,
+    service: PeerService<SimRuntime>,
+}
+
 #[derive(Default)]
 struct State {
-    services: BTreeMap<NodeId, PeerService<SimRuntime>>,
+    services: BTreeMap<NodeId, Machine>,
     cuts: BTreeSet<(NodeId, NodeId)>,
 }
 
@@ -50,14 +58,14 @@ impl SimNetwork {
         format!("sim:{node}")
     }
 
-    /// One node's way into the network.
-    pub fn transport(self: &Arc<Self>, node: NodeId) -> SimTransport {
-        SimTransport { network: self.clone(), node }
+    /// One machine's way into the network, with the certificate of the node called `name`.
+    pub fn transport(self: &Arc<Self>, node: NodeId, name: &str) -> SimTransport {
+        SimTransport { network: self.clone(), node, name: name.to_owned() }
     }
 
-    /// A node answers from now on.
-    pub fn connect(&self, node: NodeId, service: PeerService<SimRuntime>) {
-        self.state.lock().services.insert(node, service);
+    /// A node answers from now on, with the certificate of the node called `name`.
+    pub fn connect(&self, node: NodeId, name: &str, service: PeerService<SimRuntime>) {
+        self.state.lock().services.insert(node, Machine { certified: name.to_owned(), service });
     }
 
     /// A node answers no more.
@@ -79,8 +87,14 @@ impl SimNetwork {
         self.state.lock().cuts.contains(&(from, to))
     }
 
-    fn service(&self, node: NodeId) -> Option<PeerService<SimRuntime>> {
-        self.state.lock().services.get(&node).cloned()
+    /// Who answers there, if its certificate is the right one.
+    fn service(&self, node: NodeId, to: &PeerAddress) -> Result<PeerService<SimRuntime>, TransportError> {
+        let machine = self.state.lock().services.get(&node).cloned();
+        let machine = machine.ok_or_else(|| unreachable(to, "connection refused"))?;
+        match machine.certified == to.name {
+            true => Ok(machine.service),
+            false => Err(unreachable(to, "the certificate is another node's")),
+        }
     }
 
     /// Delays a message; when it is lost on the way, its connection ends after a while.
@@ -98,14 +112,21 @@ impl SimNetwork {
 pub struct SimTransport {
     network: Arc<SimNetwork>,
     node: NodeId,
+    name: String,
+}
+
+impl SimTransport {
+    fn caller(&self) -> Caller {
+        Caller::certified(vec![self.name.clone()])
+    }
 }
 
 fn node_of(address: &PeerAddress) -> NodeId {
     address.address.strip_prefix("sim:").and_then(|id| id.parse().ok()).unwrap_or(0)
 }
 
-fn unreachable(to: &PeerAddress) -> TransportError {
-    TransportError::Unreachable { peer: to.name.clone(), reason: "connection refused".into() }
+fn unreachable(to: &PeerAddress, reason: &str) -> TransportError {
+    TransportError::Unreachable { peer: to.name.clone(), reason: reason.into() }
 }
 
 fn broken(to: &PeerAddress, reason: &str) -> TransportError {
@@ -146,14 +167,14 @@ impl Transport for SimTransport {
         request: PeerRequest,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<PeerReply, TransportError>> {
-        let (network, from, to) = (self.network.clone(), self.node, to.clone());
+        let (network, from, to, caller) = (self.network.clone(), self.node, to.clone(), self.caller());
         Box::pin(async move {
             let target = node_of(&to);
             let exchange = async {
                 network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
-                let service = network.service(target).ok_or_else(|| unreachable(&to))?;
+                let service = network.service(target, &to)?;
                 let request = through_bytes(&request);
-                let reply = spawn_on(target, async move { service.call(request).await })
+                let reply = spawn_on(target, async move { service.call(&caller, request).await })
                     .await
                     .map_err(|_| broken(&to, "the peer crashed"))?;
                 network.travel(target, from).await.map_err(|Lost| broken(&to, "the connection died"))?;
@@ -171,15 +192,15 @@ impl Transport for SimTransport {
         to: &PeerAddress,
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<AppendReply, TransportError>>, TransportError>> {
-        let (network, from, to) = (self.network.clone(), self.node, to.clone());
+        let (network, from, to, caller) = (self.network.clone(), self.node, to.clone(), self.caller());
         Box::pin(async move {
             let target = node_of(&to);
             network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
-            let service = network.service(target).ok_or_else(|| unreachable(&to))?;
+            let service = network.service(target, &to)?;
             let arriving = ReceiverStream::new(pump(network.clone(), from, target, requests)).boxed();
             let (replies, answered) = mpsc::channel(IN_FLIGHT);
             spawn_on(target, async move {
-                let mut answers = service.append(arriving).await;
+                let mut answers = service.append(caller, arriving).await;
                 while let Some(answer) = answers.next().await {
                     if replies.send(answer).await.is_err() {
                         return;
@@ -196,13 +217,13 @@ impl Transport for SimTransport {
         to: &PeerAddress,
         chunks: BoxStream<'static, SnapshotChunk>,
     ) -> BoxFuture<'static, Result<PeerReply, TransportError>> {
-        let (network, from, to) = (self.network.clone(), self.node, to.clone());
+        let (network, from, to, caller) = (self.network.clone(), self.node, to.clone(), self.caller());
         Box::pin(async move {
             let target = node_of(&to);
             network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
-            let service = network.service(target).ok_or_else(|| unreachable(&to))?;
+            let service = network.service(target, &to)?;
             let arriving = ReceiverStream::new(pump(network.clone(), from, target, chunks));
-            let reply = spawn_on(target, async move { service.snapshot(arriving).await })
+            let reply = spawn_on(target, async move { service.snapshot(&caller, arriving).await })
                 .await
                 .map_err(|_| broken(&to, "the peer crashed"))?;
             network.travel(target, from).await.map_err(|Lost| broken(&to, "the connection died"))?;

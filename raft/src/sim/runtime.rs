@@ -1,7 +1,7 @@
 //! openraft's runtime over tokio's paused clock, with seeded randomness and tasks that belong to nodes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use rand::rngs::StdRng;
 use saola_storage::types::NodeId;
 use tokio::task::AbortHandle;
 
+use crate::types::{Runtime, Takes};
+
 tokio::task_local! {
     static NODE: NodeId;
 }
@@ -20,6 +22,7 @@ tokio::task_local! {
 thread_local! {
     static TASKS: RefCell<BTreeMap<NodeId, Vec<AbortHandle>>> = const { RefCell::new(BTreeMap::new()) };
     static RANDOM: Cell<u64> = const { Cell::new(0) };
+    static HUNG: RefCell<BTreeSet<NodeId>> = const { RefCell::new(BTreeSet::new()) };
 }
 
 /// Tasks of no node: the test itself.
@@ -29,6 +32,7 @@ const NO_NODE: NodeId = 0;
 pub fn run<F: Future>(seed: u64, simulation: F) -> F::Output {
     RANDOM.set(seed);
     TASKS.with_borrow_mut(BTreeMap::clear);
+    HUNG.with_borrow_mut(BTreeSet::clear);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -74,6 +78,29 @@ pub async fn kill(node: NodeId) {
     }
     while tasks.iter().any(|task| !task.is_finished()) {
         tokio::task::yield_now().await;
+    }
+}
+
+/// The state machine's disk of a node hangs from now on: what the node begins to read or write there waits.
+pub fn hang_disk(node: NodeId) {
+    HUNG.with_borrow_mut(|hung| hung.insert(node));
+}
+
+/// The disk goes on.
+pub fn release_disk(node: NodeId) {
+    HUNG.with_borrow_mut(|hung| hung.remove(&node));
+}
+
+/// How often a node looks whether its disk goes on.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+impl Runtime for SimRuntime {
+    async fn disk<T: Send + 'static>(_takes: Takes, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let node = NODE.try_with(|node| *node).unwrap_or(NO_NODE);
+        while HUNG.with_borrow(|hung| hung.contains(&node)) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        work()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Both move the same encoded messages of `wire`.
 
+use std::fmt;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -9,6 +10,8 @@ use futures::stream::BoxStream;
 
 use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
 
+#[cfg(feature = "tonic")]
+mod tls;
 #[cfg(feature = "tonic")]
 pub mod tonic;
 
@@ -19,6 +22,28 @@ pub struct PeerAddress {
     pub address: String,
     /// Name that its certificate must carry.
     pub name: String,
+}
+
+/// Who calls: the names of nodes that the certificate of its connection carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller(Vec<String>);
+
+impl Caller {
+    /// A caller whose certificate was checked and carries these names of nodes.
+    pub fn certified(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
+    /// Whether the certificate is that of the node called `name`.
+    pub fn is(&self, name: &str) -> bool {
+        self.0.iter().any(|certified| certified == name)
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(" or "))
+    }
 }
 
 /// Kinds of traffic that must not hold each other up; each has a connection of its own.
@@ -51,6 +76,15 @@ pub enum TransportError {
         /// Cause.
         reason: String,
     },
+}
+
+impl TransportError {
+    /// The cause alone, where the peer is named already.
+    pub fn reason(&self) -> &str {
+        match self {
+            TransportError::Unreachable { reason, .. } | TransportError::Broken { reason, .. } => reason,
+        }
+    }
 }
 
 /// Moves peer messages.

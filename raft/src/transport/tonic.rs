@@ -1,10 +1,12 @@
 //! Peer transport over gRPC with mutual TLS.
 //!
-//! Both ends prove who they are: the caller checks that the certificate is the named node's, the server that the
-//! caller's certificate is a node's (DNS name `*.node.saola`) and, message by message, the header.
+//! Both ends prove who they are: the caller checks that the certificate is that of the node that the membership names,
+//! the server that the caller's certificate is a node's (DNS name `<node name>.node.saola`), and hands its name on with
+//! every message.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,13 +15,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Lane, PeerAddress, Transport, TransportError};
+pub use super::tls::{PeerTls, PeerTlsError};
+use super::{Caller, Lane, PeerAddress, Transport, TransportError};
 use crate::peer::PeerService;
 use crate::types::TokioRuntime;
 use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
@@ -40,26 +43,15 @@ const MESSAGE_BYTES: usize = 16 << 20;
 /// HTTP/2 windows: enough for 1 Gbit/s over 40 ms.
 const WINDOW_BYTES: u32 = 8 << 20;
 
-/// A node's certificate, its key and the authority that both ends trust; PEM.
-#[derive(Clone)]
-pub struct TlsFiles {
-    /// Certificate authority.
-    pub ca_pem: Vec<u8>,
-    /// This node's certificate.
-    pub cert_pem: Vec<u8>,
-    /// Its key.
-    pub key_pem: Vec<u8>,
-}
-
 /// Calls peers. Connections are made when first needed and kept.
 pub struct TonicTransport {
-    tls: TlsFiles,
+    tls: PeerTls,
     channels: Mutex<HashMap<(PeerAddress, Lane), Channel>>,
 }
 
 impl TonicTransport {
     /// A transport that shows this certificate.
-    pub fn new(tls: TlsFiles) -> Self {
+    pub fn new(tls: PeerTls) -> Self {
         Self { tls, channels: Mutex::new(HashMap::new()) }
     }
 
@@ -70,7 +62,7 @@ impl TonicTransport {
             None => {
                 let channel = self
                     .connect(to)
-                    .map_err(|error| TransportError::Unreachable { peer: describe(to), reason: chain(&error) })?;
+                    .map_err(|error| TransportError::Unreachable { peer: describe(to), reason: cause(&error) })?;
                 channels.insert((to.clone(), lane), channel.clone());
                 channel
             }
@@ -79,20 +71,25 @@ impl TonicTransport {
     }
 
     fn connect(&self, to: &PeerAddress) -> Result<Channel, tonic::transport::Error> {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.tls.ca_pem))
-            .identity(Identity::from_pem(&self.tls.cert_pem, &self.tls.key_pem))
-            .domain_name(format!("{}{NODE_SUFFIX}", to.name));
-        let endpoint = Endpoint::from_shared(format!("https://{}", to.address))?
-            .tls_config(tls)?
-            .connect_timeout(CONNECT_LIMIT)
-            .tcp_nodelay(true)
+        // TLS is made by the connector, which is why the scheme that tonic sees is the plain one.
+        let endpoint = Endpoint::from_shared(format!("http://{}", to.address))?
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .http2_keep_alive_interval(Duration::from_secs(1))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true);
-        Ok(endpoint.connect_lazy())
+        let (tls, to) = (self.tls.clone(), to.clone());
+        Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let (tls, to) = (tls.clone(), to.clone());
+            async move {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "gRPC runs on tokio's own clock; the simulator has its own transport"
+                )]
+                let connected = tokio::time::timeout(CONNECT_LIMIT, tls.connect(&to.address, &to.name)).await;
+                connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(TokioIo::new)
+            }
+        })))
     }
 }
 
@@ -100,24 +97,23 @@ fn describe(to: &PeerAddress) -> String {
     format!("{} at {}", to.name, to.address)
 }
 
-/// An error with its causes, which tonic's own message leaves out.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
+/// The innermost cause in a few words, as in "connection refused": what lies around it names only layers.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let innermost = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error);
+    match innermost.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
+            format!("no connection within {} ms", CONNECT_LIMIT.as_millis())
+        }
+        Some(error) if error.get_ref().is_none() => error.kind().to_string(),
+        _ => innermost.to_string(),
     }
-    text
 }
 
 fn failed(to: &PeerAddress, status: &Status) -> TransportError {
-    let reason = chain(status);
+    let reason = std::error::Error::source(status).map_or_else(|| status.message().to_owned(), cause);
     // tonic makes a connection before it sends anything; what failed in that step was surely not delivered.
-    let connecting = status.code() == tonic::Code::Unavailable
-        && std::error::Error::source(status).is_some_and(|cause| {
-            cause.downcast_ref::<tonic::transport::Error>().is_some_and(|error| chain(error).contains("connect"))
-        });
+    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    let connecting = causes.into_iter().any(|cause| cause.is::<tonic::ConnectError>());
     match connecting {
         true => TransportError::Unreachable { peer: describe(to), reason },
         false => TransportError::Broken { peer: describe(to), reason },
@@ -183,24 +179,19 @@ impl Transport for TonicTransport {
 pub async fn serve(
     listener: TcpListener,
     service: PeerService<TokioRuntime>,
-    tls: TlsFiles,
+    tls: PeerTls,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(&tls.cert_pem, &tls.key_pem))
-        .client_ca_root(Certificate::from_pem(&tls.ca_pem));
     let server = PeerServer::new(Handler { service: Arc::new(service) })
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
     Server::builder()
-        .tls_config(tls)?
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .http2_keepalive_interval(Some(Duration::from_secs(1)))
         .http2_keepalive_timeout(Some(Duration::from_secs(2)))
         .add_service(server)
-        // Set here: the server's own `tcp_nodelay` does not reach a listener that it is given.
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
+        .serve_with_incoming_shutdown(tls.accept(listener), shutdown)
         .await
 }
 
@@ -208,8 +199,8 @@ struct Handler {
     service: Arc<PeerService<TokioRuntime>>,
 }
 
-/// Name of the node whose certificate the caller showed.
-fn caller<T>(request: &Request<T>) -> Result<String, Status> {
+/// Whose certificate the caller showed.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let refuse = |why: &str| {
         Err(Status::permission_denied(format!(
             "the peer port is for nodes: {why}; a node's certificate carries the DNS name <name>{NODE_SUFFIX}"
@@ -219,32 +210,23 @@ fn caller<T>(request: &Request<T>) -> Result<String, Status> {
     let Some(certificate) = certificates.as_ref().and_then(|certificates| certificates.first()) else {
         return refuse("the caller showed no certificate");
     };
-    match node_name(certificate.as_ref()) {
-        Some(name) => Ok(name),
-        None => refuse("the caller's certificate is not a node's"),
+    let names = node_names(certificate.as_ref());
+    match names.is_empty() {
+        true => refuse("the caller's certificate is not a node's"),
+        false => Ok(Caller::certified(names)),
     }
 }
 
-/// Node name in a certificate (DER), if it is a node's.
-pub fn node_name(certificate_der: &[u8]) -> Option<String> {
+/// Names of nodes in a certificate (DER); none: it is not a node's.
+fn node_names(certificate_der: &[u8]) -> Vec<String> {
     use x509_parser::extensions::GeneralName;
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate_der).ok()?;
-    let names = certificate.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate_der) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let node_name = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(dns) => dns.strip_suffix(NODE_SUFFIX).filter(|name| !name.is_empty()).map(str::to_owned),
         _ => None,
-    })
-}
-
-/// The header must name the node that the certificate names.
-fn check_name(claimed: Option<&crate::wire::Header>, certified: &str) -> Result<(), Status> {
-    match claimed {
-        Some(header) if header.from_name != certified => Err(Status::permission_denied(format!(
-            "the message says it is from {}, the certificate is {certified}'s",
-            header.from_name
-        ))),
-        _ => Ok(()),
-    }
+    };
+    names.value.general_names.iter().filter_map(node_name).collect()
 }
 
 /// A stream of a named type: the compiler cannot prove that gRPC's futures over a boxed one are `Send`.
@@ -281,40 +263,24 @@ impl<T> Stream for UntilBroken<T> {
 #[tonic::async_trait]
 impl Peer for Handler {
     async fn call(&self, request: Request<PeerRequest>) -> Result<Response<PeerReply>, Status> {
-        let certified = caller(&request)?;
-        let request = request.into_inner();
-        check_name(request.header.as_ref(), &certified)?;
-        Ok(Response::new(self.service.call(request).await))
+        let caller = caller(&request)?;
+        Ok(Response::new(self.service.call(&caller, request.into_inner()).await))
     }
 
     type AppendStream = BoxStream<'static, Result<AppendReply, Status>>;
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
-        let certified = caller(&request)?;
-        let requests = UntilBroken { inner: request.into_inner() };
+        let caller = caller(&request)?;
+        let requests = UntilBroken { inner: request.into_inner() }.boxed();
         let service = self.service.clone();
         // The answer starts at once; reading the first request is part of the stream.
-        let replies = futures::stream::once(async move {
-            let mut requests = requests.boxed();
-            let Some(first) = requests.next().await else {
-                return futures::stream::empty().boxed();
-            };
-            if let Err(status) = check_name(first.header.as_ref(), &certified) {
-                return futures::stream::iter([Err(status)]).boxed();
-            }
-            let all = futures::stream::iter([first]).chain(requests).boxed();
-            service.append(all).await.map(Ok).boxed()
-        });
+        let replies = futures::stream::once(async move { service.append(caller, requests).await.map(Ok) });
         Ok(Response::new(replies.flatten().boxed()))
     }
 
     async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<PeerReply>, Status> {
-        let certified = caller(&request)?;
-        let mut chunks = UntilBroken { inner: request.into_inner() };
-        let first = chunks.next().await;
-        let header = first.as_ref().and_then(|chunk| chunk.begin.as_ref()).and_then(|begin| begin.header.as_ref());
-        check_name(header, &certified)?;
-        let all = futures::stream::iter(first).chain(chunks);
-        Ok(Response::new(self.service.snapshot(all).await))
+        let caller = caller(&request)?;
+        let chunks = UntilBroken { inner: request.into_inner() };
+        Ok(Response::new(self.service.snapshot(&caller, chunks).await))
     }
 }

@@ -1,5 +1,6 @@
 //! Bootstrap, collections and sites: rare commands that change the catalog and take no revision.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use super::draft::Draft;
 use crate::catalog::StoreInfo;
 use crate::command::{
     AddSite, Bootstrap, ClaimNodeId, CollectionCreated, CollectionExists, CreateCollection, Decision, Done, NodeIdUsed,
-    Reseal, Site, WrappedDek,
+    Reseal, Site, StoreExists, WrappedDek,
 };
 use crate::digest::Item;
 use crate::engine::Kind;
@@ -20,7 +21,7 @@ use crate::keyspace::{encode_value, sites};
 impl Machine {
     pub(super) fn bootstrap(&mut self, draft: &mut Draft<'_>, bootstrap: Bootstrap) -> Decision {
         if self.catalog.info.is_some() {
-            return Decision::Done(Done {});
+            return Decision::StoreExists(StoreExists {});
         }
         let ids = (<[u8; 16]>::try_from(&bootstrap.store_uuid[..]), <[u8; 16]>::try_from(&bootstrap.cluster_id[..]));
         let (Ok(store_uuid), Ok(cluster_id)) = ids else {
@@ -31,7 +32,7 @@ impl Machine {
         }
         let Bootstrap { cluster_name, sites, node_ids, .. } = bootstrap;
         let node_ids = node_ids.into_iter().collect();
-        let info = StoreInfo { store_uuid, cluster_id, cluster_name, sites, node_ids };
+        let info = StoreInfo { store_uuid, cluster_id, cluster_name, sites, node_ids, claims: BTreeMap::new() };
         draft.batch.put(Kind::Meta, meta::INFO, encode_value(&info.row()));
         Arc::make_mut(&mut self.catalog).info = Some(info);
         Decision::Done(Done {})
@@ -41,8 +42,14 @@ impl Machine {
         let Some(info) = &mut Arc::make_mut(&mut self.catalog).info else {
             return Decision::Reseal(Reseal {});
         };
-        if !info.node_ids.insert(claim.node_id) {
-            return Decision::NodeIdUsed(NodeIdUsed {});
+        let ClaimNodeId { node_id, folder_id } = claim;
+        let is_new = info.node_ids.insert(node_id);
+        match folder_id.is_empty() {
+            true => drop(info.claims.remove(&node_id)),
+            false if is_new => drop(info.claims.insert(node_id, folder_id)),
+            // An answer that was lost is asked for again.
+            false if info.claims.get(&node_id) == Some(&folder_id) => return Decision::Done(Done {}),
+            false => return Decision::NodeIdUsed(NodeIdUsed {}),
         }
         draft.batch.put(Kind::Meta, meta::INFO, encode_value(&info.row()));
         Decision::Done(Done {})

@@ -7,8 +7,8 @@
 //! - [`SimDisk::crash`] is a power loss: each unsynced sector is kept, dropped or torn, each unsynced change
 //!   of a name is kept or lost, independently.
 //! - [`SimDisk::kill`] is the death of a process: what it wrote stays visible, and stays unsynced.
-//! - [`SimDisk::fail_nth`], [`SimDisk::crash_at_op`], [`SimDisk::set_capacity`] and [`SimDisk::flip_bit`]
-//!   are the faults. A failed sync forgets which sectors were dirty, as Linux does: they remain visible but
+//! - [`SimDisk::fail_nth`], [`SimDisk::crash_at_op`], [`SimDisk::set_capacity`], [`SimDisk::fill`] and
+//!   [`SimDisk::flip_bit`] are the faults. A failed sync forgets which sectors were dirty, as Linux does: they remain visible but
 //!   no later sync writes them.
 //!
 //! Handles from before a crash or kill answer with errors, so a forgotten thread cannot write on.
@@ -150,6 +150,12 @@ impl SimDisk {
     /// Limits the sum of all file lengths, in bytes.
     pub fn set_capacity(&self, bytes: u64) {
         self.0.lock().capacity = bytes;
+    }
+
+    /// Limits it so that `left` more bytes fit, as another program does that fills the disk.
+    pub fn fill(&self, left: u64) {
+        let mut state = self.0.lock();
+        state.capacity = state.used() + left;
     }
 
     /// Flips one bit of a file, on the disk and in the page cache. False if there is no such byte.

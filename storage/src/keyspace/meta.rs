@@ -105,6 +105,20 @@ pub struct InfoRow {
     /// Every node id that was ever used, ascending.
     #[prost(uint64, repeated, tag = "4")]
     pub node_ids: Vec<u64>,
+    /// Who claimed those that were claimed after the cluster was made, ascending.
+    #[prost(message, repeated, tag = "5")]
+    pub claims: Vec<NodeClaim>,
+}
+
+/// A node id with the data folder that it was given to.
+#[derive(Clone, PartialEq, Message)]
+pub struct NodeClaim {
+    /// The id.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// The folder's random id.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub folder_id: Bytes,
 }
 
 /// Key of the changed buckets of one batch, by its turn.

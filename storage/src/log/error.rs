@@ -20,6 +20,17 @@ pub enum LogError {
         /// The error of the operating system.
         source: Arc<io::Error>,
     },
+    /// The disk has no room for the next segment, and the reserve is used up.
+    #[error(
+        "the disk is full: log segment {file} needs {bytes} bytes, and no reserve is left; nothing acknowledged is lost: \
+         make room on the disk of the data folder, then start the node again"
+    )]
+    Full {
+        /// File of the log folder.
+        file: String,
+        /// The least that it needs.
+        bytes: u64,
+    },
     /// Bytes that were durable have changed or are gone.
     #[error(
         "log segment {segment:016x} is damaged at byte {offset} (log index {index} or near it) although it was synced; \

@@ -123,6 +123,21 @@ impl Log {
         Ok(entries)
     }
 
+    /// Like [`Log::entries`], but `None` if that would have to wait for the disk.
+    pub fn entries_in_memory(&self, range: Range<u64>, max_bytes: usize) -> Option<Vec<LogEntry>> {
+        let found = self.0.0.inner.lock().index.find(range, max_bytes);
+        let in_memory = |item| match item {
+            Found::InMemory(entry) => Some(entry),
+            Found::OnDisk { .. } => None,
+        };
+        found.into_iter().map(in_memory).collect()
+    }
+
+    /// The first index from which on all entries together take at most so many bytes on the disk.
+    pub fn first_within(&self, bytes: u64) -> u64 {
+        self.0.0.inner.lock().index.first_within(bytes)
+    }
+
     fn read(&self, log_id: LogId, bytes: u32, location: Location) -> Result<LogEntry, LogError> {
         let Location { segment, offset } = location;
         let rot = LogError::Rot { segment, offset: offset.into(), index: log_id.index };

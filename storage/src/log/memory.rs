@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::format::record_bytes;
 use super::{LogEntry, LogError, LogState};
 use crate::types::{LeaderId, LogId, Vote};
 
@@ -40,6 +41,12 @@ struct Slot {
     place: Place,
 }
 
+impl Slot {
+    fn record_bytes(&self) -> u64 {
+        record_bytes(self.bytes).into()
+    }
+}
+
 /// An entry for a reader.
 pub(super) enum Found {
     InMemory(LogEntry),
@@ -56,6 +63,8 @@ pub(super) struct Index {
     /// Index of the first slot; means nothing while there is none.
     first: u64,
     slots: VecDeque<Slot>,
+    /// Bytes that the slots' records take on the disk.
+    slots_bytes: u64,
     /// Payloads of the last slots, as many as there are; every slot that is pending has one.
     tail: VecDeque<Bytes>,
     tail_used: usize,
@@ -73,6 +82,7 @@ impl Index {
             base: last,
             first: 0,
             slots: VecDeque::new(),
+            slots_bytes: 0,
             tail: VecDeque::new(),
             tail_used: 0,
             tail_budget,
@@ -122,6 +132,7 @@ impl Index {
             self.first = log_id.index;
         }
         self.slots.push_back(Slot { leader: log_id.leader, bytes, place });
+        self.slots_bytes += u64::from(record_bytes(bytes));
         Ok(())
     }
 
@@ -138,7 +149,8 @@ impl Index {
     pub fn truncate_after(&mut self, last: Option<LogId>) {
         let keep = last.map_or(0, |id| id.index.saturating_add(1));
         while !self.slots.is_empty() && self.end() > keep {
-            self.slots.pop_back();
+            let slot = self.slots.pop_back();
+            self.slots_bytes -= slot.map_or(0, |slot| slot.record_bytes());
             if let Some(payload) = self.tail.pop_back() {
                 self.tail_used -= payload.len();
             }
@@ -151,7 +163,8 @@ impl Index {
     pub fn purge(&mut self, upto: LogId) {
         self.purged = later(self.purged, Some(upto));
         while !self.slots.is_empty() && self.first <= upto.index {
-            self.slots.pop_front();
+            let slot = self.slots.pop_front();
+            self.slots_bytes -= slot.map_or(0, |slot| slot.record_bytes());
             self.first += 1;
             if self.tail.len() > self.slots.len() {
                 self.pop_tail_front();
@@ -223,6 +236,20 @@ impl Index {
         found
     }
 
+    /// The first index from which on the entries' records take at most so many bytes on the disk.
+    pub fn first_within(&self, bytes: u64) -> u64 {
+        let mut over = self.slots_bytes.saturating_sub(bytes);
+        let mut index = self.next_index().map_or(0, |next| next - self.slots.len() as u64);
+        for slot in &self.slots {
+            if over == 0 {
+                break;
+            }
+            over = over.saturating_sub(slot.record_bytes());
+            index += 1;
+        }
+        index
+    }
+
     /// Whether an entry is (still) at this place on the disk.
     pub fn is_at(&self, index: u64, location: Location) -> bool {
         self.slot(index).is_some_and(|slot| slot.place == Place::At(location))
@@ -288,6 +315,22 @@ mod tests {
         let found = index.find(5..9, usize::MAX);
         assert!(matches!(found[..], [Found::OnDisk { .. }, Found::InMemory(_)]));
         assert_eq!(index.find(5..9, 1).len(), 1, "the first entry comes whatever its size");
+    }
+
+    #[test]
+    fn a_budget_of_bytes_is_counted_from_the_end_through_every_change() {
+        let mut index = Index::new(LogState::default(), 100);
+        assert_eq!(index.first_within(0), 0);
+        for i in 3..9 {
+            index.append(&entry(1, i), i).unwrap();
+        }
+        // A record of 10 bytes of payload takes 56.
+        assert_eq!([0, 55, 56, 111, 112, 6 * 56, u64::MAX].map(|b| index.first_within(b)), [9, 9, 8, 8, 7, 3, 3]);
+        index.truncate_after(Some(id(1, 7)));
+        index.purge(id(1, 4));
+        assert_eq!([0, 56, 3 * 56 - 1, 3 * 56].map(|b| index.first_within(b)), [8, 7, 6, 5]);
+        index.purge(id(1, 20));
+        assert_eq!(index.first_within(0), 21);
     }
 
     #[test]

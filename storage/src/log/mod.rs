@@ -6,6 +6,7 @@
 //! 3. The log has no holes, and votes do not go back.
 //! 4. Damage of what was durable is named ([`LogError::Rot`]), never repaired by forgetting; what was being
 //!    written when the power went is cut off.
+//! 5. A disk that others have filled ends neither the log nor its next start before the reserve is used up.
 //!
 //! [`Log`] is the handle of those who submit and read; it never waits for the disk except to read old
 //! entries. [`LogWriter`] is the one who writes: a step function that a thread ([`LogWriter::run`]) or the
@@ -79,12 +80,14 @@ pub struct LogSettings {
     pub segment_bytes: u64,
     /// Payload bytes of synced entries that are kept in memory for readers.
     pub tail_bytes: usize,
+    /// Length of the reserve: a file that becomes a segment once the disk has no room for one. 0: none.
+    pub reserve_bytes: u64,
 }
 
 impl Default for LogSettings {
-    /// Group 0, segments of 64 MiB, a tail of 32 MiB.
+    /// Group 0, segments of 64 MiB, a tail of 32 MiB, a reserve of 64 MiB.
     fn default() -> LogSettings {
-        LogSettings { group_id: 0, segment_bytes: 64 << 20, tail_bytes: 32 << 20 }
+        LogSettings { group_id: 0, segment_bytes: 64 << 20, tail_bytes: 32 << 20, reserve_bytes: 64 << 20 }
     }
 }
 

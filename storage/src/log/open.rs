@@ -20,11 +20,11 @@ use crate::disk::Disk;
 const FIRST_SEGMENT: u64 = 1;
 
 pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<Shared>, LogWriter<D>), LogError> {
-    let LogSettings { group_id, segment_bytes, tail_bytes } = settings;
+    let LogSettings { group_id, segment_bytes, tail_bytes, reserve_bytes } = settings;
     if !(8 << 10..=1 << 30).contains(&segment_bytes) {
         return Err(LogError::Settings { segment_bytes });
     }
-    let mut files = Files::find(disk, segment_bytes)?;
+    let mut files = Files::find(disk, segment_bytes, reserve_bytes)?;
     let heads = read_heads(&files, group_id)?;
     let (mut index, batch, file) = match heads.first() {
         None => {

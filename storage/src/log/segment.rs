@@ -8,9 +8,14 @@
 //! | `<id>.seg` | a segment |
 //! | `<id>.spare` | a segment whose entries are all purged, kept to be overwritten: blocks that were written once sync faster; or one being made |
 //! | `<id>.copy` | the newest segment, being copied at a start; worthless if found |
+//! | `reserve` | room for one more segment or copy, taken when the disk gives none; all zeros |
+//!
+//! When the disk is full, a new file is shorter, and at last the reserve under another name: so nobody else can
+//! take its blocks in between. It is made again by the writer once twice its size is free, which leaves as much to
+//! others on that disk; a start does not make it, so that what its copy has freed is there for them.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::LogError;
@@ -20,6 +25,10 @@ use crate::types::LogId;
 
 /// Purged segments kept for reuse; one is taken each time a segment is full.
 const MAX_SPARES: usize = 2;
+/// On a full disk a segment has this part of its usual length for records to come.
+const SHORT_PART: u64 = 64;
+
+const RESERVE: &str = "reserve";
 
 /// A file that has not become a segment yet, under its present name.
 type Named = (String, Arc<dyn DiskFile>);
@@ -39,6 +48,9 @@ pub(super) struct Files<D> {
     /// Oldest first; the last one is being written.
     live: VecDeque<Segment>,
     spares: Vec<u64>,
+    reserve_bytes: u64,
+    /// The reserve is there, or none is wanted.
+    reserved: bool,
     /// Found at the start and of no use: see [`Files::discard_strays`].
     strays: Vec<String>,
 }
@@ -62,11 +74,18 @@ fn parse_name(name: &str) -> Option<(u64, &str)> {
 
 impl<D: Disk> Files<D> {
     /// Takes stock of the folder and opens the newest unbroken run of segments. Changes nothing.
-    pub fn find(disk: Arc<D>, segment_bytes: u64) -> Result<Files<D>, LogError> {
+    pub fn find(disk: Arc<D>, segment_bytes: u64, reserve_bytes: u64) -> Result<Files<D>, LogError> {
         let mut names = disk.list().map_err(LogError::io("list", "the log folder"))?;
         names.sort();
-        let mut files = Files { disk, segment_bytes, live: VecDeque::new(), spares: Vec::new(), strays: Vec::new() };
+        let (live, spares, strays) = Default::default();
+        let mut files =
+            Files { disk, segment_bytes, live, spares, reserve_bytes, reserved: reserve_bytes == 0, strays };
         for name in names.into_iter().rev() {
+            if name == RESERVE {
+                // One that was cut short, or is of other settings, is made anew.
+                files.reserved |= files.file_len(RESERVE)? >= reserve_bytes;
+                continue;
+            }
             match parse_name(&name) {
                 Some((id, "seg")) if files.live.front().is_none_or(|next| next.id == id.wrapping_add(1)) => {
                     let file = files.disk.open(&name, false).map_err(LogError::io("open log segment", &name))?;
@@ -115,8 +134,7 @@ impl<D: Disk> Files<D> {
             Some(found) => found,
             None => {
                 let name = spare_name(id);
-                let file = self.disk.open(&name, true).map_err(LogError::io("create log segment", &name))?;
-                file.allocate(len).map_err(LogError::io("allocate log segment", &name))?;
+                let file = self.new_file(&name, len, u64::from(HEAD_BYTES) + u64::from(room))?;
                 (name, file)
             }
         };
@@ -130,9 +148,8 @@ impl<D: Disk> Files<D> {
     /// Nothing that the old file had only in the page cache is relied upon afterwards.
     pub fn replace_newest(&mut self, id: u64, content: &[u8]) -> Result<(Arc<dyn DiskFile>, u32), LogError> {
         let name = copy_name(id);
-        let file = self.disk.open(&name, true).map_err(LogError::io("create log segment", &name))?;
-        let len = self.segment_bytes.max(content.len() as u64);
-        file.allocate(len).map_err(LogError::io("allocate log segment", &name))?;
+        let needed = content.len() as u64;
+        let file = self.new_file(&name, self.segment_bytes.max(needed), needed)?;
         self.install(id, &name, &file, content)?;
         let len = length(&*file, id)?;
         if let Some(newest) = self.live.back_mut() {
@@ -147,6 +164,65 @@ impl<D: Disk> Files<D> {
         file.sync_data().map_err(LogError::io("sync log segment", from))?;
         self.disk.rename(from, &segment_name(id)).map_err(LogError::io("rename log segment", from))?;
         self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &segment_name(id)))
+    }
+
+    /// A new file of `wanted` bytes. If the disk has no room for that: one that takes `needed` bytes and a little more,
+    /// then the place of a spare, then the reserve.
+    fn new_file(&mut self, name: &str, wanted: u64, needed: u64) -> Result<Arc<dyn DiskFile>, LogError> {
+        let short = wanted.min(needed + self.segment_bytes / SHORT_PART);
+        loop {
+            for len in [wanted, short] {
+                if let Some(file) = self.allocated(name, len)? {
+                    return Ok(file);
+                }
+            }
+            match self.spares.pop() {
+                Some(id) => self.remove(&spare_name(id))?,
+                None => break,
+            }
+        }
+        let full = LogError::Full { file: name.to_owned(), bytes: needed };
+        if self.reserve_bytes == 0 || !std::mem::take(&mut self.reserved) {
+            return Err(full);
+        }
+        self.disk.rename(RESERVE, name).map_err(LogError::io("take log reserve as", name))?;
+        self.allocated(name, needed)?.ok_or(full)
+    }
+
+    /// Opens a file and gives it at least so many bytes; `None`, and no file, if there is no room.
+    fn allocated(&self, name: &str, len: u64) -> Result<Option<Arc<dyn DiskFile>>, LogError> {
+        let file = self.disk.open(name, true).map_err(LogError::io("create log segment", name))?;
+        match file.allocate(len) {
+            Ok(()) => Ok(Some(file)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                // What it did get would be missing elsewhere.
+                self.remove(name)?;
+                Ok(None)
+            }
+            Err(error) => Err(LogError::io("allocate log segment", name)(error)),
+        }
+    }
+
+    /// Makes the reserve if it is not there and the disk has ample room.
+    pub fn make_reserve(&mut self) -> Result<(), LogError> {
+        if self.reserved {
+            return Ok(());
+        }
+        let free = self.disk.free_bytes().map_err(LogError::io("ask for free space of", "the log folder"))?;
+        if free < 2 * self.reserve_bytes {
+            return Ok(());
+        }
+        if let Some(file) = self.allocated(RESERVE, self.reserve_bytes)? {
+            file.sync_data().map_err(LogError::io("sync log reserve", RESERVE))?;
+            self.disk.sync_dir().map_err(LogError::io("sync folder of log reserve", RESERVE))?;
+            self.reserved = true;
+        }
+        Ok(())
+    }
+
+    fn file_len(&self, name: &str) -> Result<u64, LogError> {
+        let file = self.disk.open(name, false).map_err(LogError::io("open", name))?;
+        file.len().map_err(LogError::io("measure", name))
     }
 
     fn take_spare(&mut self, len: u64) -> Result<Option<Named>, LogError> {

@@ -94,7 +94,7 @@ impl<D: Disk> LogWriter<D> {
             done(result.clone());
         }
         match result {
-            Ok(()) => self.release().map(|()| count),
+            Ok(()) => self.tidy().map(|()| count),
             Err(error) => Err(self.shared.stop(error)),
         }
     }
@@ -228,6 +228,12 @@ impl<D: Disk> LogWriter<D> {
         inner.syncs += 1;
         inner.bytes_written += u64::from(HEAD_BYTES);
         Ok(())
+    }
+
+    /// What can wait until nobody waits for an answer.
+    fn tidy(&mut self) -> Result<(), LogError> {
+        self.release()?;
+        self.files.make_reserve().map_err(|error| self.shared.stop(error))
     }
 
     /// Gives up segments that the records synced so far make needless.

@@ -189,7 +189,7 @@ fn run(lives: &[Life]) {
         let lived = run.live(&mut running, &life.changes);
         let acknowledged = running.acknowledged();
         if let Err(error) = lived {
-            assert!(matches!(error, LogError::Io { .. }), "{error}");
+            assert!(matches!(error, LogError::Io { .. } | LogError::Full { .. }), "{error}");
             assert_eq!(running.ended(), run.complete.len(), "every operation hears how it ended");
         }
         drop(running);

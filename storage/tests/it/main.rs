@@ -1,6 +1,7 @@
 //! Integration tests of the storage crate: one module per part and promise.
 
 mod log_faults;
+mod log_full;
 mod log_model;
 mod log_real;
 mod log_support;

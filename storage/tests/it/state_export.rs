@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use saola_storage::error::StoreError;
+use saola_storage::export::ImportError;
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
 
 use crate::state_support::*;
@@ -120,6 +121,20 @@ fn a_stream_with_a_missing_or_repeated_part_is_refused_and_the_old_state_stays()
         assert_eq!(receiver.view().kept_digest().expect("a digest"), digest);
         install(&receiver, &sent).expect("the whole stream is still welcome");
     }
+}
+
+#[test]
+fn a_state_older_than_what_is_applied_is_not_installed() {
+    let home = memory_home();
+    let store = filled(&home);
+    let older = chunks(&store);
+    apply(&store, vec![put("agency", 1, b"later", b"v", None)]);
+    let (applied, digest) = (store.applied(), store.view().kept_digest().expect("a digest"));
+    let refused = install(&store, &older);
+    assert!(matches!(refused, Err(StoreError::Import(ImportError::Older { .. }))), "{refused:?}");
+    assert_eq!((store.applied(), store.view().kept_digest().expect("a digest")), (applied, digest));
+    apply(&store, vec![put("agency", 1, b"and on", b"v", None)]);
+    install(&store, &chunks(&store)).expect("what is here may come again");
 }
 
 #[test]

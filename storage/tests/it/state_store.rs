@@ -31,7 +31,7 @@ fn bootstrap_counts_once() {
     let version = store.keyring_version();
     let Command { op: Some(Op::Bootstrap(mut other)), .. } = bootstrap() else { panic!("bootstrap is one") };
     other.cluster_name = "other".to_owned();
-    assert!(matches!(decide(&store, command(Op::Bootstrap(other))), Decision::Done(_)));
+    assert!(matches!(decide(&store, command(Op::Bootstrap(other))), Decision::StoreExists(_)));
     assert_eq!(store.view().info(), Some(before));
     assert_eq!(store.keyring_version(), version);
 }
@@ -106,13 +106,21 @@ fn a_new_site_comes_with_wraps_of_every_data_key() {
 fn a_node_id_is_given_once_and_never_again() {
     for home in homes() {
         let store = started(&home);
-        let claim = |node_id| command(Op::ClaimNodeId(ClaimNodeId { node_id }));
-        assert!(matches!(decide(&store, claim(1)), Decision::NodeIdUsed(_)), "the first voter has it");
-        assert!(matches!(decide(&store, claim(6)), Decision::Done(_)));
+        let claim = |node_id, folder: &'static [u8]| {
+            command(Op::ClaimNodeId(ClaimNodeId { node_id, folder_id: Bytes::from_static(folder) }))
+        };
+        assert!(matches!(decide(&store, claim(1, b"a")), Decision::NodeIdUsed(_)), "the first voter has it");
+        assert!(matches!(decide(&store, claim(6, b"a")), Decision::Done(_)));
         store.flush().expect("a flush");
         drop(store);
         let store = open(&home);
-        assert!(matches!(decide(&store, claim(6)), Decision::NodeIdUsed(_)));
+        assert!(matches!(decide(&store, claim(6, b"b")), Decision::NodeIdUsed(_)));
+        assert!(matches!(decide(&store, claim(6, b"a")), Decision::Done(_)), "its own folder asks again");
+        assert!(matches!(decide(&store, claim(6, b"")), Decision::Done(_)), "its node is removed");
+        store.flush().expect("a flush");
+        drop(store);
+        let store = open(&home);
+        assert!(matches!(decide(&store, claim(6, b"a")), Decision::NodeIdUsed(_)), "removed is for good");
         let used = store.view().info().map(|info| info.node_ids.into_iter().collect::<Vec<_>>());
         assert_eq!(used, Some(vec![1, 6]));
         assert_eq!(store.applied().revision, 1);

@@ -3,7 +3,7 @@
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
 use saola_raft::{ReadError, Role};
 
-use super::{add, leader, on, replicas_are_equal, status, under_seeds, until};
+use super::{add, have_lead, leader, on, replicas_are_equal, status, under_seeds, until};
 
 const NEXT_STEP: &str = "saola cluster replace";
 
@@ -141,6 +141,45 @@ fn second_node_under_a_used_id_is_refused_when_it_asks_to_join() {
         cluster.start(lead % 3 + 1).await;
         let member = cluster.members().into_iter().find(|member| member.node_id == lead % 3 + 1).unwrap();
         let error = add(&cluster, lead, member).await.unwrap_err();
-        assert!(error.to_string().contains("never used twice"), "{error}");
+        for part in ["another data folder than the one it joined with", "`saola cluster remove"] {
+            assert!(error.to_string().contains(part), "{part:?} in: {error}");
+        }
+    });
+}
+
+#[test]
+fn what_a_deposed_leader_counted_is_not_held_against_a_healthy_node() {
+    under_seeds("folders::what_a_deposed_leader_counted_is_not_held_against_a_healthy_node", async |_| {
+        let mut cluster = Cluster::new(5, false);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1, 2, 3, 4, 5], 0, PATIENCE).await;
+        have_lead(&cluster, 1).await;
+        let counted = status(&cluster, 1).last_log_index;
+        // Node 2 stores entries that nobody commits, and node 1 counts them.
+        cluster.part(&[1, 2], &[3, 4, 5]);
+        let mut lost = Clerk::new(2);
+        for record in 0..5 {
+            let write = lost.put(&cluster, 1, record);
+            assert!(write.await.is_err(), "two of five acknowledged a write");
+        }
+        let matched = || status(&cluster, 1).replication.into_iter().find(|(node, _)| *node == 2);
+        let stored = cluster.log(2).and_then(|log| log.last).map_or(0, |last| last.index);
+        assert!(stored > counted, "node 1 stopped leading before node 2 stored anything");
+        assert!(matched().is_none_or(|(_, index)| index <= stored));
+        // Node 2 hears the new leader and still gets what the old one sends, whose answers are lost.
+        cluster.network.heal();
+        cluster.part(&[1], &[3, 4, 5]);
+        cluster.network.cut(2, 1);
+        clerk.put_surely(&cluster, &[3, 4, 5], 0, PATIENCE).await;
+        // Long enough for several of its probes, which it sends rarely without a quorum.
+        tokio::time::sleep(10 * CALL).await;
+        assert_eq!(status(&cluster, 2).refused_by_peers, None);
+        clerk.check(&cluster, 2).await;
+        cluster.network.heal();
+        for node in [1, 2, 3, 4, 5] {
+            clerk.check(&cluster, node).await;
+            assert_eq!(status(&cluster, node).refused_by_peers, None);
+        }
     });
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE, records};
 use saola_raft::sim::random_u64;
 
-use super::{have_lead, leader, leads, on, pick, replicas_are_equal, under_seeds};
+use super::{have_lead, leader, leads, on, pick, replicas_are_equal, status, under_seeds};
 
 /// From an orderly hand-over to the next acknowledgement.
 const HANDED_OVER: Duration = Duration::from_secs(1);
@@ -37,6 +37,60 @@ fn after_a_transfer_writes_go_on_at_once_and_nothing_is_lost() {
         }
         let error = on(&cluster, 1, |replica| async move { replica.transfer(5).await }).await.unwrap_err();
         assert!(error.to_string().contains("only a voter that is a data node can lead"), "{error}");
+    });
+}
+
+#[test]
+fn transfer_to_a_dead_voter_is_refused_at_once_and_changes_nothing() {
+    under_seeds("leadership::transfer_to_a_dead_voter_is_refused_at_once_and_changes_nothing", async |seed| {
+        let mut cluster = Cluster::new(5, false);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1, 2, 3, 4, 5], 0, PATIENCE).await;
+        let lead = leader(&cluster).await;
+        let dead = lead % 5 + 1;
+        let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != dead).collect();
+        // Without writes nobody notices for a while; then its silence is noticed by its lag.
+        if seed % 3 == 0 {
+            cluster.part(&[dead], &others);
+        } else {
+            cluster.crash(dead).await;
+        }
+        if seed % 2 == 0 {
+            clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+        }
+        let term = status(&cluster, lead).term;
+        let asked = pick(&others);
+        let transfer = on(&cluster, asked, move |replica| async move { replica.transfer(dead).await });
+        let began = tokio::time::Instant::now();
+        let writes = async {
+            for round in 0..20 {
+                let took = clerk.put_surely(&cluster, &others, round % 3, HANDED_OVER).await;
+                assert!(took < Duration::from_millis(150), "a write waited {took:?}");
+            }
+        };
+        let (refused, ()) = futures::join!(transfer, writes);
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("does not answer"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert_eq!((leader(&cluster).await, status(&cluster, lead).term), (lead, term));
+    });
+}
+
+#[test]
+fn leader_that_is_shut_down_hands_over_to_one_that_is_alive() {
+    under_seeds("leadership::leader_that_is_shut_down_hands_over_to_one_that_is_alive", async |_| {
+        let mut cluster = Cluster::new(5, false);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1, 2, 3, 4, 5], 0, PATIENCE).await;
+        let lead = leader(&cluster).await;
+        // It has everything when it dies, and no writes follow: it lacks nothing.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        cluster.crash(if lead == 5 { 4 } else { 5 }).await;
+        cluster.stop(lead).await;
+        let took = clerk.put_surely(&cluster, &cluster.running(), 0, HANDED_OVER).await;
+        assert!(took < Duration::from_millis(150), "an election was waited for: {took:?}");
     });
 }
 

@@ -1,8 +1,110 @@
-//! Linearizable reads from every data node.
+//! Linearizable reads from every data node, and stale ones that tell their age.
 
+use std::time::Duration;
+
+use saola_jepsen::sim::records::generation_at;
 use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
+use saola_raft::sim::{hang_disk, random_u64, release_disk};
+use tokio::time::{Instant, sleep};
 
-use super::{leader, pick, replicas_are_equal, under_seeds};
+use super::{leader, pick, replicas_are_equal, under_seeds, until};
+
+/// An age leaves out the way of the leader's message, which takes up to so long here.
+const ON_THE_WAY: Duration = Duration::from_millis(3);
+
+/// Writes to one record and notes when each was acknowledged.
+struct Writer {
+    clerk: Clerk,
+    acked: Vec<Instant>,
+}
+
+impl Writer {
+    fn new() -> Self {
+        Self { clerk: Clerk::new(1), acked: Vec::new() }
+    }
+
+    async fn write(&mut self, cluster: &Cluster, through: &[u64]) {
+        self.clerk.put_surely(cluster, through, 0, PATIENCE).await;
+        self.acked.push(Instant::now());
+    }
+
+    /// A stale read at a node misses no write that was acknowledged longer ago than it says; answers how long the
+    /// oldest write that it misses has been acknowledged.
+    fn check_age(&self, cluster: &Cluster, node: u64) -> Option<Duration> {
+        let replica = cluster.replica(node).expect("callers read where a node runs");
+        let point = replica.stale_point()?;
+        let age = Duration::from_millis(point.age_ms.expect("a stale point has an age"));
+        let seen = generation_at(&replica, 0, &point) as usize;
+        let missed = self.acked.get(seen)?.elapsed();
+        assert!(missed <= age + ON_THE_WAY, "node {node} misses a write of {missed:?} ago and says {age:?}");
+        Some(missed)
+    }
+}
+
+#[test]
+fn a_node_that_hears_the_leader_but_applies_nothing_tells_a_growing_age() {
+    under_seeds("reads::a_node_that_hears_the_leader_but_applies_nothing_tells_a_growing_age", async |_| {
+        let mut cluster = Cluster::two_sites();
+        cluster.init().await;
+        let mut writer = Writer::new();
+        for _ in 0..3 {
+            writer.write(&cluster, &[1, 2, 3, 4]).await;
+        }
+        let lead = leader(&cluster).await;
+        let hung = pick(&[1, 2, 3, 4].map(|node| if node == lead { lead % 4 + 1 } else { node }));
+        let age = || {
+            let point = cluster.replica(hung).expect("it runs").stale_point().expect("it heard a leader");
+            Duration::from_millis(point.age_ms.expect("a stale point has an age"))
+        };
+        until("a follower that keeps up is young", PATIENCE, || age() < Duration::from_millis(200)).await;
+        hang_disk(hung);
+        let mut missed = None;
+        for _ in 0..40 {
+            writer.write(&cluster, &[lead]).await;
+            sleep(Duration::from_millis(random_u64() % 100)).await;
+            for node in [1, 2, 3, 4] {
+                let there = writer.check_age(&cluster, node);
+                missed = if node == hung { there } else { missed };
+            }
+        }
+        assert!(missed.expect("it has applied nothing since") > Duration::from_secs(1));
+        release_disk(hung);
+        until("it catches up", PATIENCE, || age() < Duration::from_millis(200)).await;
+        assert_eq!(writer.check_age(&cluster, hung), None, "nothing is missed");
+        writer.clerk.check(&cluster, hung).await;
+    });
+}
+
+#[test]
+fn stale_reads_miss_nothing_older_than_their_age_across_leaders() {
+    under_seeds("reads::stale_reads_miss_nothing_older_than_their_age_across_leaders", async |_| {
+        let mut cluster = Cluster::new(5, false);
+        cluster.init().await;
+        let mut writer = Writer::new();
+        for _ in 0..6 {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(300) {
+                writer.write(&cluster, &cluster.running()).await;
+                sleep(Duration::from_millis(random_u64() % 20)).await;
+                for node in cluster.running() {
+                    writer.check_age(&cluster, node);
+                }
+            }
+            let fallen = leader(&cluster).await;
+            cluster.kill(fallen).await;
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(1_500) {
+                for node in cluster.running() {
+                    writer.check_age(&cluster, node);
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+            writer.write(&cluster, &cluster.running()).await;
+            cluster.start(fallen).await;
+        }
+        replicas_are_equal(&cluster).await;
+    });
+}
 
 #[test]
 fn every_data_node_reads_every_acknowledged_write() {

@@ -12,7 +12,7 @@ use saola_client::proto::{
     NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, Site, SiteStatus, StatusRequest,
     StatusResponse, TransferRequest, TransferResponse,
 };
-use saola_raft::ReplicaStatus;
+use saola_raft::{AdminError, ReadError, ReplicaStatus};
 use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
 use saola_storage::keyring::wrap_dek;
 use saola_storage::seal::DekId;
@@ -31,6 +31,8 @@ pub mod topology;
 
 /// Each node gets so long to say how it is.
 const STATUS_LIMIT: Duration = Duration::from_millis(1000);
+/// A change of the cluster waits so long for a leader with a quorum, an election included.
+const QUORUM_LIMIT: Duration = Duration::from_secs(10);
 /// How often a node is asked for its digest while it has not applied that far.
 const DIGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,7 +52,8 @@ impl Cluster for ClusterService {
     }
 
     async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<TransferResponse>, Status> {
-        admit(&self.0, request.metadata())?;
+        let deadline = admit(&self.0, request.metadata())?;
+        check_quorum(&self.0, deadline).await?;
         Ok(Response::new(transfer(&self.0, request.into_inner()).await?))
     }
 
@@ -64,7 +67,8 @@ impl Cluster for ClusterService {
         &self,
         request: Request<RemoveMemberRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        admit(&self.0, request.metadata())?;
+        let deadline = admit(&self.0, request.metadata())?;
+        check_quorum(&self.0, deadline).await?;
         let removed = self.0.replica().remove_member(request.into_inner().node_id).await;
         Ok(Response::new(members(&self.0, removed.map_err(Refusal::from)?)))
     }
@@ -73,9 +77,10 @@ impl Cluster for ClusterService {
         &self,
         request: Request<ReplaceMemberRequest>,
     ) -> Result<Response<MembershipResponse>, Status> {
-        admit(&self.0, request.metadata())?;
+        let deadline = admit(&self.0, request.metadata())?;
         let ReplaceMemberRequest { node_id, member } = request.into_inner();
         let member = check_new(&self.0, member, None)?;
+        check_quorum(&self.0, deadline).await?;
         let replaced = self.0.replica().replace_member(node_id, convert::member_to_raft(member)).await;
         Ok(Response::new(members(&self.0, replaced.map_err(Refusal::from)?)))
     }
@@ -94,9 +99,6 @@ impl From<TopologyError> for Refusal {
 }
 
 async fn init(node: &Node, call: InitRequest) -> Result<InitResponse, Refusal> {
-    if node.replica().status().adopted && node.replica().status().last_log_index > 0 {
-        return Err(Refusal::plain(Reason::AlreadyAdopted, "this node is part of a cluster already".into()));
-    }
     let wanted = call.topology.ok_or_else(|| Refusal::invalid("the call has no topology".into(), "send one"))?;
     topology::check(&wanted, node.member())?;
     if let Some(advice) = topology::advice(&wanted.members) {
@@ -186,7 +188,7 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
     let members: Vec<Member> = views.iter().map(|view| view.member.clone()).collect();
     let protection = match own.adopted {
         true => protection::of_cluster(&main_site, &views, committed),
-        false => "no cluster yet: run `saola cluster init`".into(),
+        false => own.refused_by_peers.clone().unwrap_or_else(|| "no cluster yet: run `saola cluster init`".into()),
     };
     StatusResponse {
         header: Some(header(node)),
@@ -215,6 +217,7 @@ async fn ask(node: &Node, own: &ReplicaStatus, member: &saola_raft::Member, loca
     let answer = tokio::time::timeout(STATUS_LIMIT, node.replica().peer_status(member.node_id)).await;
     match answer {
         Err(_) => unanswered(format!("no answer within {} ms", STATUS_LIMIT.as_millis())),
+        Ok(Err(AdminError::PeerUnreachable { address, reason, .. })) => unanswered(format!("{reason} at {address}")),
         Ok(Err(error)) => unanswered(error.to_string()),
         Ok(Ok(bytes)) => match StatusResponse::decode(bytes) {
             Err(error) => unanswered(format!("its answer cannot be read: {error}; run the same release everywhere")),
@@ -282,7 +285,7 @@ fn site_statuses(views: &[NodeView], committed: u64) -> Vec<SiteStatus> {
 
 async fn transfer(node: &Node, call: TransferRequest) -> Result<TransferResponse, Refusal> {
     let status = node.replica().status();
-    let to = match (call.node_id, call.site.as_str()) {
+    let to: Vec<u64> = match (call.node_id, call.site.as_str()) {
         (0, "") => {
             return Err(Refusal::invalid("the call names neither a node nor a site".into(), "name one of them"));
         }
@@ -290,21 +293,51 @@ async fn transfer(node: &Node, call: TransferRequest) -> Result<TransferResponse
             let leads_there = status
                 .leader
                 .filter(|leader| status.members.iter().any(|member| member.node_id == *leader && member.site == site));
-            let voter = status
+            let voters = status
                 .members
                 .iter()
-                .find(|member| member.site == site && member.role_value() == saola_raft::Role::Voter)
+                .filter(|member| member.site == site && member.role_value() == saola_raft::Role::Voter)
                 .map(|member| member.node_id);
-            leads_there.or(voter).ok_or_else(|| {
-                Refusal::invalid(format!("site {site:?} has no voter that keeps records"), "name another site")
-            })?
+            leads_there.map_or_else(|| voters.collect(), |leader| vec![leader])
         }
-        (id, _) => id,
+        (id, _) => vec![id],
     };
-    if status.leader != Some(to) {
-        node.replica().transfer(to).await?;
+    let mut refused =
+        Refusal::invalid(format!("site {:?} has no voter that keeps records", call.site), "name another site");
+    // The first one that can take over; what it lacks is said before anything is begun.
+    for to in to {
+        if status.leader == Some(to) {
+            return Ok(TransferResponse { header: Some(header(node)), leader: to });
+        }
+        match node.replica().transfer(to).await {
+            Ok(()) => return Ok(TransferResponse { header: Some(header(node)), leader: to }),
+            Err(error @ AdminError::Invalid(_)) => refused = error.into(),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(TransferResponse { header: Some(header(node)), leader: to })
+    Err(refused)
+}
+
+/// Lets nothing begin that would wait for voters in vain: its outcome would be unknown then.
+async fn check_quorum(node: &Node, deadline: Deadline) -> Result<(), Refusal> {
+    let limit = deadline.left().min(QUORUM_LIMIT);
+    match node.replica().read_point(limit).await {
+        // A witness reads nothing itself; the leader that it passes the change on to has to find its quorum.
+        Ok(_) | Err(ReadError::WitnessNode) => Ok(()),
+        Err(ReadError::NoLeader { .. }) => Err(Refusal::new(
+            Reason::NoQuorum,
+            format!(
+                "nothing was done: node {} ({}) sees no leader that a majority of the voters confirms (waited {} s)",
+                node.id(),
+                node.member().name,
+                limit.as_secs()
+            ),
+            "bring the missing voters back, `saola status` names them; if only this node is cut off, name another one \
+             with --endpoint",
+        )
+        .never_again()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Checks a new member against the site map, and its site's key if the site is new.
@@ -319,6 +352,14 @@ fn check_new(node: &Node, member: Option<Member>, site: Option<&Site>) -> Result
         topology::check_site_key(site, member.role() != Role::Witness)?;
         sites.push(site.clone());
     }
+    if !member.site.is_empty() && !sites.iter().any(|known| known.name == member.site) {
+        let known: Vec<&str> = sites.iter().map(|known| known.name.as_str()).collect();
+        return Err(Refusal::invalid(
+            format!("site {} of node {} is not in the site map ({})", member.site, member.name, known.join(", ")),
+            "name one of these, or for a new site add `--kek-public HEX` with what `saola-node keygen public --file FILE` \
+             prints there",
+        ));
+    }
     topology::check_member(&member, &sites)?;
     Ok(member)
 }
@@ -330,6 +371,7 @@ async fn add_member(
     deadline: Deadline,
 ) -> Result<MembershipResponse, Refusal> {
     let member = check_new(node, member, site.as_ref())?;
+    check_quorum(node, deadline).await?;
     if let Some(site) = site {
         add_site(node, site, deadline).await?;
     }
@@ -341,10 +383,17 @@ async fn add_member(
 async fn add_site(node: &Node, site: Site, deadline: Deadline) -> Result<(), Refusal> {
     let point = node.read_point(deadline).await?;
     let info = point.view.info().ok_or_else(|| Refusal::internal("a node of a cluster has no site map"))?;
-    if info.sites.iter().any(|known| known.name == site.name) {
-        return Ok(());
-    }
     let site = convert::site_to_storage(site);
+    match info.sites.iter().find(|known| known.name == site.name) {
+        Some(known) if *known == site => return Ok(()),
+        Some(_) => {
+            return Err(Refusal::invalid(
+                format!("site {:?} is part of the cluster already, with another public KEK", site.name),
+                "leave the KEK out, or correct it",
+            ));
+        }
+        None => {}
+    }
     let ring = node.ring();
     let mut deks = Vec::new();
     for known in point.view.deks().into_iter().filter(|_| !site.kek_public.is_empty()) {
@@ -370,6 +419,7 @@ async fn add_site(node: &Node, site: Site, deadline: Deadline) -> Result<(), Ref
 }
 
 async fn digest(node: &Node, deadline: Deadline) -> Result<DigestResponse, Refusal> {
+    check_quorum(node, deadline).await?;
     let command = Command { request: None, op: Some(Op::TakeDigest(TakeDigest {})) };
     let outcome = node.propose(command, deadline).await?;
     let members = node.replica().status().members;

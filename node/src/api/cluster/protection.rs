@@ -73,8 +73,12 @@ fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String
     let up = beyond.iter().filter(|n| n.votes() && n.takes_part).count();
     if up < quorum {
         let silent = names(beyond.iter().copied().filter(|n| n.votes() && !n.takes_part));
+        let next = match silent.is_empty() {
+            true => format!("add a voter outside site {site} with `saola cluster add`"),
+            false => format!("bring back {silent}"),
+        };
         return Some(format!(
-            "NOT PROTECTED: without {site} {up} voters would be left and {quorum} are needed; bring back {silent}"
+            "NOT PROTECTED: without {site} {up} voters would be left and {quorum} are needed; {next}"
         ));
     }
     let current = |n: &&&NodeView| n.votes() && n.is_current(committed_index);
@@ -123,6 +127,14 @@ mod tests {
         nodes[4].takes_part = false;
         assert!(of_site("main", &nodes, 5000).contains("bring back witness"));
         assert_eq!(of_site("third", &nodes, 5000), "protected");
+    }
+
+    #[test]
+    fn too_few_voters_elsewhere_ask_for_another_when_none_is_silent() {
+        let voter = |id, name, site| member(id, name, site, Role::Voter);
+        let nodes = view(vec![voter(1, "a", "main"), voter(2, "b", "dr")]);
+        let threat = of_site("main", &nodes, 5000);
+        assert!(threat.ends_with("; add a voter outside site main with `saola cluster add`"), "{threat}");
     }
 
     #[test]

@@ -162,6 +162,31 @@ impl Cluster {
         }
     }
 
+    /// Sets up a copy of a node that does not run, certificate and data included, on ports of its own. Answers its index.
+    pub fn twin(&mut self, index: usize) -> usize {
+        let original = &self.nodes[index];
+        let folder = self.path(&format!("{}-twin", original.name));
+        copy_folder(&original.folder, &folder);
+        let mut twin = Node {
+            id: original.id,
+            name: original.name.clone(),
+            folder,
+            peer: ports::free(),
+            client: ports::free(),
+            metrics: ports::free(),
+            settings: original.settings.clone(),
+            log_filter: None,
+            process: None,
+        };
+        for (key, port) in
+            [("peer", twin.peer.clone()), ("client", twin.client.clone()), ("metrics", twin.metrics.clone())]
+        {
+            twin.set("listen", key, port);
+        }
+        self.nodes.push(twin);
+        self.nodes.len() - 1
+    }
+
     /// A temporary folder's path, gone with the cluster.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -249,6 +274,18 @@ pub async fn value_at(client: &Client, id: &str) -> Result<Option<String>, Error
 pub fn own(status: &StatusResponse, id: u64) -> NodeStatus {
     let own = |node: &&NodeStatus| node.member.as_ref().is_some_and(|member| member.node_id == id);
     status.nodes.iter().find(own).cloned().expect("a node knows itself")
+}
+
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), &target).unwrap()),
+        }
+    }
 }
 
 pub fn tls(trusted: &Authority, pair: &Pair) -> Tls {

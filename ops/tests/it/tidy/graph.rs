@@ -17,6 +17,10 @@ fn allowed_arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
             // The launcher of local clusters, which the live test needs, lives in ops.
             BTreeSet::from(["saola-client", "saola-node", "saola-raft", "saola-storage", "saola-ops"]),
         ),
+        (
+            "saola-fuzz",
+            BTreeSet::from(["saola-client", "saola-jepsen", "saola-node", "saola-raft", "saola-storage", "saola-ops"]),
+        ),
         ("saola-benches", BTreeSet::from(["saola-client", "saola-node", "saola-raft", "saola-storage", "saola-ops"])),
     ])
 }

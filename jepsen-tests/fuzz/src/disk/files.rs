@@ -1,0 +1,76 @@
+//! Small files of a node: who it is, and its site's private key.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use saola_raft::Role;
+use saola_raft::folder::{DataFolder, FolderClaim};
+use saola_storage::kek::{KekPrivate, KekProvider};
+
+use crate::Seed;
+use crate::store::kek as some_kek;
+
+fn claim() -> FolderClaim {
+    FolderClaim { node_id: 1, name: "main-1".into(), site: "main".into(), role: Role::Voter }
+}
+
+fn in_folder<T>(work: impl FnOnce(&Path) -> T) -> T {
+    thread_local! {
+        static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder can be made");
+    }
+    FOLDER.with(|folder| work(folder.path()))
+}
+
+/// Opens a data folder with this identity file.
+///
+/// # Panics
+/// A folder that opened does not open again as the same.
+pub fn identity(bytes: &[u8]) {
+    in_folder(|folder| {
+        let folder = folder.join("data");
+        fs::create_dir_all(&folder).expect("a temporary folder can be written");
+        fs::write(folder.join("identity"), bytes).expect("a temporary folder can be written");
+        let Ok(first) = DataFolder::open(&folder, claim(), [1; 16]) else { return };
+        let found = (first.folder_id(), first.identity());
+        drop(first);
+        let again = DataFolder::open(&folder, claim(), [2; 16]).expect("a folder that opened opens again");
+        assert_eq!((again.folder_id(), again.identity()), found);
+    });
+}
+
+/// Identity files before and after adoption.
+pub fn identity_seeds() -> Vec<Seed> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    drop(DataFolder::open(folder.path(), claim(), [0xab; 16]).expect("an empty folder becomes a node's"));
+    let fresh = fs::read(folder.path().join("identity")).expect("an identity was written");
+    // What adoption appends; only a cluster can make a node do so.
+    let adopted = [&fresh[..], b"cluster_id = 000102030405060708090a0b0c0d0e0f\nepoch = 3\n"].concat();
+    vec![("fresh", fresh), ("adopted", adopted)]
+}
+
+/// Reads a KEK file; one that is a key is written back as it was.
+///
+/// # Panics
+/// It is not.
+pub fn kek(bytes: &[u8]) {
+    in_folder(|folder| {
+        let (path, copy) = (folder.join("kek"), folder.join("copy"));
+        let file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(bytes)).expect("a temporary folder can be written");
+        let Ok(key) = KekPrivate::read_file(&path) else { return };
+        key.write_file(&copy).expect("a temporary folder can be written");
+        let again = KekPrivate::read_file(&copy).expect("a key file as written is read");
+        fs::remove_file(&copy).expect("a temporary folder can be written");
+        assert_eq!(again.public(), key.public());
+    });
+}
+
+/// A KEK file.
+pub fn kek_seeds() -> Vec<Seed> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = folder.path().join("kek");
+    some_kek().write_file(&path).expect("a temporary folder can be written");
+    vec![("key", fs::read(path).expect("a key was written"))]
+}

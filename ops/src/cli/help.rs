@@ -1,0 +1,50 @@
+//! What stands below the options in `--help`: examples and exit codes.
+
+/// Of `saola` itself.
+pub const FIRST_LOOK: &str = r#"A first look:
+  saola dev                       # one throwaway node; prints what to export
+  saola collection create agency
+  saola put agency ward/00004 '{"name":"Phường Trúc Bạch"}'
+  saola get agency ward/00004
+
+Exit codes:
+  0 done, healthy                      5 status: degraded
+  1 other failure                      6 status: critical
+  2 wrong command line or input        7 the nodes cannot open their keys
+  3 no node, leader or quorum          8 replicas differ, something does not verify
+  4 a condition does not hold,         9 not allowed
+    or not found                      10 outcome unknown: it may have been applied"#;
+
+/// Of `saola cluster init`.
+pub const TOPOLOGY: &str = r#"A topology file:
+  cluster_name = "registry"
+  [[site]]
+  name = "main"
+  kek_public = "…"        # what `saola-node keygen kek` printed; "" where there is only a witness
+  [[node]]
+  node_id = 1
+  name = "main-1"
+  site = "main"
+  role = "voter"          # or learner, witness
+  peer_address = "10.0.0.1:7101"
+  client_address = "10.0.0.1:7001"
+
+To outlive the loss of either of two sites: two voters at each, and a witness at a third place.
+Name one of the data nodes with --endpoint."#;
+
+/// Of `saola cluster add`.
+pub const ADD: &str = r#"Example:
+  saola cluster add --node-id 6 --name dr-3 --site dr \
+    --peer-address 10.0.2.3:7101 --client-address 10.0.2.3:7001"#;
+
+/// Of `saola import`.
+pub const LINES: &str = r#"Lines:
+  {"op":"put","collection":"agency","id":"ward/00004","value":{"name":"Trúc Bạch"}}
+  {"op":"delete","collection":"agency","id":"ward/00004"}
+A value that is no JSON stands in `value_base64`, with its `content_type`. The collections must be there.
+How far an import has come stands in FILE.saola-import; --resume goes on there."#;
+
+/// Of `saola cert dev`.
+pub const CERTIFICATES: &str = r#"Example:
+  saola cert dev --out certs --node main-1 --node main-2 --client operator
+Nodes take ca.pem, NAME.pem and NAME.key as tls.ca, tls.cert and tls.key; you take the client's as --ca, --cert, --key."#;

@@ -1,0 +1,96 @@
+//! Joining, leaving, handing over, comparing.
+
+use bytes::Bytes;
+use prost::{Message, Oneof};
+
+use super::WireLogId;
+use crate::member::Member;
+
+/// See [`Question::Adopt`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Adopt {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster_id: Bytes,
+    /// Lineage.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// What the node becomes; must fit its settings.
+    #[prost(message, optional, tag = "3")]
+    pub member: Option<Member>,
+}
+
+/// Answer to [`Question::Identify`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Identity {
+    /// Empty: not part of a cluster yet.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster_id: Bytes,
+    /// What the node is set up to be.
+    #[prost(message, optional, tag = "2")]
+    pub member: Option<Member>,
+    /// True while its log has never held anything.
+    #[prost(bool, tag = "3")]
+    pub fresh: bool,
+    /// End of its log.
+    #[prost(message, optional, tag = "4")]
+    pub last: Option<WireLogId>,
+    /// Leader it knows, 0: none.
+    #[prost(uint64, tag = "5")]
+    pub leader: u64,
+    /// 16 bytes that the process drew when it started.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub boot_id: Bytes,
+}
+
+/// See [`Question::Digest`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct DigestAt {
+    /// Index of the DIGEST entry.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+}
+
+/// See [`Question::Admin`].
+#[derive(Clone, PartialEq, Message)]
+pub struct AdminVerb {
+    /// Which.
+    #[prost(oneof = "Admin", tags = "1, 2, 3, 4")]
+    pub verb: Option<Admin>,
+}
+
+/// See [`AdminVerb`].
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Admin {
+    /// Hand leadership to this node.
+    #[prost(uint64, tag = "1")]
+    Transfer(u64),
+    /// Add a fresh node.
+    #[prost(message, tag = "2")]
+    Add(Member),
+    /// Remove a node for good.
+    #[prost(uint64, tag = "3")]
+    Remove(u64),
+    /// Remove one, add another.
+    #[prost(message, tag = "4")]
+    Replace(ReplaceWith),
+}
+
+/// See [`Admin::Replace`].
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplaceWith {
+    /// Node to remove.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// Fresh node with a new id.
+    #[prost(message, optional, tag = "2")]
+    pub member: Option<Member>,
+}
+
+/// Answer to [`Question::Admin`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Members {
+    /// All members.
+    #[prost(message, repeated, tag = "1")]
+    pub members: Vec<Member>,
+}

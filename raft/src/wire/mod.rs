@@ -1,0 +1,224 @@
+//! Peer messages (wire format version 1, prost). Tags are never reused.
+//!
+//! Every message carries or is preceded by a [`Header`]; a node answers a message whose header does not fit with a
+//! [`Refusal`] that names the next step, and never lets it reach Raft (`admission`).
+//!
+//! - `header`: who sends to whom, refusals; `call`: single questions and answers;
+//! - `log`: votes and entries; `snapshot`; `admin`: joining, leaving, handing over.
+
+mod admin;
+mod call;
+mod header;
+mod log;
+mod snapshot;
+
+pub use admin::{Admin, AdminVerb, Adopt, DigestAt, Identity, Members, ReplaceWith};
+pub use call::{Answer, Barrier, Nothing, PeerReply, PeerRequest, Question};
+pub use header::{Header, Refusal, RefusalCode, WIRE_VERSION};
+pub use log::{
+    AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
+    WireLogId, WireVote,
+};
+pub use snapshot::{SnapshotBegin, SnapshotChunk};
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use prost::Message;
+    use saola_storage::types::LeaderId;
+
+    use super::*;
+    use crate::admission::{KnownSender, check_caller, check_own_folder, check_sender, check_speaks_for_itself};
+    use crate::convert::{place_in_log, raft_append, raft_append_result, raft_ballot, raft_ballot_reply, raft_vote};
+    use crate::folder::NodeIdentity;
+    use crate::member::{Member, MembershipRecord, Role, Seat, VoterSet, membership_from_record};
+    use crate::transport::Caller;
+    use crate::types::TokioRuntime;
+
+    const VOTE: WireVote = WireVote { term: 4, node_id: 1, committed: true };
+    const AT: WireLogId = WireLogId { term: 4, node_id: 1, index: 9 };
+
+    fn id(byte: u8) -> Bytes {
+        Bytes::copy_from_slice(&[byte; 16])
+    }
+
+    fn header() -> Header {
+        Header {
+            wire_version: WIRE_VERSION,
+            cluster_id: id(1),
+            epoch: 1,
+            from: 1,
+            to: 2,
+            from_folder: id(7),
+            to_folder: id(2),
+            from_role: Role::Voter as i32,
+            from_site: "main".into(),
+            from_name: "main-1".into(),
+            counted_next: 9,
+            counted_term: 4,
+            member_at: Some(AT),
+            from_boot: id(8),
+            ..Header::default()
+        }
+    }
+
+    fn member() -> Member {
+        Member { node_id: 1, name: "main-1".into(), role: Role::Voter as i32, folder_id: id(7), ..Member::default() }
+    }
+
+    fn append() -> AppendRequest {
+        AppendRequest {
+            header: Some(header()),
+            vote: Some(VOTE),
+            prev: Some(WireLogId { index: 8, ..AT }),
+            entries: vec![WireEntry { log_id: Some(AT), payload: Bytes::from_static(&[0]) }],
+            leader_commit: Some(AT),
+            frontier_next: 9,
+            needed_from: 1,
+            quorum_age_ms: 3,
+        }
+    }
+
+    fn questions() -> Vec<Question> {
+        let ballot = Ballot { vote: Some(VOTE), last: Some(AT), leadership_transfer: true };
+        let add = Admin::Replace(ReplaceWith { node_id: 3, member: Some(member()) });
+        vec![
+            Question::Vote(ballot),
+            Question::PreVote(ballot),
+            Question::Append(append()),
+            Question::TransferLeader(TakeOver { from_leader: Some(VOTE), to: 2, last: Some(AT) }),
+            Question::Adopt(Adopt { cluster_id: id(1), epoch: 1, member: Some(member()) }),
+            Question::Digest(DigestAt { index: 9 }),
+            Question::Admin(AdminVerb { verb: Some(add) }),
+            Question::Greet(Nothing {}),
+        ]
+    }
+
+    fn answers() -> Vec<Answer> {
+        let result = Some(AppendResult::Flushed(Flushed { log_id: Some(AT) }));
+        vec![
+            Answer::Refused(Refusal::new(RefusalCode::Removed, "gone")),
+            Answer::Ballot(BallotReply { vote: Some(VOTE), granted: true, last: Some(AT) }),
+            Answer::Append(AppendReply { result, ..AppendReply::default() }),
+            Answer::TakeOver(TakeOverReply { refused: "no".into(), vote: Some(VOTE), flushed: Some(AT) }),
+            Answer::Barrier(Barrier { frontier_next: 9 }),
+            Answer::Identity(Identity { member: Some(member()), boot_id: id(8), ..Identity::default() }),
+            Answer::Members(Members { members: vec![member()] }),
+        ]
+    }
+
+    /// Encoded messages of all four kinds that arrive on a connection.
+    fn messages() -> Vec<Vec<u8>> {
+        let record = MembershipRecord {
+            configs: vec![VoterSet { node_ids: vec![1] }],
+            seats: vec![Seat { node_id: 1, member: Some(member()) }],
+        };
+        let begin = SnapshotBegin {
+            header: Some(header()),
+            vote: Some(VOTE),
+            last: Some(AT),
+            membership_at: Some(AT),
+            membership: record.encode_to_vec().into(),
+            full: true,
+        };
+        let mut all = vec![
+            append().encode_to_vec(),
+            SnapshotChunk { begin: Some(begin), data: Bytes::from_static(b"frame") }.encode_to_vec(),
+        ];
+        let ask = |question| PeerRequest { header: Some(header()), question: Some(question) }.encode_to_vec();
+        all.extend(questions().into_iter().map(ask));
+        all.extend(answers().into_iter().map(|answer| PeerReply::from(answer).encode_to_vec()));
+        all
+    }
+
+    fn check_all(header: &Header) {
+        let own = NodeIdentity {
+            cluster_id: [1; 16],
+            epoch: 1,
+            node_id: 2,
+            folder_id: [2; 16],
+            role: Role::Voter,
+            site: "main".into(),
+            name: "main-2".into(),
+            group_id: 0,
+        };
+        let member = member();
+        let _let_in = check_caller(header, &Caller::certified(vec!["main-1".into()]));
+        for known in [
+            KnownSender { member: Some(&member), absent_at: None },
+            KnownSender { member: None, absent_at: Some(AT.into()) },
+        ] {
+            let _let_in = check_sender(header, &own, known);
+        }
+        let _let_in = check_own_folder(header, &own, 5, LeaderId { term: 4, node_id: 1 });
+        let _let_in = check_speaks_for_itself(header, Some(&VOTE));
+    }
+
+    /// Takes bytes as each kind of message, as far as a peer's bytes get.
+    fn receive(bytes: &[u8]) {
+        let requests = PeerRequest::decode(bytes).ok();
+        if let Some(header) = requests.as_ref().and_then(|request| request.header.as_ref()) {
+            check_all(header);
+        }
+        match requests.and_then(|request| request.question) {
+            Some(Question::Vote(ballot) | Question::PreVote(ballot)) => drop(raft_ballot::<TokioRuntime>(ballot)),
+            Some(Question::Append(request)) => drop(raft_append::<TokioRuntime>(request)),
+            Some(Question::TransferLeader(ask)) => drop(raft_vote::<TokioRuntime>(ask.from_leader)),
+            _ => {}
+        }
+        match PeerReply::decode(bytes).ok().and_then(|reply| reply.answer) {
+            Some(Answer::Ballot(reply)) => drop(raft_ballot_reply::<TokioRuntime>(reply)),
+            Some(Answer::Append(reply)) => drop(raft_append_result::<TokioRuntime>(reply.result)),
+            Some(Answer::Refused(refusal)) => drop(refusal.kind()),
+            _ => {}
+        }
+        if let Ok(request) = AppendRequest::decode(bytes) {
+            request.header.as_ref().inspect(|header| check_all(header));
+            drop(raft_append::<TokioRuntime>(request));
+        }
+        if let Ok(reply) = AppendReply::decode(bytes) {
+            drop(raft_append_result::<TokioRuntime>(reply.result));
+        }
+        if let Some(begin) = SnapshotChunk::decode(bytes).ok().and_then(|chunk| chunk.begin) {
+            drop(MembershipRecord::decode(begin.membership).map(membership_from_record));
+            drop(begin.last.map(place_in_log::<TokioRuntime>));
+        }
+    }
+
+    #[test]
+    fn every_message_survives_its_encoding() {
+        for question in questions() {
+            let request = PeerRequest { header: Some(header()), question: Some(question) };
+            assert_eq!(PeerRequest::decode(request.encode_to_vec().as_slice()).unwrap(), request);
+        }
+        for answer in answers() {
+            let reply = PeerReply::from(answer);
+            assert_eq!(PeerReply::decode(reply.encode_to_vec().as_slice()).unwrap(), reply);
+        }
+    }
+
+    proptest! {
+        /// Bytes that almost are a message reach further than any others.
+        #[test]
+        fn damaged_messages_never_panic(
+            message in proptest::sample::select(messages()),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            keep in any::<prop::sample::Index>(),
+        ) {
+            let mut message = message;
+            for (at, byte) in damage {
+                let at = at.index(message.len());
+                message[at] = byte;
+            }
+            receive(&message);
+            message.truncate(keep.index(message.len()) + 1);
+            receive(&message);
+        }
+
+        #[test]
+        fn messages_of_any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            receive(&bytes);
+        }
+    }
+}
