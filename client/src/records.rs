@@ -76,7 +76,8 @@ fn records(channel: Channel) -> RecordsClient<Channel> {
 }
 
 fn stale_within(bound: Duration) -> Option<proto::Consistency> {
-    let bound_ms = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
+    // Rounded up: a bound below a millisecond is not none at all.
+    let bound_ms = u64::try_from(bound.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
     Some(proto::Consistency { kind: Some(proto::consistency::Kind::StaleWithinMs(bound_ms)) })
 }
 

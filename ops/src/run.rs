@@ -21,10 +21,12 @@ const BULK_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`Failure`] with the exit code and the next step.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
+    // An import settles first what is under way.
+    let times = if matches!(cli.verb, Verb::Import(_)) { 2 } else { 1 };
+    let asked_to_end = signals::asked_to_end(times)?;
     tokio::select! {
         result = verb(cli) => result,
-        ended = signals::asked_to_end() => {
-            ended?;
+        () = asked_to_end => {
             eprintln!("interrupted");
             Ok(Exit::Interrupted)
         }

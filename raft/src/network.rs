@@ -130,9 +130,10 @@ impl<RT: Runtime> PeerClient<RT> {
         if with_header {
             request.header = Some(self.shared.header(&self.member, rpc.vote.leader_id.term));
         }
+        // The age first: a confirmation that comes in between says nothing about the frontier that was read before it.
+        request.quorum_age_ms = self.shared.quorum_age().map_or(u64::MAX, |age| age.as_millis() as u64);
         request.frontier_next = self.shared.frontier.next();
         request.needed_from = self.shared.links.needed_from();
-        request.quorum_age_ms = self.shared.quorum_age().map_or(u64::MAX, |age| age.as_millis() as u64);
         request
     }
 

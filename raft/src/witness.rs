@@ -4,12 +4,13 @@
 //! log, no data node can win an election; then it campaigns, back-fills a data voter and hands leadership over.
 //! [`decide`] is a pure function of what it sees.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::Instant as _;
 use saola_storage::types::{LogId, NodeId};
 
-use crate::member::Role;
+use crate::member::{Member, Role};
 use crate::replica::Replica;
 use crate::types::Runtime;
 use crate::wire::{Answer, Nothing, Question};
@@ -25,8 +26,10 @@ pub struct WitnessView {
     pub leaderless_ms: u64,
     /// End of its own log.
     pub own_last: Option<LogId>,
-    /// Number of voters, itself included.
-    pub voters: usize,
+    /// Its own number.
+    pub own_id: NodeId,
+    /// Sets of voters, itself included; two while the membership is joint.
+    pub voter_sets: Vec<BTreeSet<NodeId>>,
     /// Other voters that answered, with the ends of their logs and whether they know a leader.
     pub reachable: Vec<ReachableVoter>,
     /// While it leads: data voters with the highest index that each has flushed.
@@ -36,6 +39,8 @@ pub struct WitnessView {
 /// A voter that answered the witness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReachableVoter {
+    /// Its number.
+    pub node_id: NodeId,
     /// End of its log.
     pub last: Option<LogId>,
     /// It knows a leader.
@@ -43,31 +48,31 @@ pub struct ReachableVoter {
 }
 
 /// What a witness does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WitnessAction {
     /// Nothing.
     Wait,
     /// Campaign: it is leaderless, and ahead of all that it reaches, and they are a quorum with it.
     Campaign,
-    /// Hand leadership to this data voter, which holds the whole log.
-    HandOver(NodeId),
+    /// Hand leadership to the first of these data voters that takes it: they hold the whole log.
+    HandOver(Vec<NodeId>),
 }
 
 /// Decides what a witness does. `patience_ms` is how long data voters get to elect one of theirs.
 pub fn decide(view: &WitnessView, patience_ms: u64) -> WitnessAction {
     if view.leading {
         let own_index = view.own_last.map(|last| last.index);
-        return match view.matched.iter().find(|(_, matched)| *matched == own_index) {
-            Some((node_id, _)) => WitnessAction::HandOver(*node_id),
-            None => WitnessAction::Wait,
-        };
+        let whole = view.matched.iter().filter(|(_, matched)| *matched == own_index);
+        let whole: Vec<NodeId> = whole.map(|(node_id, _)| *node_id).collect();
+        return if whole.is_empty() { WitnessAction::Wait } else { WitnessAction::HandOver(whole) };
     }
-    let quorum = view.voters / 2 + 1;
+    let votes = |id: &&NodeId| **id == view.own_id || view.reachable.iter().any(|voter| voter.node_id == **id);
+    let is_quorum = |set: &BTreeSet<NodeId>| set.iter().filter(votes).count() > set.len() / 2;
     let alone_ahead = view.reachable.iter().all(|voter| voter.last < view.own_last && !voter.knows_leader);
     if !view.leader_known
         && view.leaderless_ms >= patience_ms
         && !view.reachable.is_empty()
-        && view.reachable.len() + 1 >= quorum
+        && view.voter_sets.iter().all(is_quorum)
         && alone_ahead
     {
         return WitnessAction::Campaign;
@@ -106,11 +111,12 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
             leader_known,
             leaderless_ms,
             own_last: state.last.max(state.last_purged),
-            voters: members.iter().filter(|member| member.role_value().votes()).count(),
+            own_id: shared.claim.node_id,
+            voter_sets: shared.voter_sets(),
             reachable,
             matched: members
                 .iter()
-                .filter(|member| member.role_value() == Role::Voter)
+                .filter(|member| member.role_value() == Role::Voter && shared.has_vote(member.node_id))
                 .filter_map(|member| shared.matched_index(member.node_id).map(|matched| (member.node_id, matched)))
                 .collect(),
         };
@@ -120,9 +126,16 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
                 tracing::warn!("this witness alone holds the newest log: it campaigns, to hand over to a data node");
                 raft.trigger().elect(false).await.map_err(|error| error.to_string())
             }
-            WitnessAction::HandOver(to) => {
-                tracing::info!(to, "the witness hands leadership to a data node");
-                replica.transfer_here(to).await.map_err(|error| error.to_string())
+            WitnessAction::HandOver(whole) => {
+                let mut result = Ok(());
+                for to in whole {
+                    tracing::info!(to, "the witness hands leadership to a data node");
+                    result = replica.transfer_here(to).await.map_err(|error| error.to_string());
+                    if result.is_ok() {
+                        break;
+                    }
+                }
+                result
             }
         };
         if let Err(error) = result {
@@ -133,15 +146,17 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
 
 async fn reachable_voters<RT: Runtime>(replica: &Replica<RT>) -> Vec<ReachableVoter> {
     let own = replica.shared.claim.node_id;
-    let voters =
-        replica.shared.members().into_iter().filter(|member| member.role_value().votes() && member.node_id != own);
+    // A new node has its role before it has a vote.
+    let votes = |member: &Member| member.node_id != own && replica.shared.has_vote(member.node_id);
+    let voters = replica.shared.members().into_iter().filter(votes);
     // All are waited for, and some are probably lost: every moment here is one without a leader.
     let limit = Duration::from_millis(replica.shared.election_max_ms());
-    let questions =
-        voters.map(|member| async move { replica.ask(&member, Question::Identify(Nothing {}), limit).await });
-    let answered = |answer| match answer {
-        Ok(Answer::Identity(identity)) => {
-            Some(ReachableVoter { last: identity.last.map(LogId::from), knows_leader: identity.leader != 0 })
+    let questions = voters.map(|member| async move {
+        (member.node_id, replica.ask(&member, Question::Identify(Nothing {}), limit).await)
+    });
+    let answered = |(node_id, answer)| match answer {
+        Ok(Answer::Identity(identity)) if identity.runs => {
+            Some(ReachableVoter { node_id, last: identity.last.map(LogId::from), knows_leader: identity.leader != 0 })
         }
         _ => None,
     };
@@ -158,8 +173,8 @@ mod tests {
         Some(LogId { leader: LeaderId { term, node_id: 1 }, index })
     }
 
-    fn voter(last: Option<LogId>) -> ReachableVoter {
-        ReachableVoter { last, knows_leader: false }
+    fn voter(node_id: NodeId, last: Option<LogId>) -> ReachableVoter {
+        ReachableVoter { node_id, last, knows_leader: false }
     }
 
     fn leaderless() -> WitnessView {
@@ -168,8 +183,9 @@ mod tests {
             leader_known: false,
             leaderless_ms: 1000,
             own_last: at(1, 10),
-            voters: 5,
-            reachable: vec![voter(at(1, 9)), voter(at(1, 8))],
+            own_id: 5,
+            voter_sets: vec![BTreeSet::from([1, 2, 3, 4, 5])],
+            reachable: vec![voter(3, at(1, 9)), voter(4, at(1, 8))],
             matched: vec![],
         }
     }
@@ -189,6 +205,8 @@ mod tests {
         waits(|view| view.reachable[0].knows_leader = true);
         waits(|view| view.reachable.truncate(1));
         waits(|view| view.reachable.clear());
+        waits(|view| view.reachable[1].node_id = 6);
+        waits(|view| view.voter_sets.push(BTreeSet::from([1, 2, 5])));
     }
 
     #[test]
@@ -197,6 +215,8 @@ mod tests {
         view.matched = vec![(3, Some(9)), (4, None)];
         assert_eq!(decide(&view, 900), WitnessAction::Wait);
         view.matched[1].1 = Some(10);
-        assert_eq!(decide(&view, 900), WitnessAction::HandOver(4));
+        assert_eq!(decide(&view, 900), WitnessAction::HandOver(vec![4]));
+        view.matched[0].1 = Some(10);
+        assert_eq!(decide(&view, 900), WitnessAction::HandOver(vec![3, 4]), "the first may be dead by now");
     }
 }

@@ -24,7 +24,7 @@ mod witness;
 
 use std::time::Duration;
 
-use saola_jepsen::sim::{Cluster, PATIENCE, records};
+use saola_jepsen::sim::{Clerk, Cluster, PATIENCE, records};
 use saola_raft::sim::{SimRuntime, random_u64, run, spawn_on};
 use saola_raft::{AdminError, Member, Replica, ReplicaStatus};
 use tokio::time::Instant;
@@ -68,6 +68,15 @@ fn under_seeds(name: &str, scenario: impl AsyncFn(u64)) {
         let _replay = Replay { name, seed };
         run(seed, scenario(seed));
     }
+}
+
+/// Three voters at one site, and a clerk who has written a record.
+async fn three_with_a_record() -> (Cluster, Clerk) {
+    let mut cluster = Cluster::new(3, false);
+    cluster.init().await;
+    let mut clerk = Clerk::new(1);
+    clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+    (cluster, clerk)
 }
 
 /// One of several, as the seed decides.

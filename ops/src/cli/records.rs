@@ -157,9 +157,9 @@ pub struct GetArgs {
     /// The point of the read.
     #[command(flatten)]
     pub at: AtArgs,
-    /// Accept what one node has, if it heard from a leader within MS milliseconds [without MS: at any time]
-    #[arg(long, value_name = "MS", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
-    pub stale: Option<u64>,
+    /// How old the answer may be.
+    #[command(flatten)]
+    pub stale: StaleArgs,
     /// Print the value's bytes and nothing else
     #[arg(long, conflicts_with = "output")]
     pub raw: bool,
@@ -170,10 +170,30 @@ impl GetArgs {
     pub fn to_at(&self) -> Option<At> {
         self.generation.map(At::Generation).or(self.at.to_at())
     }
+}
 
-    /// How old the answer may be.
-    pub fn staleness(&self) -> Option<Duration> {
-        self.stale.map(Duration::from_millis)
+/// How old the answer may be; as new as can be if nothing is given.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct StaleArgs {
+    /// Accept what one node has, if it misses no write acknowledged more than MS milliseconds ago [without MS: any];
+    /// works without a quorum
+    #[arg(
+        long = "stale",
+        value_name = "MS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "any",
+        value_parser = parse_stale
+    )]
+    pub bound: Option<Duration>,
+}
+
+/// "any", which is zero to the client, or milliseconds.
+fn parse_stale(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        _ if text == "any" => Ok(Duration::ZERO),
+        Ok(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
+        _ => Err("give milliseconds, at least 1, as in --stale=5000, or --stale alone for any age".to_owned()),
     }
 }
 
@@ -191,6 +211,9 @@ pub struct ListArgs {
     /// The point of the read.
     #[command(flatten)]
     pub at: AtArgs,
+    /// How old the answer may be.
+    #[command(flatten)]
+    pub stale: StaleArgs,
     /// Only the ids, one a line (values are never listed: `saola export`)
     #[arg(long)]
     pub keys_only: bool,
@@ -203,6 +226,9 @@ pub struct HistoryArgs {
     pub collection: String,
     /// Record id
     pub id: String,
+    /// How old the answer may be.
+    #[command(flatten)]
+    pub stale: StaleArgs,
     /// Newest version first
     #[arg(long)]
     pub newest_first: bool,
@@ -238,4 +264,7 @@ pub struct ExportArgs {
     /// The point of the read.
     #[command(flatten)]
     pub at: AtArgs,
+    /// How old the answer may be.
+    #[command(flatten)]
+    pub stale: StaleArgs,
 }

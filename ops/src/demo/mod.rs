@@ -25,8 +25,22 @@ use summary::Totals;
 /// # Errors
 /// Only when standard output cannot be written; everything else ends in the last line and exit code 1.
 pub async fn run(args: DemoArgs) -> Result<Exit, Failure> {
+    match run_to_its_end(args).await {
+        // Elsewhere a reader that has enough is no failure; here it has not read the verdict.
+        Err(failure) if failure.exit() == Exit::Done => Err(Failure::new(
+            Exit::Other,
+            "demo: standard output was closed before the last line",
+            "run it again, and read its output to the end",
+        )),
+        result => result,
+    }
+}
+
+async fn run_to_its_end(args: DemoArgs) -> Result<Exit, Failure> {
     let failed = |failure: &Failure| {
-        eprintln!("\nnext: {}", failure.next());
+        if !failure.next().is_empty() {
+            eprintln!("\nnext: {}", failure.next());
+        }
         print_line(format!("demo: FAILED {}", one_line(failure.what())))?;
         Ok(Exit::Other)
     };

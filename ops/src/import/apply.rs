@@ -2,6 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -11,7 +13,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use super::checkpoint::{Checkpoint, CheckpointFile};
 use super::line::{self, Line};
 use super::source::Source;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::hex;
 use crate::progress::Progress;
 
@@ -34,6 +36,8 @@ pub struct Plan {
     pub checkpoint: Option<CheckpointFile>,
     /// The earlier run to go on from; its lines are read over already.
     pub resumed: Option<Checkpoint>,
+    /// Becomes true when no more lines shall be begun.
+    pub interrupted: Arc<AtomicBool>,
 }
 
 /// What came of one line.
@@ -186,6 +190,13 @@ impl<'a> Work<'a> {
         Fut: Future<Output = Result<Outcome, Failure>> + Send + 'a,
     {
         while let Some(raw) = source.next().await? {
+            if self.plan.interrupted.load(Ordering::Relaxed) {
+                return Err(Failure::new(
+                    Exit::Interrupted,
+                    format!("import {}: interrupted", self.name),
+                    "when ready",
+                ));
+            }
             self.report.lines = raw.number;
             while self.failed.is_none() && self.under_way() && raw.number > self.saved + WINDOW {
                 self.settle_one().await?;
@@ -288,7 +299,11 @@ impl<'a> Work<'a> {
             }
         };
         let beyond = self.window.iter().filter(|line| line.done).count();
-        self.save(self.window.back().map_or(self.lines_done, |line| line.number))?;
+        let nothing_begun = self.lines_done == 0 && self.window.is_empty();
+        match &self.plan.checkpoint {
+            Some(file) if nothing_begun => file.remove()?,
+            _ => self.save(self.window.back().map_or(self.lines_done, |line| line.number))?,
+        }
         let applied = match (self.lines_done, beyond) {
             (0, 0) => "no line is applied".to_owned(),
             (0, _) => format!("line 1 is not applied, {beyond} of the lines after it, which were under way, are"),
@@ -302,7 +317,8 @@ impl<'a> Work<'a> {
             true => {
                 let collection = self.plan.default_collection.as_ref();
                 let collection = collection.map(|name| format!("--collection {name} ")).unwrap_or_default();
-                format!("{}; then run: saola import --resume {collection}{}", failure.next(), self.name)
+                let resume = if nothing_begun { "" } else { "--resume " };
+                format!("{}; then run: saola import {resume}{collection}{}", failure.next(), self.name)
             }
             false => format!("{}; then import the lines from {} on", failure.next(), self.lines_done + 1),
         };

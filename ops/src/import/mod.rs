@@ -18,6 +18,7 @@ use crate::cli::ImportArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line};
 use crate::progress::{Progress, rate};
+use crate::signals;
 use crate::time::iso;
 use crate::verbs::view::cluster_view;
 use apply::{Outcome, Plan, Report};
@@ -89,6 +90,7 @@ pub async fn import(client: &Client, args: &ImportArgs) -> Result<Report, Failur
         cluster_id,
         checkpoint,
         resumed,
+        interrupted: signals::noted()?,
     };
     let provenance = args.provenance.to_provenance();
     let apply = |line, maybe_applied| apply_line(client, provenance.clone(), line, maybe_applied);
@@ -107,8 +109,11 @@ fn earlier_run(file: &CheckpointFile, args: &ImportArgs, cluster_id: &str) -> Re
         (None, false) => Ok(None),
         (None, true) => Err(Failure::new(
             Exit::Precondition,
-            format!("resume import of {name}: there is no {}", file.path().display()),
-            format!("run: saola import {name}"),
+            format!(
+                "resume import of {name}: there is no {}, so no earlier run began, or one was completed",
+                file.path().display()
+            ),
+            format!("look whether its records are there; if not, run: saola import {name}"),
         )),
         (Some(earlier), false) => Err(Failure::new(
             Exit::Precondition,

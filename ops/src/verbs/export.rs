@@ -25,6 +25,9 @@ pub async fn export(client: &Client, args: ExportArgs) -> Result<Exit, Failure> 
     if let Some(at) = args.at.to_at() {
         call = call.at(at);
     }
+    if let Some(bound) = args.stale.bound {
+        call = call.stale(bound);
+    }
     let mut listing = call.all();
     let mut progress = Progress::start(&format!("export {}", args.collection), None);
     let mut lines = Vec::new();

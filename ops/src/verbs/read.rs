@@ -20,7 +20,7 @@ pub async fn get(client: &Client, args: GetArgs, format: Format) -> Result<Exit,
     if let Some(at) = args.to_at() {
         call = call.at(at);
     }
-    if let Some(bound) = args.staleness() {
+    if let Some(bound) = args.stale.bound {
         call = call.stale(bound);
     }
     let reply = call.send().await.map_err(doing(format!("get {}/{}", args.collection, args.id)))?;
@@ -87,6 +87,9 @@ pub async fn list(client: &Client, args: ListArgs, format: Format) -> Result<Exi
     let limit = args.limit.unwrap_or(u64::MAX);
     let page = u32::try_from(limit).map_or(PAGE, |limit| limit.clamp(1, PAGE));
     let mut call = client.list(&args.collection).prefix(args.prefix.clone()).page_size(page).keys_only();
+    if let Some(bound) = args.stale.bound {
+        call = call.stale(bound);
+    }
     if let Some(at) = args.at.to_at() {
         call = call.at(at);
     }
@@ -119,6 +122,9 @@ pub async fn list(client: &Client, args: ListArgs, format: Format) -> Result<Exi
 /// A record that never existed, or a failed call.
 pub async fn history(client: &Client, args: HistoryArgs, format: Format) -> Result<Exit, Failure> {
     let mut call = client.history(&args.collection, args.id.clone());
+    if let Some(bound) = args.stale.bound {
+        call = call.stale(bound);
+    }
     if args.newest_first {
         call = call.newest_first();
     }

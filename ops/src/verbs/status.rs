@@ -7,7 +7,7 @@ use saola_client::Client;
 use saola_client::proto::{Member, NodeStatus, Role, StatusResponse};
 use serde_json::{Value, json};
 
-use super::verdict::{Verdict, is_protected, verdict};
+use super::verdict::{Verdict, is_protected, verdict, without_quorum};
 use super::view::cluster_view;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line, size, table};
@@ -89,6 +89,7 @@ pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
 fn leader(status: &StatusResponse) -> String {
     let mut known = status.nodes.iter().filter_map(|node| Some((node, node.member.as_ref()?)));
     match known.find(|(_, member)| member.node_id == status.leader) {
+        _ if without_quorum(status).is_some() => "none with a quorum".to_owned(),
         Some((node, member)) if node.reachable => format!("{} at {}", member.name, member.site),
         Some((_, member)) => format!("{} at {}, which does not answer", member.name, member.site),
         None => "none known".to_owned(),

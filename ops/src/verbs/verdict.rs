@@ -80,7 +80,7 @@ pub fn unprotected(status: &StatusResponse) -> Vec<String> {
 }
 
 /// Says so if too few voters take part; a leader that lost its followers goes on calling itself one.
-fn without_quorum(status: &StatusResponse) -> Option<String> {
+pub(super) fn without_quorum(status: &StatusResponse) -> Option<String> {
     let votes = |node: &&NodeStatus| {
         node.member.as_ref().is_some_and(|member| matches!(member.role(), Role::Voter | Role::Witness))
     };

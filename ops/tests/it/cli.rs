@@ -82,7 +82,7 @@ fn flags_of_every_verb_may_stand_anywhere() {
 #[test]
 fn the_point_of_a_read_is_one_of_generation_revision_and_time() {
     let at = |line: &str| match parse(line).verb {
-        Verb::Get(args) => (args.to_at(), args.staleness()),
+        Verb::Get(args) => (args.to_at(), args.stale.bound),
         other => panic!("{other:?}"),
     };
     assert_eq!(at("saola get agency x"), (None, None));
@@ -92,6 +92,10 @@ fn the_point_of_a_read_is_one_of_generation_revision_and_time() {
     assert_eq!(at(time), (Some(At::TimeUs(1_751_328_000_000_000)), None));
     assert_eq!(at("saola get agency x --stale"), (None, Some(Duration::ZERO)));
     assert_eq!(at("saola get agency x --stale=1500"), (None, Some(Duration::from_millis(1500))));
+    for verb in ["list agency", "history agency x", "export agency"] {
+        parse(&format!("saola {verb} --stale=1500"));
+    }
+    assert!(refused("saola get agency x --stale=0").contains("--stale alone"), "0 is no way to say any age");
     assert!(refused("saola get agency x --generation 2 --revision 7").contains("cannot be used with"));
     assert!(refused("saola get agency x --revision 7 --as-of 2025-07-01T00:00:00Z").contains("cannot be used with"));
     assert!(refused("saola get agency x --as-of yesterday").contains("2025-07-01T00:00:00Z"));

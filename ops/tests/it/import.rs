@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use saola_ops::exit::{Exit, Failure};
 use saola_ops::import::apply::{Outcome, Plan, Report, apply_lines};
@@ -19,6 +20,8 @@ struct Store {
     records: Mutex<HashMap<String, Vec<Vec<u8>>>>,
     /// Lines that were said to be maybe applied already.
     asked_again: Mutex<Vec<String>>,
+    /// Set when the operator interrupts the import, which the record "interrupts" does.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -29,6 +32,9 @@ impl Store {
         }
         if maybe_applied {
             self.asked_again.lock().unwrap().push(line.id.clone());
+        }
+        if line.id == "interrupts" {
+            self.interrupted.store(true, Ordering::Relaxed);
         }
         match &line.change {
             _ if line.id == "refused" => Err(Failure::usage("the id is refused", "correct the id")),
@@ -78,6 +84,7 @@ impl File {
             cluster_id: "ab".into(),
             checkpoint: source.file().map(|file: &Path| CheckpointFile::of(file)),
             resumed,
+            interrupted: store.interrupted.clone(),
         };
         let mut progress = Progress::start("test", None);
         apply_lines(&mut source, plan, &mut progress, |line, maybe| store.apply(line, maybe)).await
@@ -189,5 +196,26 @@ async fn the_first_line_being_wrong_applies_nothing() {
     let file = File::new(&["[]".to_owned()]);
     let failure = file.import(&Store::default(), None).await.unwrap_err();
     assert!(failure.what().ends_with("; no line is applied"), "{failure}");
-    assert_eq!(file.checkpoint().unwrap().lines_done, 0);
+    assert!(failure.next().ends_with(&format!("run: saola import --collection agency {}", file.path().display())));
+    assert_eq!(file.checkpoint(), None, "there is nothing to go on from");
+}
+
+#[tokio::test]
+async fn an_interrupted_import_says_what_is_applied_and_goes_on_from_there() {
+    let mut lines = puts(3_000);
+    lines[1_000] = put("interrupts");
+    let (file, store) = (File::new(&lines), Store::default());
+    let failure = file.import(&store, None).await.unwrap_err();
+    assert_eq!(failure.exit(), Exit::Interrupted);
+    let checkpoint = file.checkpoint().unwrap();
+    let done = checkpoint.lines_done;
+    assert!((1_001..1_100).contains(&done) && store.records() as u64 == done, "{done} of {}", store.records());
+    assert!(
+        failure.what().ends_with(&format!("interrupted; lines 1 to {done} are applied, nothing after")),
+        "{failure}"
+    );
+    assert!(failure.next().contains("saola import --resume"), "{failure}");
+    store.interrupted.store(false, Ordering::Relaxed);
+    let report = file.import(&store, Some(checkpoint)).await.unwrap();
+    assert_eq!((report.puts, store.records()), (3_000 - done, 3_000));
 }

@@ -111,8 +111,9 @@ impl<RT: Runtime> Replica<RT> {
     pub fn stale_point(&self) -> Option<ReadPoint> {
         let shared = &self.shared;
         let identity = shared.identity()?;
+        let (asked, quorum_age) = (InstantOf::<RT>::now(), shared.quorum_age());
         let applied_next = *shared.applied_next.borrow();
-        let age_ms = shared.data_age(applied_next)?.as_micros().div_ceil(1000) as u64;
+        let age_ms = shared.data_age(asked, quorum_age, applied_next)?.as_micros().div_ceil(1000) as u64;
         let index = shared.frontier.next().min(applied_next).checked_sub(1)?;
         let revision = shared.revision_at(index);
         Some(ReadPoint { index, revision, epoch: identity.epoch, age_ms: Some(age_ms) })
@@ -180,9 +181,8 @@ impl<RT: Runtime> Shared<RT> {
                 }
                 RaftError::Fatal(_) => Refusal::new(RefusalCode::Stopped, "Raft has stopped on this node"),
             })?;
-        // The read index is committed and covers this term's first entry, so the frontier does too.
-        self.frontier.observe_committed(linearizer.read_log_id().index());
-        Ok(self.frontier.next())
+        // It covers this term's first entry, and may not be committed yet: the reader waits until it has applied it.
+        Ok(self.frontier.next().max(linearizer.read_log_id().index() + 1))
     }
 
     /// What a leader says that its voters leave alone.
@@ -208,15 +208,15 @@ impl<RT: Runtime> Shared<RT> {
         self.store.revision_at_index(index).unwrap_or_else(|| self.store.applied().revision)
     }
 
-    /// How old the state below `applied_next` is at most.
-    fn data_age(&self, applied_next: u64) -> Option<Duration> {
-        let now = InstantOf::<RT>::now();
+    /// How old the state below `applied_next` is at most. A quorum had confirmed this node `quorum_age` before `asked`,
+    /// which was before `applied_next` was looked at: what is applied in between must not look older than it is.
+    fn data_age(&self, asked: InstantOf<RT>, quorum_age: Option<Duration>, applied_next: u64) -> Option<Duration> {
         let mut staleness = self.staleness.lock();
-        if let Some(before) = self.quorum_age() {
+        if let Some(before) = quorum_age {
             // A leader acknowledges nothing that it has not applied.
-            staleness.hear(now, applied_next, before, applied_next);
+            staleness.hear(asked, applied_next, before, applied_next);
         }
-        staleness.age(now, applied_next)
+        staleness.age(InstantOf::<RT>::now(), applied_next)
     }
 }
 

@@ -79,7 +79,7 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// True for a member that has a vote, or gets one by the change under way.
-    pub(super) fn has_vote(&self, node_id: NodeId) -> bool {
+    pub(crate) fn has_vote(&self, node_id: NodeId) -> bool {
         self.seen().is_some_and(|seen| seen.voters().contains(&node_id))
     }
 
@@ -257,7 +257,7 @@ impl<RT: Runtime> Replica<RT> {
         let others = shared.members().into_iter().filter(|member| voters.contains(&member.node_id));
         let asked = others.map(|member| async move {
             let here = member.node_id == shared.claim.node_id
-                || matches!(self.identify(&member).await, Ok(answer) if self.is_here(&member, &answer));
+                || matches!(self.identify(&member).await, Ok(answer) if self.takes_part(&member, &answer));
             (member, here)
         });
         let asked = futures::future::join_all(asked).await;

@@ -289,7 +289,9 @@ impl<RT: Runtime> Shared<RT> {
         self.with_metrics(|metrics| {
             let applied_term = metrics.last_applied.as_ref().map(|log_id| log_id.leader_id.term);
             let acked = metrics.last_quorum_acked.as_ref().filter(|_| applied_term == Some(metrics.current_term));
-            acked.map(|instant| instant.elapsed())
+            // A quorum of one needs no answer.
+            let alone = acked.is_some() && metrics.membership_config.voter_ids().all(|id| id == self.claim.node_id);
+            acked.map(|instant| if alone { Duration::ZERO } else { instant.elapsed() })
         })
         .flatten()
     }
@@ -346,6 +348,7 @@ impl<RT: Runtime> Shared<RT> {
             last: state.last.max(state.last_purged).map(Into::into),
             leader: self.leader().unwrap_or(0),
             boot_id: Bytes::copy_from_slice(&self.boot_id),
+            runs: self.raft().is_some(),
         }
     }
 

@@ -107,4 +107,9 @@ impl<RT: Runtime> Replica<RT> {
         own.is_some_and(|own| answer.cluster_id == own.cluster_id[..])
             && answer.member.as_ref().is_some_and(|found| found.folder_id == member.folder_id)
     }
+
+    /// Whether it votes and stores, too. A node that is refused goes on answering, so that one can see why.
+    pub(super) fn takes_part(&self, member: &Member, answer: &Identity) -> bool {
+        self.is_here(member, answer) && answer.runs
+    }
 }

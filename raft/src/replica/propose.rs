@@ -165,6 +165,13 @@ impl<RT: Runtime> Replica<RT> {
         if shared.claim.role == Role::Witness {
             return Err(Refusal::new(RefusalCode::NotLeader, "the witness leads for a moment and takes no writes"));
         }
+        if command.op.is_none() {
+            // In the log it would stop every node of this release.
+            return Err(Refusal::new(
+                RefusalCode::Invalid,
+                "the leader does not know this command: run the same release on all nodes",
+            ));
+        }
         if let Some(reason) = shared.writes_refused() {
             return Err(Refusal::new(RefusalCode::DiskFull, reason));
         }
@@ -182,14 +189,20 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
     let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
     while let Some(first) = queue.recv().await {
         let permit = in_flight.clone().acquire_owned().await.expect("this task owns the semaphore and never closes it");
-        let mut bytes = first.command.encoded_len();
-        let mut commands = vec![first.command];
-        let mut answers = vec![first.answer];
-        while commands.len() < BATCH_COMMANDS && bytes < BATCH_BYTES {
-            let Ok(next) = queue.try_recv() else { break };
-            bytes += next.command.encoded_len();
-            commands.push(next.command);
-            answers.push(next.answer);
+        let (mut bytes, mut commands, mut answers) = (0, Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(Queued { command, answer }) = next {
+            // Who gave up while no entry could be committed was told that the outcome is unknown: it ends here.
+            if !answer.is_closed() {
+                bytes += command.encoded_len();
+                commands.push(command);
+                answers.push(answer);
+            }
+            let room = commands.len() < BATCH_COMMANDS && bytes < BATCH_BYTES;
+            next = if room { queue.try_recv().ok() } else { None };
+        }
+        if commands.is_empty() {
+            continue;
         }
         let Some(raft) = shared.raft() else {
             refuse_all(answers, &Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"));

@@ -119,7 +119,8 @@ impl<RT: Runtime> Shared<RT> {
         if room.is_low() { VoterDisk::Low } else { VoterDisk::Enough }
     }
 
-    fn voter_sets(&self) -> Vec<BTreeSet<NodeId>> {
+    /// Sets of voters; two while the membership is joint.
+    pub(crate) fn voter_sets(&self) -> Vec<BTreeSet<NodeId>> {
         self.with_metrics(|metrics| metrics.membership_config.membership().get_joint_config().clone())
             .unwrap_or_default()
     }
@@ -154,8 +155,11 @@ impl<RT: Runtime> Shared<RT> {
         }
         let matched = self.matched()?;
         let may_lead = |id: &NodeId| {
-            let data_voter = self.member(*id).is_some_and(|member| member.role_value() == Role::Voter);
-            data_voter && self.links.last_answer(*id).is_some() && self.voter_disk(*id, since) == VoterDisk::Enough
+            let data_node = self.member(*id).is_some_and(|member| member.role_value() == Role::Voter);
+            data_node
+                && self.has_vote(*id)
+                && self.links.last_answer(*id).is_some()
+                && self.voter_disk(*id, since) == VoterDisk::Enough
         };
         let others = matched.into_iter().filter(|(id, _)| *id != self.claim.node_id && may_lead(id));
         others.max_by_key(|(id, index)| (*index, *id)).map(|(id, _)| id)

@@ -236,7 +236,8 @@ impl<RT: Runtime> Replica<RT> {
         let own = shared.identity();
         let same = own.is_some_and(|own| own.cluster_id == cluster_id && own.epoch == adopt.epoch);
         if same && shared.raft.get().is_some() {
-            return Ok(());
+            let refused = shared.refused.lock().clone();
+            return refused.map_or(Ok(()), |reason| Err(invalid(reason)));
         }
         if !same && !shared.describe_self().fresh {
             return Err(invalid(format!(

@@ -41,6 +41,9 @@ pub struct Identity {
     /// 16 bytes that the process drew when it started.
     #[prost(bytes = "bytes", tag = "6")]
     pub boot_id: Bytes,
+    /// Raft runs there: false for a node that waits for its adoption, or is refused, or is stopping.
+    #[prost(bool, tag = "7")]
+    pub runs: bool,
 }
 
 /// See [`Question::Digest`].

@@ -188,12 +188,15 @@ impl EngineView for RocksView {
     }
 }
 
+/// Databases that may still be open, by number.
+type OpenDatabases = BTreeMap<u64, Weak<DB>>;
+
 /// A folder of databases.
 pub struct RocksHome {
     folder: PathBuf,
     settings: RocksSettings,
     /// Databases that may still be open, so that none is removed under a reader.
-    open: Mutex<BTreeMap<u64, Weak<DB>>>,
+    open: Mutex<OpenDatabases>,
 }
 
 impl RocksHome {
@@ -206,9 +209,9 @@ impl RocksHome {
         self.folder.join(format!("db-{generation}"))
     }
 
-    fn open_database(&self, generation: u64) -> Result<Arc<dyn Engine>, EngineError> {
+    fn open_database(&self, open: &mut OpenDatabases, generation: u64) -> Result<Arc<dyn Engine>, EngineError> {
         let engine = RocksEngine::open(&self.database(generation), &self.settings)?;
-        self.open.lock().insert(generation, Arc::downgrade(&engine.db));
+        open.insert(generation, Arc::downgrade(&engine.db));
         Ok(Arc::new(engine))
     }
 
@@ -276,13 +279,15 @@ impl RocksHome {
 impl EngineHome for RocksHome {
     fn open_current(&self) -> Result<Arc<dyn Engine>, EngineError> {
         let generation = self.first().map_err(self.failed("find"))?;
-        self.open_database(generation)
+        self.open_database(&mut self.open.lock(), generation)
     }
 
     fn create_new(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+        // Held until the new one is known as open, so that nobody discards it or takes its number.
+        let mut open = self.open.lock();
         let newest = self.generations().map_err(self.failed("list"))?.into_iter().max();
         let generation = newest.unwrap_or(0) + 1;
-        Ok((generation, self.open_database(generation)?))
+        Ok((generation, self.open_database(&mut open, generation)?))
     }
 
     fn switch_to(&self, generation: u64) -> Result<(), EngineError> {

@@ -1,7 +1,7 @@
 //! Who may speak as which node: copies at another address, removed nodes, other nodes' certificates, and what a member
 //! may say.
 
-use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
+use saola_jepsen::sim::{CALL, Cluster, PATIENCE};
 use saola_raft::sim::spawn_on;
 use saola_raft::transport::Caller;
 use saola_raft::wire::{
@@ -10,16 +10,13 @@ use saola_raft::wire::{
 };
 use saola_raft::{ReadError, Role};
 
-use super::{add, have_lead, leader, pick, remove, status, under_seeds, until};
+use super::{add, have_lead, leader, pick, remove, status, three_with_a_record, under_seeds, until};
 
 #[test]
 fn copy_of_a_folder_at_another_address_takes_no_part() {
     under_seeds("admission::copy_of_a_folder_at_another_address_takes_no_part", async |_| {
         const TWIN: u64 = 12;
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (mut cluster, mut clerk) = three_with_a_record().await;
         have_lead(&cluster, 1).await;
         cluster.stop(2).await;
         cluster.twin(TWIN, 2);
@@ -55,10 +52,7 @@ fn copy_of_a_folder_at_another_address_takes_no_part() {
 #[test]
 fn removed_node_that_runs_on_or_again_learns_it_and_stops() {
     under_seeds("admission::removed_node_that_runs_on_or_again_learns_it_and_stops", async |seed| {
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (mut cluster, mut clerk) = three_with_a_record().await;
         let role = pick(&[Role::Voter, Role::Learner]);
         let member = cluster.add(4, "main", role);
         cluster.start(4).await;
@@ -92,10 +86,7 @@ fn removed_node_that_runs_on_or_again_learns_it_and_stops() {
 #[test]
 fn node_that_joined_while_another_was_away_is_not_taken_for_a_removed_one() {
     under_seeds("admission::node_that_joined_while_another_was_away_is_not_taken_for_a_removed_one", async |_| {
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (mut cluster, mut clerk) = three_with_a_record().await;
         have_lead(&cluster, 1).await;
         cluster.stop(3).await;
         let member = cluster.add(4, "main", Role::Voter);
@@ -117,10 +108,7 @@ fn node_that_joined_while_another_was_away_is_not_taken_for_a_removed_one() {
 #[test]
 fn node_with_another_nodes_certificate_takes_no_part() {
     under_seeds("admission::node_with_another_nodes_certificate_takes_no_part", async |_| {
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (mut cluster, mut clerk) = three_with_a_record().await;
         have_lead(&cluster, 1).await;
         cluster.stop(3).await;
         cluster.certify(3, "n2");
@@ -202,10 +190,7 @@ fn a_message_counts_only_from_the_process_and_in_the_name_of_its_sender() {
 #[test]
 fn a_member_cannot_raise_the_frontier_above_what_is_committed() {
     under_seeds("admission::a_member_cannot_raise_the_frontier_above_what_is_committed", async |_| {
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (cluster, mut clerk) = three_with_a_record().await;
         have_lead(&cluster, 1).await;
         let own = header(&cluster, 1, 2).await;
         let vote = Some(WireVote { term: status(&cluster, 1).term, node_id: 1, committed: true });

@@ -3,7 +3,7 @@
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
 use saola_raft::{ReadError, Role};
 
-use super::{add, have_lead, leader, on, replicas_are_equal, status, under_seeds, until};
+use super::{add, have_lead, leader, on, replicas_are_equal, status, three_with_a_record, under_seeds, until};
 
 const NEXT_STEP: &str = "saola cluster replace";
 
@@ -25,10 +25,7 @@ async fn is_refused(cluster: &Cluster, id: u64) {
 #[test]
 fn empty_folder_under_a_known_id_is_refused_and_does_not_vote() {
     under_seeds("folders::empty_folder_under_a_known_id_is_refused_and_does_not_vote", async |_| {
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (mut cluster, mut clerk) = three_with_a_record().await;
         let emptied = leader(&cluster).await % 3 + 1;
         let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != emptied).collect();
         cluster.kill(emptied).await;
@@ -69,10 +66,7 @@ fn empty_folder_under_a_known_id_is_refused_and_does_not_vote() {
 #[test]
 fn older_copy_of_a_folder_is_refused_and_stops_counting() {
     under_seeds("folders::older_copy_of_a_folder_is_refused_and_stops_counting", async |_| {
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (mut cluster, mut clerk) = three_with_a_record().await;
         let old = leader(&cluster).await % 3 + 1;
         let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
         cluster.kill(old).await;
@@ -115,10 +109,7 @@ fn older_copy_of_a_folder_is_refused_and_stops_counting() {
 #[test]
 fn newest_copy_of_a_folder_put_back_goes_on() {
     under_seeds("folders::newest_copy_of_a_folder_put_back_goes_on", async |_| {
-        let mut cluster = Cluster::new(3, false);
-        cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        let (mut cluster, mut clerk) = three_with_a_record().await;
         cluster.kill(2).await;
         let copy = cluster.copy(2);
         clerk.put_surely(&cluster, &[1, 3], 0, PATIENCE).await;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE, records};
-use saola_raft::{ProposeError, ReadError};
+use saola_raft::sim::spawn_on;
+use saola_raft::{ProposeError, ReadError, Role};
 use tokio::time::Instant;
 
-use super::{have_lead, leads, replicas_are_equal, under_seeds, until};
+use super::{have_lead, leads, replicas_are_equal, status, under_seeds, until};
 
 const WITNESS: u64 = 5;
+const NEWCOMER: u64 = 6;
 /// From the loss of the main site to the first write acknowledged at the other one.
 const GAP: Duration = Duration::from_secs(2);
 
@@ -28,6 +30,8 @@ enum Loss {
     Power,
     Killed,
     CutOff,
+    /// With it goes a node that was about to join there and has no vote yet.
+    KilledWithNewcomer,
 }
 
 async fn main_site_is_lost(loss: Loss) -> Duration {
@@ -36,6 +40,18 @@ async fn main_site_is_lost(loss: Loss) -> Duration {
     have_lead(&cluster, 1).await;
     let mut clerk = Clerk::new(1);
     clerk.put(&cluster, 1, 0).await.expect("a quiet cluster takes writes");
+    if let Loss::KilledWithNewcomer = loss {
+        let member = cluster.add(NEWCOMER, "main", Role::Voter);
+        cluster.start(NEWCOMER).await;
+        let leader = cluster.replica(1).expect("it leads");
+        let adding = spawn_on(1, async move { leader.add_member(member).await });
+        let joins = || status(&cluster, 1).members.iter().any(|member| member.node_id == NEWCOMER);
+        until("the newcomer joins", PATIENCE, joins).await;
+        cluster.crash(NEWCOMER).await;
+        adding.abort();
+        let has_vote = status(&cluster, 1).voter_sets.iter().any(|set| set.contains(&NEWCOMER));
+        assert!(!has_vote, "the plot needs a newcomer without a vote");
+    }
     // From now on the other site hears nothing from main: a quorum is main and the witness.
     for dr in [3, 4] {
         cluster.network.cut(1, dr);
@@ -52,7 +68,7 @@ async fn main_site_is_lost(loss: Loss) -> Duration {
             cluster.crash(1).await;
             cluster.crash(2).await;
         }
-        Loss::Killed => {
+        Loss::Killed | Loss::KilledWithNewcomer => {
             cluster.kill(1).await;
             cluster.kill(2).await;
         }
@@ -106,6 +122,14 @@ fn entry_that_only_the_witness_has_outlives_a_killed_main_site() {
 #[test]
 fn entry_that_only_the_witness_has_outlives_a_main_site_cut_off() {
     over_seeds("witness::entry_that_only_the_witness_has_outlives_a_main_site_cut_off", Loss::CutOff);
+}
+
+#[test]
+fn entry_that_only_the_witness_has_outlives_a_main_site_that_a_new_node_was_about_to_join() {
+    over_seeds(
+        "witness::entry_that_only_the_witness_has_outlives_a_main_site_that_a_new_node_was_about_to_join",
+        Loss::KilledWithNewcomer,
+    );
 }
 
 #[test]
