@@ -146,3 +146,16 @@ fn reads_right_after_a_leader_crash_see_every_acknowledged_write() {
         replicas_are_equal(&cluster).await;
     });
 }
+
+#[test]
+fn a_node_that_is_its_own_quorum_is_never_behind() {
+    under_seeds("reads::a_node_that_is_its_own_quorum_is_never_behind", async |_| {
+        let mut cluster = Cluster::new(1, false);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1], 0, PATIENCE).await;
+        sleep(Duration::from_secs(1)).await;
+        let age_ms = cluster.replica(1).unwrap().stale_point().and_then(|point| point.age_ms);
+        assert!(age_ms.is_some_and(|age_ms| age_ms <= 1), "{age_ms:?}");
+    });
+}
