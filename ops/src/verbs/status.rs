@@ -235,8 +235,12 @@ mod tests {
     fn a_leader_that_does_not_answer_is_not_shown_as_one_that_does() {
         let mut status = sample();
         status.nodes[0].reachable = false;
-        let screen = screen(&status, &verdict(&status));
-        assert!(screen.contains("leader      main-1 at main, which does not answer, term 0"), "{screen}");
+        status.nodes[2].reachable = true;
+        let shown = screen(&status, &verdict(&status));
+        assert!(shown.contains("leader      main-1 at main, which does not answer, term 0"), "{shown}");
+        status.nodes[2].reachable = false;
+        let shown = screen(&status, &verdict(&status));
+        assert!(shown.contains("leader      none with a quorum, term 0"), "{shown}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ struct Store {
     records: Mutex<HashMap<String, Vec<Vec<u8>>>>,
     /// Lines that were said to be maybe applied already.
     asked_again: Mutex<Vec<String>>,
-    /// Set when the operator interrupts the import, which the record "interrupts" does.
+    /// Set when the operator interrupts the import, which the record "interrupt" does.
     interrupted: Arc<AtomicBool>,
 }
 
@@ -33,7 +33,7 @@ impl Store {
         if maybe_applied {
             self.asked_again.lock().unwrap().push(line.id.clone());
         }
-        if line.id == "interrupts" {
+        if line.id == "interrupt" {
             self.interrupted.store(true, Ordering::Relaxed);
         }
         match &line.change {
@@ -203,7 +203,7 @@ async fn the_first_line_being_wrong_applies_nothing() {
 #[tokio::test]
 async fn an_interrupted_import_says_what_is_applied_and_goes_on_from_there() {
     let mut lines = puts(3_000);
-    lines[1_000] = put("interrupts");
+    lines[1_000] = put("interrupt");
     let (file, store) = (File::new(&lines), Store::default());
     let failure = file.import(&store, None).await.unwrap_err();
     assert_eq!(failure.exit(), Exit::Interrupted);
