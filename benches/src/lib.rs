@@ -5,7 +5,9 @@
 //! - `benches/log_append.rs`: appends to the durable log with 1, 16 and 64 in flight, beside the disk's bare `fdatasync`;
 //! - `benches/apply.rs`: batches of 64 puts applied to RocksDB;
 //! - `benches/cluster_write.rs`: five processes, acknowledged puts a second and their latency;
-//! - `benches/failover.rs`: how long no write is acknowledged after SIGKILL of the leader and of the main site.
+//! - `benches/failover.rs`: how long no write is acknowledged after SIGKILL of the leader and of the main site;
+//! - `benches/large.rs`: three processes with many records: load, latency, disk, memory, cold start, rebuild;
+//! - `benches/history_heap.rs`: memory of one node's log and state machine while the history of its records grows.
 //!
 //! `make bench` runs them all; `cargo bench -p saola-benches --bench seal` runs one.
 
@@ -99,7 +101,8 @@ pub fn put_entry(index: u64, first: u64, puts: u64, bytes: usize) -> Result<Appl
         let mut entropy = [0; 28];
         entropy[..8].copy_from_slice(&n.to_be_bytes());
         let envelope = seal(&dek, &context(id.as_bytes()), &value, &entropy)?;
-        let sequence = n + 1;
+        // Goes up with the log, also when the same records are written again.
+        let sequence = index * puts + (n - first) + 1;
         let client = Bytes::from_static(&[6; 16]);
         let put = PutRecord {
             collection: COLLECTION.to_string(),
