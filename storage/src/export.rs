@@ -194,11 +194,12 @@ impl Export {
     /// The next chunk; none after the manifest.
     ///
     /// # Errors
-    /// The engine failed.
+    /// The engine failed, or the state has been found bad meanwhile.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         if self.ended {
             return Ok(None);
         }
+        self.view.state.quarantine.check_all()?;
         let body = if self.sequence == 0 {
             Body::Start(Start { format: FORMAT, log_ids_only: self.keeps == Keeps::LogIdsOnly })
         } else if let Some(rows) = self.next_rows()? {
