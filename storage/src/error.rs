@@ -1,7 +1,7 @@
 //! What can go wrong in the state machine.
 
 use crate::engine::{EngineError, Kind};
-use crate::export::ImportError;
+use crate::import::ImportError;
 
 /// The state machine could not read, write or install its state. Refused commands are no errors: they are
 /// outcomes ([`crate::command::Decision`]).

@@ -10,6 +10,8 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod heal;
+pub mod import;
 pub mod kek;
 pub mod keyring;
 pub mod keyspace;
