@@ -170,10 +170,22 @@ impl EngineView for RocksView {
     }
 
     fn scan(&self, kind: Kind, range: KeyRange, reverse: bool) -> Rows<'_> {
+        self.read(kind, range, reverse, ReadOptions::default())
+    }
+
+    fn sweep(&self, kind: Kind, range: KeyRange, reverse: bool) -> Rows<'_> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_verify_checksums(true);
+        self.read(kind, range, reverse, options)
+    }
+}
+
+impl RocksView {
+    fn read(&self, kind: Kind, range: KeyRange, reverse: bool, mut options: ReadOptions) -> Rows<'_> {
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
             return Box::new(std::iter::empty());
         }
-        let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(range.start);
         if let Some(end) = range.end {
             options.set_iterate_upper_bound(end);
