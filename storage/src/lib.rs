@@ -15,6 +15,7 @@ pub mod keyring;
 pub mod keyspace;
 pub mod log;
 mod read;
+pub mod retention;
 pub mod seal;
 pub mod store;
 pub mod types;
