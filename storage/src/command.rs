@@ -25,7 +25,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
     pub op: Option<Op>,
 }
 
@@ -73,6 +73,15 @@ pub enum Op {
     /// Use a node id, once and for all.
     #[prost(message, tag = "17")]
     ClaimNodeId(ClaimNodeId),
+    /// Change how long a collection keeps versions.
+    #[prost(message, tag = "18")]
+    SetRetention(SetRetention),
+    /// Remove versions that a collection's policy lets go.
+    #[prost(message, tag = "19")]
+    Collect(Collect),
+    /// Remove the oldest rows of the change feed.
+    #[prost(message, tag = "20")]
+    CompactChanges(CompactChanges),
 }
 
 /// Condition of a write, decided on applied state.
@@ -284,6 +293,78 @@ pub struct TakeDigest {}
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct TimeMark {}
 
+/// Change a part of a collection's policy.
+#[derive(Clone, PartialEq, Message)]
+pub struct SetRetention {
+    /// Collection by name.
+    #[prost(string, tag = "1")]
+    pub collection: String,
+    /// The part.
+    #[prost(oneof = "RetentionChange", tags = "2, 3, 4")]
+    pub change: Option<RetentionChange>,
+}
+
+/// See [`SetRetention`].
+#[derive(Clone, PartialEq, Oneof)]
+pub enum RetentionChange {
+    /// Both limits anew.
+    #[prost(message, tag = "2")]
+    Limits(RetentionLimits),
+    /// Nothing is removed any more, for this reason.
+    #[prost(string, tag = "3")]
+    Hold(String),
+    /// The hold ends; the limits rule again.
+    #[prost(message, tag = "4")]
+    Release(Release),
+}
+
+/// See [`crate::retention::Retention`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct RetentionLimits {
+    /// So many newest generations stay; 0: all.
+    #[prost(uint64, tag = "1")]
+    pub max_generations: u64,
+    /// Superseded versions stay for so many milliseconds; 0: for ever.
+    #[prost(uint64, tag = "2")]
+    pub max_age_ms: u64,
+}
+
+/// See [`RetentionChange::Release`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Release {}
+
+/// Remove versions that a collection's policy lets go. First all reads of it as of a revision below `up_to_revision`
+/// are refused for good.
+#[derive(Clone, PartialEq, Message)]
+pub struct Collect {
+    /// Of each record the newest version at or below it stays, and everything above it.
+    #[prost(uint64, tag = "1")]
+    pub up_to_revision: u64,
+    /// Number of the collection.
+    #[prost(uint32, tag = "2")]
+    pub collection: u32,
+    /// Its incarnation, 16 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub incarnation: Bytes,
+    /// Only records behind this id; empty: from the first.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub after_id: Bytes,
+    /// At most so many records.
+    #[prost(uint64, tag = "5")]
+    pub max_records: u64,
+}
+
+/// Remove the oldest rows of the change feed. Versions stay.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct CompactChanges {
+    /// Rows of later revisions stay.
+    #[prost(uint64, tag = "1")]
+    pub up_to_revision: u64,
+    /// At most so many.
+    #[prost(uint64, tag = "2")]
+    pub max_rows: u64,
+}
+
 /// The answer to one command.
 #[derive(Clone, PartialEq, Message)]
 pub struct Outcome {
@@ -300,7 +381,7 @@ pub struct Outcome {
     #[prost(bool, tag = "4")]
     pub replayed: bool,
     /// What happened.
-    #[prost(oneof = "Decision", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(oneof = "Decision", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
     pub decision: Option<Decision>,
 }
 
@@ -343,6 +424,15 @@ pub enum Decision {
     /// Bootstrap of a store that has been made already; it stays what it is.
     #[prost(message, tag = "21")]
     StoreExists(StoreExists),
+    /// The collection is on hold: nothing was changed.
+    #[prost(message, tag = "22")]
+    OnHold(OnHold),
+    /// Versions were removed.
+    #[prost(message, tag = "23")]
+    Collected(Collected),
+    /// Rows of the change feed were removed.
+    #[prost(message, tag = "24")]
+    ChangesCompacted(ChangesCompacted),
 }
 
 /// See [`Decision::Written`].
@@ -421,4 +511,34 @@ pub struct DigestTaken {
     /// 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub digest: Bytes,
+}
+
+/// See [`Decision::OnHold`].
+#[derive(Clone, PartialEq, Message)]
+pub struct OnHold {
+    /// Why it is.
+    #[prost(string, tag = "1")]
+    pub reason: String,
+}
+
+/// See [`Decision::Collected`].
+#[derive(Clone, PartialEq, Message)]
+pub struct Collected {
+    /// So many versions.
+    #[prost(uint64, tag = "1")]
+    pub removed: u64,
+    /// True when no record is left to look at.
+    #[prost(bool, tag = "2")]
+    pub done: bool,
+    /// Else the `after_id` of the next command.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub next_after: Bytes,
+}
+
+/// See [`Decision::ChangesCompacted`].
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct ChangesCompacted {
+    /// Newest revision whose row is gone.
+    #[prost(uint64, tag = "1")]
+    pub floor: u64,
 }

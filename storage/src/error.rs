@@ -66,6 +66,32 @@ pub enum StoreError {
         /// What was asked for.
         asked: &'static str,
     },
+    /// A read as of a revision whose versions policy may have removed. Nothing is wrong with the store.
+    #[error(
+        "revision {asked} of collection {collection:?} is gone: its retention policy has removed versions that stood \
+         then; the oldest readable revision is {oldest}"
+    )]
+    RevisionGone {
+        /// Name of the collection.
+        collection: String,
+        /// What was asked for.
+        asked: u64,
+        /// Oldest revision that can be read.
+        oldest: u64,
+    },
+    /// A read of a generation that policy has removed. Nothing is wrong with the store.
+    #[error(
+        "generation {asked} of this record is gone: the retention policy of collection {collection:?} has removed it; \
+         the oldest kept generation is {oldest}"
+    )]
+    GenerationGone {
+        /// Name of the collection.
+        collection: String,
+        /// What was asked for.
+        asked: u64,
+        /// Oldest generation that is kept.
+        oldest: u64,
+    },
     /// A received state was refused; the old one stays.
     #[error(transparent)]
     Import(#[from] ImportError),

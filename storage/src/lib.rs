@@ -18,6 +18,7 @@ pub mod keyspace;
 pub mod log;
 pub mod quarantine;
 mod read;
+pub mod retention;
 pub mod scrub;
 pub mod seal;
 pub mod store;

@@ -12,9 +12,9 @@ use crate::command::{Provenance, WrappedDek};
 use crate::digest::{Buckets, StateDigest};
 use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
-use crate::keyspace::changes::{self, ChangeRow};
 use crate::keyspace::collections::Collection;
 use crate::keyspace::heads::{self, Head};
+use crate::keyspace::times::{self, TimesRow};
 use crate::keyspace::versions::{self, VersionOp, VersionRow};
 use crate::keyspace::{array, decode_value};
 use crate::quarantine::{Guarded, Quarantine};
@@ -103,15 +103,19 @@ impl View {
     }
 
     /// One version of a record, which may be a deletion; none when there is no such version.
+    ///
+    /// # Errors
+    /// The rows cannot be read, or [`StoreError::RevisionGone`], [`StoreError::GenerationGone`].
     pub fn get(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
         self.noticed(self.look_up(collection, id, at))
     }
 
     fn look_up(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
         let revision = match at {
-            At::Generation(generation) => return self.version(collection, id, generation),
+            At::Generation(generation) => return self.generation(collection, id, generation),
             At::Revision(revision) => revision,
         };
+        self.check_kept(collection, revision)?;
         let key = heads::key(collection.number, id);
         match self.rows().get(Kind::Heads, &key)? {
             Some(value) => self.at_revision(collection, id, &heads::decode(&key, value)?, revision),
@@ -121,6 +125,9 @@ impl View {
 
     /// Records of a collection that are live at `revision`, in id order: those whose id begins with `prefix` and lies
     /// behind `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// The rows cannot be read, or [`StoreError::RevisionGone`].
     pub fn list(
         &self,
         collection: &Collection,
@@ -140,12 +147,10 @@ impl View {
         revision: u64,
         limit: usize,
     ) -> Result<Vec<StoredVersion>, StoreError> {
+        self.check_kept(collection, revision)?;
         let mut range = KeyRange::prefix(&heads::key(collection.number, prefix));
         if let Some(after) = after {
-            // The smallest key behind another one is that key and a zero byte.
-            let mut behind = heads::key(collection.number, after);
-            behind.push(0);
-            range.start = range.start.max(behind);
+            range.start = range.start.max(heads::behind(collection.number, after));
         }
         let mut found = Vec::new();
         for row in self.rows().scan(Kind::Heads, range, false) {
@@ -164,7 +169,9 @@ impl View {
         Ok(found)
     }
 
-    /// All kept versions of a record up to a revision, oldest or newest first. Reads while it is walked.
+    /// All kept versions of a record up to a revision, oldest or newest first. Reads while it is walked. What policy has
+    /// removed is missing at the old end. The chain then verifies from the second version on: the link of the oldest one
+    /// to what was removed cannot be recomputed any more, all later links can.
     pub fn history(
         &self,
         collection: &Collection,
@@ -188,17 +195,18 @@ impl View {
 
     /// The greatest revision that had been recorded at a time (microseconds since 1970); 1 when there was none.
     pub fn revision_at_time(&self, time_us: u64) -> Result<u64, StoreError> {
-        // Invariant: `low` was recorded by then, `high` was not. The store begins at revision 1, which has no change.
-        let (mut low, mut high) = (1, self.state.applied.revision + 1);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.change(middle)?.recorded_at_us <= time_us {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
+        let behind = time_us.checked_add(1).map(|next| times::key(next).to_vec());
+        let until = KeyRange { start: Vec::new(), end: behind.clone() };
+        let Some((began_at, first)) = self.run(until, true)? else {
+            // The store begins at revision 1, which nobody wrote.
+            return Ok(1);
+        };
+        let next = match behind {
+            Some(start) => self.run(KeyRange { start, end: None }, false)?,
+            None => None,
+        };
+        let last = next.map(|(_, first)| first).map_or(self.state.applied.revision, |next| next.saturating_sub(1));
+        Ok(first.saturating_add(time_us.saturating_sub(began_at)).min(last))
     }
 
     /// The state digest as apply has kept it.
@@ -221,12 +229,50 @@ impl View {
         read.inspect_err(|error| self.state.quarantine.notice(&self.state.catalog, error))
     }
 
-    fn change(&self, revision: u64) -> Result<ChangeRow, StoreError> {
-        let key = changes::key(revision);
-        match self.rows().get(Kind::Changes, &key)? {
-            Some(value) => decode_value(Kind::Changes, &key, value),
-            None => Err(StoreError::corrupt(Kind::Changes, &key, "the row is missing")),
+    /// Oldest revision that the change feed still has; one above the store's when it has none.
+    pub fn oldest_change(&self) -> u64 {
+        self.state.applied.changes_floor.saturating_add(1)
+    }
+
+    /// Refuses revisions below what has been collected.
+    fn check_kept(&self, collection: &Collection, revision: u64) -> Result<(), StoreError> {
+        // The caller may have taken the collection from an older view.
+        let now = self.state.catalog.collections.get(&collection.name);
+        let now = now.filter(|now| now.incarnation == collection.incarnation);
+        let oldest = now.map_or(collection.collected_below, |now| now.collected_below);
+        match revision < oldest {
+            true => Err(StoreError::RevisionGone { collection: collection.name.clone(), asked: revision, oldest }),
+            false => Ok(()),
         }
+    }
+
+    /// A version by generation; one that the record has had is there or is gone.
+    fn generation(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        generation: u64,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        let found = self.version(collection, id, generation)?;
+        if found.is_some() || generation == 0 {
+            return Ok(found);
+        }
+        match self.history(collection, id, u64::MAX, false).next().transpose()? {
+            Some(oldest) if generation < oldest.generation => Err(StoreError::GenerationGone {
+                collection: collection.name.clone(),
+                asked: generation,
+                oldest: oldest.generation,
+            }),
+            _ => Ok(None),
+        }
+    }
+
+    /// Time and first revision of the first run of a range, or of its last.
+    fn run(&self, range: KeyRange, last: bool) -> Result<Option<(u64, u64)>, StoreError> {
+        let Some(row) = self.rows().scan(Kind::Times, range, last).next() else { return Ok(None) };
+        let (key, value) = row?;
+        let row: TimesRow = decode_value(Kind::Times, &key, value)?;
+        Ok(Some((times::decode_key(&key)?, row.revision)))
     }
 
     fn version(

@@ -30,6 +30,8 @@ fn collection(key_style: KeyStyle) -> Collection {
         owner: String::new(),
         label: String::new(),
         created_revision: 1,
+        retention: Default::default(),
+        collected_below: 0,
     }
 }
 

@@ -81,6 +81,8 @@ mod tests {
             owner: String::new(),
             label: String::new(),
             created_revision: 1,
+            retention: Default::default(),
+            collected_below: 0,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::engine::Kind;
 use crate::keyspace::collections::{self, Collection};
 use crate::keyspace::meta;
 use crate::keyspace::{encode_value, sites};
+use crate::retention::Retention;
 
 impl Machine {
     pub(super) fn bootstrap(&mut self, draft: &mut Draft<'_>, bootstrap: Bootstrap) -> Decision {
@@ -77,6 +78,8 @@ impl Machine {
             owner,
             label,
             created_revision: self.applied.revision,
+            retention: Retention::default(),
+            collected_below: 0,
         };
         let key = Bytes::copy_from_slice(&collections::key(collection.number));
         draft.add_row(Kind::Collections, key, collections::encode(&collection));

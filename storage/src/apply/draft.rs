@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::overlay::Overlay;
 use crate::digest::{Buckets, Item, StateDigest};
 use crate::engine::{Batch, EngineView, Kind};
 use crate::error::StoreError;
@@ -69,6 +70,11 @@ impl<'a> Draft<'a> {
     pub fn remove_row(&mut self, kind: Kind, key: Bytes, written: Item) {
         self.digest.remove(written);
         self.batch.delete(kind, key);
+    }
+
+    /// The rows of a kind as they are now; heads as they were settled last.
+    pub fn rows(&self, kind: Kind) -> Overlay<'a> {
+        Overlay::new(self.view, &self.batch, kind)
     }
 
     /// Moves changed heads into the batch. What each row is in between does not matter to the digest.

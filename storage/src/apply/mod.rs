@@ -3,15 +3,20 @@
 //! - here: loading, the loop over entries and commands, what is written with every batch;
 //! - [`records`]: put and delete;
 //! - [`admin`]: bootstrap, collections, sites;
+//! - [`collect`]: policies, and what they remove; [`overlay`]: the rows that it walks over;
 //! - [`requests`]: the request table;
+//! - [`times`]: the time index;
 //! - [`draft`]: the batch being built.
 //!
 //! It uses no clock, no randomness and no key, so that every replica comes to the same rows.
 
 mod admin;
+mod collect;
 mod draft;
+mod overlay;
 mod records;
 mod requests;
+mod times;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +88,8 @@ pub struct Applied {
     pub revision: u64,
     /// Replicated clock, microseconds since 1970.
     pub clock_us: u64,
+    /// Newest revision without a change row: 1, which nobody wrote, or the newest whose row has been removed.
+    pub changes_floor: u64,
 }
 
 /// Store-wide counts.
@@ -92,6 +99,8 @@ pub struct Counts {
     pub records: u64,
     /// Versions that are kept.
     pub versions: u64,
+    /// Versions that were removed by policy, ever.
+    pub removed: u64,
 }
 
 /// Where the command being applied stands.
@@ -111,6 +120,7 @@ pub(crate) struct Machine {
     pub buckets: Arc<BTreeMap<u64, Arc<Buckets>>>,
     pub digest: StateDigest,
     requests: RequestTable,
+    newest: times::Newest,
 }
 
 /// What one apply call did.
@@ -140,12 +150,13 @@ impl Machine {
         }
         Ok(Machine {
             keeps,
-            counts: Counts { records: row.records, versions: row.versions },
+            counts: Counts { records: row.records, versions: row.versions, removed: row.removed },
             catalog: Arc::new(Catalog::load(view)?),
             digests: Arc::new(digests),
             buckets: Arc::default(),
             digest: StateDigest::load(view)?,
             requests: RequestTable::load(view, max_request_entries, row.request_floor)?,
+            newest: times::Newest::load(view, row.revision)?,
             applied: applied(&row, membership(view.get(Kind::Meta, meta::MEMBERSHIP)?)?),
         })
     }
@@ -219,6 +230,9 @@ impl Machine {
             Op::CreateCollection(create) => Ok(self.create_collection(draft, create)),
             Op::Bootstrap(bootstrap) => Ok(self.bootstrap(draft, bootstrap)),
             Op::AddSite(add) => Ok(self.add_site(draft, add)),
+            Op::SetRetention(set) => Ok(self.set_retention(draft, set)),
+            Op::Collect(collect) => self.collect(draft, collect),
+            Op::CompactChanges(compact) => self.compact_changes(draft, compact),
             Op::ClaimNodeId(claim) => Ok(self.claim_node_id(draft, claim)),
             Op::TimeMark(_) => {
                 self.applied.clock_us = self.applied.clock_us.max(place.stamp_us);
@@ -267,6 +281,8 @@ impl Machine {
             versions: self.counts.versions,
             request_floor: self.requests.floor(),
             log_ids_only: self.keeps == Keeps::LogIdsOnly,
+            changes_floor: self.applied.changes_floor,
+            removed: self.counts.removed,
         })
     }
 }
@@ -285,5 +301,11 @@ pub(crate) fn membership(value: Option<Bytes>) -> Result<Option<(LogId, Bytes)>,
 
 /// How far the log has been applied, by its two rows.
 pub(crate) fn applied(row: &AppliedRow, membership: Option<(LogId, Bytes)>) -> Applied {
-    Applied { log_id: row.log_id.map(Into::into), membership, revision: row.revision, clock_us: row.clock_us }
+    Applied {
+        log_id: row.log_id.map(Into::into),
+        membership,
+        revision: row.revision,
+        clock_us: row.clock_us,
+        changes_floor: row.changes_floor.max(1),
+    }
 }

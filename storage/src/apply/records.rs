@@ -137,6 +137,7 @@ impl Machine {
         draft.add_row(Kind::Versions, version_key, encode_value(&row));
         let change = ChangeRow { recorded_at_us, collection: collection.number, id, generation };
         draft.add_row(Kind::Changes, Bytes::copy_from_slice(&changes::key(revision)), encode_value(&change));
+        self.newest.record(draft, revision, recorded_at_us);
         draft.set_head(head_key, Head { generation, revision, recorded_at_us, op: op as i32, chain });
 
         self.applied.revision = revision;

@@ -1,6 +1,6 @@
 //! The seam between the state machine and what keeps its rows.
 //!
-//! An [`Engine`] keeps rows of nine [`Kind`]s in key order, takes whole batches, gives views that never change, and
+//! An [`Engine`] keeps rows of ten [`Kind`]s in key order, takes whole batches, gives views that never change, and
 //! says what has reached stable storage. It keeps no log of its own: after a restart it may be at any earlier batch
 //! boundary, at or after its last flush, and the Raft log replays the rest.
 //! An [`EngineHome`] is the place where engines live: one is current, others are being filled or read to the end.
@@ -38,11 +38,13 @@ pub enum Kind {
     Collections = 8,
     /// The site map.
     Sites = 9,
+    /// When each revision was recorded.
+    Times = 10,
 }
 
 impl Kind {
     /// All kinds, by tag.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Heads,
         Kind::Versions,
         Kind::Changes,
@@ -52,6 +54,7 @@ impl Kind {
         Kind::Meta,
         Kind::Collections,
         Kind::Sites,
+        Kind::Times,
     ];
 
     /// The number on disk.
@@ -76,6 +79,7 @@ impl Kind {
             Kind::Meta => "meta",
             Kind::Collections => "collections",
             Kind::Sites => "sites",
+            Kind::Times => "times",
         }
     }
 }
@@ -221,6 +225,6 @@ mod tests {
             assert_eq!(Kind::from_tag(kind.tag()), Some(kind));
         }
         assert_eq!(Kind::from_tag(0), None);
-        assert_eq!(Kind::from_tag(10), None);
+        assert_eq!(Kind::from_tag(11), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Which version each revision wrote: as-of reads by time, and later the change feed.
+//! Which version each of the newer revisions wrote: the change feed. Older rows are removed by
+//! [`crate::command::CompactChanges`].
 
 use bytes::Bytes;
 use prost::Message;

@@ -7,6 +7,7 @@ use super::{array, decode_value, encode_value, number};
 use crate::command::KeyStyle;
 use crate::engine::Kind;
 use crate::error::StoreError;
+use crate::retention::Retention;
 
 /// A named set of records: the unit of policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub struct Collection {
     pub label: String,
     /// The store's revision when it was created.
     pub created_revision: u64,
+    /// How long versions are kept.
+    pub retention: Retention,
+    /// Reads as of an earlier revision are refused: versions that they would show may have been removed. 0: none were.
+    pub collected_below: u64,
 }
 
 /// A collection as it is stored; its number stands in the key.
@@ -53,6 +58,12 @@ pub struct CollectionRow {
     /// The store's revision when it was created.
     #[prost(uint64, tag = "7")]
     pub created_revision: u64,
+    /// How long versions are kept; none: all of them.
+    #[prost(message, optional, tag = "8")]
+    pub retention: Option<Retention>,
+    /// Reads as of an earlier revision are refused.
+    #[prost(uint64, tag = "9")]
+    pub collected_below: u64,
 }
 
 /// Key of a collection.
@@ -70,6 +81,8 @@ pub fn encode(collection: &Collection) -> Bytes {
         owner: collection.owner.clone(),
         label: collection.label.clone(),
         created_revision: collection.created_revision,
+        retention: (collection.retention != Retention::default()).then(|| collection.retention.clone()),
+        collected_below: collection.collected_below,
     })
 }
 
@@ -87,5 +100,7 @@ pub fn decode(key: &[u8], value: Bytes) -> Result<Collection, StoreError> {
         owner: row.owner,
         label: row.label,
         created_revision: row.created_revision,
+        retention: row.retention.unwrap_or_default(),
+        collected_below: row.collected_below,
     })
 }

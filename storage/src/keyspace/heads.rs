@@ -43,6 +43,13 @@ pub fn key(collection: u32, id: &[u8]) -> Vec<u8> {
     key
 }
 
+/// The smallest key behind a record's.
+pub fn behind(collection: u32, id: &[u8]) -> Vec<u8> {
+    let mut behind = key(collection, id);
+    behind.push(0);
+    behind
+}
+
 /// Collection and id of a head's key.
 pub fn decode_key(key: &Bytes) -> Result<(u32, Bytes), StoreError> {
     match key.split_first_chunk::<4>() {

@@ -80,6 +80,12 @@ pub struct AppliedRow {
     /// True on a witness: there are no rows but this one and the membership.
     #[prost(bool, tag = "7")]
     pub log_ids_only: bool,
+    /// Newest revision whose change row has been removed; 0: none has been.
+    #[prost(uint64, tag = "8")]
+    pub changes_floor: u64,
+    /// Versions that were removed by policy, ever.
+    #[prost(uint64, tag = "9")]
+    pub removed: u64,
 }
 
 /// The cluster's membership, opaque here.

@@ -14,6 +14,7 @@
 //! | meta | 7 | a name, see [`meta`] | what this store is and how far it has applied | 0.1 |
 //! | collections | 8 | number u32 | [`collections::CollectionRow`] | 0.1 |
 //! | sites | 9 | position u32 | [`crate::command::Site`] | 0.1 |
+//! | times | 10 | time u64 | [`times::TimesRow`]: the revision that was recorded then | 0.1 |
 //!
 //! Record ids may hold any bytes. A head's key ends with the id, so it needs no escape. In a version's key each zero
 //! byte of the id becomes `00 FF` and `00 00` ends the id; records stay in byte order and no key is a prefix of
@@ -26,6 +27,7 @@ pub mod keyring;
 pub mod meta;
 pub mod requests;
 pub mod sites;
+pub mod times;
 pub mod versions;
 
 use bytes::{Buf, Bytes};

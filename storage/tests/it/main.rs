@@ -10,6 +10,7 @@ mod state_export;
 mod state_keys;
 mod state_model;
 mod state_requests;
+mod state_retention;
 mod state_scrub;
 mod state_store;
 mod state_support;
