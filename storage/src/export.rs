@@ -16,16 +16,17 @@ use crate::apply::{self, Applied, Keeps, Machine};
 use crate::digest::{Buckets, Item};
 use crate::engine::{Batch, Engine, KeyRange, Kind};
 use crate::error::StoreError;
-use crate::keyspace::encode_value;
+use crate::keyspace::{encode_value, format};
 use crate::keyspace::meta::{self, AppliedRow, LogIdRow, MembershipRow};
 use crate::read::View;
+use crate::release::{RELEASE, UnknownFormat};
 use crate::store::Shared;
 
 /// Rows are gathered into a chunk until it is this long.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Format version of the stream.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 /// A part of the stream.
 #[derive(Clone, PartialEq, Message)]
@@ -61,6 +62,9 @@ pub struct Start {
     /// True when it comes from a witness.
     #[prost(bool, tag = "2")]
     pub log_ids_only: bool,
+    /// Release of the sender.
+    #[prost(string, tag = "3")]
+    pub release: String,
 }
 
 /// Rows of one kind, in key order.
@@ -146,12 +150,10 @@ pub enum ImportError {
         why: String,
     },
     /// A newer release sent it.
-    #[error(
-        "a received state has format {found}, this release reads format 1; install the release that the sender runs"
-    )]
+    #[error("a received state {format}")]
     UnknownFormat {
-        /// The stream's format.
-        found: u32,
+        /// What was found, and who reads it.
+        format: UnknownFormat,
     },
     /// A witness sent it to a data node.
     #[error("a received state comes from a witness and holds no records; take it from a data node")]
@@ -200,7 +202,8 @@ impl Export {
             return Ok(None);
         }
         let body = if self.sequence == 0 {
-            Body::Start(Start { format: FORMAT, log_ids_only: self.keeps == Keeps::LogIdsOnly })
+            let log_ids_only = self.keeps == Keeps::LogIdsOnly;
+            Body::Start(Start { format: FORMAT, log_ids_only, release: RELEASE.to_owned() })
         } else if let Some(rows) = self.next_rows()? {
             Body::Rows(rows)
         } else {
@@ -324,7 +327,8 @@ impl Import {
 
     fn start(&mut self, start: &Start) -> Result<(), ImportError> {
         if start.format != FORMAT {
-            return Err(ImportError::UnknownFormat { found: start.format });
+            let format = UnknownFormat::new(start.format.into(), &start.release, FORMAT.into());
+            return Err(ImportError::UnknownFormat { format });
         }
         if start.log_ids_only && self.shared.keeps == Keeps::Records {
             return Err(ImportError::FromWitness);
@@ -343,6 +347,10 @@ impl Import {
                 return Err(inconsistent(format!("the {} rows are not in order", kind.name())).into());
             }
             self.last = Some(place);
+            // Which releases wrote the sender's database is its own affair.
+            if kind == Kind::Meta && key == format::KEY {
+                continue;
+            }
             // A witness keeps no rows but the two that `close` gives it.
             if self.shared.keeps == Keeps::Records {
                 if kind != Kind::Meta {
@@ -405,6 +413,7 @@ impl Import {
             let why = "its rows stand at another point of the log than its manifest says".to_owned();
             return Err(ImportError::Inconsistent { why }.into());
         }
+        self.engine.write(format::stamp(None).unwrap_or_default())?;
         self.engine.flush()?;
         self.shared.install(self.generation, self.engine, machine)
     }

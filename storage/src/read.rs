@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::apply::{Applied, Counts};
+use crate::apply::{self, Applied, Counts};
 use crate::catalog::{Catalog, StoreInfo};
 use crate::command::{Provenance, WrappedDek};
 use crate::digest::{Buckets, StateDigest};
@@ -15,7 +15,8 @@ use crate::keyspace::changes::{self, ChangeRow};
 use crate::keyspace::collections::Collection;
 use crate::keyspace::heads::{self, Head};
 use crate::keyspace::versions::{self, VersionOp, VersionRow};
-use crate::keyspace::{array, decode_value};
+use crate::keyspace::meta::{self, AppliedRow};
+use crate::keyspace::{array, decode_value, format};
 
 /// Which version of a record to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,31 @@ pub struct View {
 }
 
 impl View {
+    /// A view of rows that no store has open, such as a stopped node's.
+    ///
+    /// # Errors
+    /// The rows are of a newer release or of a witness, one that says what the store is is damaged, or the engine
+    /// failed.
+    pub fn over(rows: Arc<dyn EngineView>) -> Result<View, StoreError> {
+        format::read(&*rows)?;
+        let row = match rows.get(Kind::Meta, meta::APPLIED)? {
+            Some(value) => decode_value(Kind::Meta, meta::APPLIED, value)?,
+            None => AppliedRow { revision: 1, ..AppliedRow::default() },
+        };
+        if row.log_ids_only {
+            return Err(StoreError::NoRecords);
+        }
+        let membership = apply::membership(rows.get(Kind::Meta, meta::MEMBERSHIP)?)?;
+        let state = ViewState {
+            applied: apply::applied(&row, membership),
+            counts: Counts { records: row.records, versions: row.versions },
+            catalog: Arc::new(Catalog::load(&*rows)?),
+            digests: Arc::default(),
+            rows,
+        };
+        Ok(View { state: Arc::new(state) })
+    }
+
     /// The point of the log.
     pub fn applied(&self) -> Applied {
         self.state.applied.clone()

@@ -12,7 +12,7 @@ use crate::command::Outcome;
 use crate::engine::{Engine, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
 use crate::export::{Export, Import, ImportError};
-use crate::keyspace::decode_value;
+use crate::keyspace::{decode_value, format};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::read::ViewState;
 use crate::types::LogId;
@@ -72,6 +72,9 @@ impl Store {
     /// The engine cannot be opened, a row is damaged, or the home belongs to a node of another role.
     pub fn open(home: Arc<dyn EngineHome>, keeps: Keeps, settings: StoreSettings) -> Result<Store, StoreError> {
         let engine = home.open_current()?;
+        if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
+            engine.write(batch)?;
+        }
         let rows = engine.view();
         let machine = Machine::load(&*rows, keeps, settings.max_request_entries)?;
         let flushed = flushed_applied(&*engine)?;

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use crate::types::{LogId, Vote};
 
 pub use error::LogError;
+pub use format::VERSION as LOG_FORMAT;
 pub use handle::Log;
 pub use writer::{LogWriter, Wait};
 
