@@ -35,8 +35,11 @@ impl Progress {
     /// The same, counted in another unit.
     pub fn of(what: &str, unit: &'static str, total: Option<u64>) -> Progress {
         let started = Instant::now();
-        let shown =
-            if std::io::stderr().is_terminal() { Shown::Bar(bar(what, unit, total)) } else { Shown::Lines { last: started } };
+        let shown = if std::io::stderr().is_terminal() {
+            Shown::Bar(bar(what, unit, total))
+        } else {
+            Shown::Lines { last: started }
+        };
         Progress { what: what.to_owned(), unit, total, started, shown }
     }
 
@@ -86,7 +89,8 @@ fn bar(what: &str, unit: &str, total: Option<u64>) -> ProgressBar {
         None => (ProgressBar::new_spinner(), "   {msg} {spinner} {human_pos} UNIT  {per_sec}"),
     };
     // The templates are fixed; should indicatif ever refuse one, its own style does as well.
-    let style = ProgressStyle::with_template(&template.replace("UNIT", unit)).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(&template.replace("UNIT", unit)).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.with_style(style.progress_chars("=> ")).with_message(what.to_owned())
 }
 

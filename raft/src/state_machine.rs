@@ -14,7 +14,8 @@ use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMe
 use openraft::{Instant as _, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
 use saola_storage::error::StoreError;
-use saola_storage::export::{Export, Import};
+use saola_storage::export::Export;
+use saola_storage::import::Import;
 use saola_storage::store::{Applied, ApplyEntry, ApplyPayload, Store};
 use saola_storage::types::LogId;
 use tokio::sync::watch;

@@ -15,6 +15,87 @@ use crate::keyspace::meta;
 /// Number of buckets.
 pub const BUCKETS: usize = 4096;
 
+/// Bucket of a row.
+pub fn bucket_of(kind: Kind, key: &[u8]) -> u16 {
+    let mut place = Sha256::new();
+    place.update([kind.tag()]);
+    place.update(key);
+    let place: [u8; 32] = place.finalize().into();
+    u16::from_be_bytes([place[0], place[1]]) >> 4
+}
+
+/// Some of the buckets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketSet(Box<[u64; BUCKETS / 64]>);
+
+impl Default for BucketSet {
+    fn default() -> BucketSet {
+        BucketSet(Box::new([0; BUCKETS / 64]))
+    }
+}
+
+impl BucketSet {
+    /// Every bucket.
+    pub fn all() -> BucketSet {
+        BucketSet(Box::new([u64::MAX; BUCKETS / 64]))
+    }
+
+    /// Adds a bucket; a number that is none is left out.
+    pub fn insert(&mut self, bucket: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(bucket / 64)) {
+            *word |= 1 << (bucket % 64);
+        }
+    }
+
+    /// Whether a bucket is among them.
+    pub fn contains(&self, bucket: u16) -> bool {
+        self.0.get(usize::from(bucket / 64)).is_some_and(|word| word & (1 << (bucket % 64)) != 0)
+    }
+
+    /// How many.
+    pub fn len(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// Adds all of another set.
+    pub fn extend(&mut self, other: &BucketSet) {
+        for (word, more) in self.0.iter_mut().zip(other.0.iter()) {
+            *word |= more;
+        }
+    }
+
+    /// Whether some bucket is in both.
+    pub fn meets(&self, other: &BucketSet) -> bool {
+        self.0.iter().zip(other.0.iter()).any(|(one, two)| one & two != 0)
+    }
+
+    /// 512 bytes: words of 64 buckets, little-endian, the lowest bucket in the lowest bit.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// Reads [`BucketSet::to_bytes`]; none when the length is another.
+    pub fn from_bytes(bytes: &[u8]) -> Option<BucketSet> {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let words: Box<[u64; BUCKETS / 64]> = words.into_boxed_slice().try_into().ok()?;
+        rest.is_empty().then_some(BucketSet(words))
+    }
+}
+
+impl FromIterator<u16> for BucketSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(buckets: I) -> BucketSet {
+        let mut set = BucketSet::default();
+        buckets.into_iter().for_each(|bucket| set.insert(bucket));
+        set
+    }
+}
+
 /// What one row adds to the digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
@@ -25,10 +106,6 @@ pub struct Item {
 impl Item {
     /// The part of a row.
     pub fn new(kind: Kind, key: &[u8], value: &[u8]) -> Item {
-        let mut place = Sha256::new();
-        place.update([kind.tag()]);
-        place.update(key);
-        let place: [u8; 32] = place.finalize().into();
         let mut sum = Sha256::new();
         sum.update([kind.tag()]);
         sum.update((key.len() as u32).to_le_bytes());
@@ -36,7 +113,7 @@ impl Item {
         sum.update(value);
         let sum: [u8; 32] = sum.finalize().into();
         let (sum, _) = sum.split_first_chunk().expect("a SHA-256 has more than 16 bytes");
-        Item { bucket: u16::from_be_bytes([place[0], place[1]]) >> 4, sum: u128::from_be_bytes(*sum) }
+        Item { bucket: bucket_of(kind, key), sum: u128::from_be_bytes(*sum) }
     }
 }
 
@@ -70,6 +147,24 @@ impl Buckets {
             hash.update(sum.to_be_bytes());
         }
         hash.finalize().into()
+    }
+
+    /// The buckets whose sums are others here than there.
+    pub fn differing(&self, other: &Buckets) -> BucketSet {
+        let pairs = (0..).zip(self.0.iter().zip(&other.0));
+        pairs.filter(|(_, (one, two))| one != two).map(|(bucket, _)| bucket).collect()
+    }
+
+    /// All sums in order, 16 bytes big-endian each: 64 KiB.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|sum| sum.to_be_bytes()).collect()
+    }
+
+    /// Reads [`Buckets::to_bytes`]; none when the length is another.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Buckets> {
+        let (sums, rest) = bytes.as_chunks::<16>();
+        let whole = sums.len() == BUCKETS && rest.is_empty();
+        whole.then(|| Buckets(sums.iter().map(|sum| u128::from_be_bytes(*sum)).collect()))
     }
 
     /// The sums as the rows themselves give them; reads everything.
@@ -127,7 +222,7 @@ impl StateDigest {
         self.sequence += 1;
         let mut value = self.sequence.to_be_bytes().to_vec();
         if self.sequence.is_multiple_of(BASE_EVERY) {
-            value.extend(self.buckets.0.iter().flat_map(|sum| sum.to_be_bytes()));
+            value.extend(self.buckets.to_bytes());
             batch.put(Kind::Meta, meta::BUCKETS, value);
             return;
         }
@@ -145,12 +240,9 @@ impl StateDigest {
         let mut digest = StateDigest::default();
         if let Some(value) = view.get(Kind::Meta, meta::BUCKETS)? {
             let (sequence, sums) = split_sequence(meta::BUCKETS, &value)?;
-            let (sums, rest) = sums.as_chunks::<16>();
-            if sums.len() != BUCKETS || !rest.is_empty() {
-                return Err(StoreError::corrupt(Kind::Meta, meta::BUCKETS, "it does not hold all buckets"));
-            }
+            let not_all = || StoreError::corrupt(Kind::Meta, meta::BUCKETS, "it does not hold all buckets");
             digest.sequence = sequence;
-            digest.buckets = Buckets(sums.iter().map(|sum| u128::from_be_bytes(*sum)).collect());
+            digest.buckets = Buckets::from_bytes(sums).ok_or_else(not_all)?;
         }
         let mut later = BTreeMap::new();
         for row in view.scan(Kind::Meta, KeyRange::prefix(meta::CHANGED), false) {

@@ -1,7 +1,7 @@
 //! What can go wrong in the state machine.
 
 use crate::engine::{EngineError, Kind};
-use crate::export::ImportError;
+use crate::import::ImportError;
 use crate::release::UnknownFormat;
 
 /// The state machine could not read, write or install its state. Refused commands are no errors: they are
@@ -13,8 +13,9 @@ pub enum StoreError {
     Engine(#[from] EngineError),
     /// Stored bytes are not what this release writes.
     #[error(
-        "stored bytes under {kind} key {key} cannot be read: {why}; its peers hold the same row: replace this node \
-         (saola cluster replace), or start the newer release if one has run here"
+        "stored bytes under {kind} key {key} cannot be read: {why}; its peers hold the same row: a node that runs repairs \
+         itself (saola scrub status), one that does not start is replaced (saola cluster replace), or needs the newer \
+         release if one has run here"
     )]
     Corrupt {
         /// Kind of the row.
@@ -33,6 +34,16 @@ pub enum StoreError {
     /// Records were asked for where a witness lived.
     #[error("this is the state of a witness, which holds no records; read a data node's folder")]
     NoRecords,
+    /// This part of the copy is not served: it differs from others, or does not verify.
+    #[error(
+        "this node's copy is not served {part}: {why}; another data node answers, and `saola scrub status` shows the repair"
+    )]
+    Quarantined {
+        /// How much of it.
+        part: &'static str,
+        /// What was found.
+        why: String,
+    },
     /// An entry came again, or too late.
     #[error("log entry {index} cannot be applied: entry {applied} has been applied already; restart the node")]
     OutOfOrder {

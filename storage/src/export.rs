@@ -3,24 +3,18 @@
 //! A stream is a sequence of chunks of about 256 KiB. A chunk is the length of its body and the body's CRC-32, both
 //! u32 little-endian, and the body, a prost [`Chunk`]. The first one says what the stream holds; then come all rows
 //! by kind and key; the last one, the manifest, has the number of chunks before it and the SHA-256 of their bytes.
-//! The receiver fills a new engine beside the current one, computes the state digest from the rows that came and
-//! compares it with the one that came, and only then makes the new engine the current one.
-
-use std::sync::Arc;
+//! [`crate::import`] receives it.
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
 use sha2::{Digest, Sha256};
 
-use crate::apply::{self, Applied, Keeps, Machine};
-use crate::digest::{Buckets, Item};
-use crate::engine::{Batch, Engine, KeyRange, Kind};
+use crate::apply::{Applied, Keeps};
+use crate::engine::{KeyRange, Kind};
 use crate::error::StoreError;
-use crate::keyspace::{encode_value, format};
-use crate::keyspace::meta::{self, AppliedRow, LogIdRow, MembershipRow};
+use crate::keyspace::meta::{LogIdRow, MembershipRow};
 use crate::read::View;
-use crate::release::{RELEASE, UnknownFormat};
-use crate::store::Shared;
+use crate::release::RELEASE;
 
 /// Rows are gathered into a chunk until it is this long.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -113,7 +107,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    fn new(sha256: Bytes, chunks: u64, applied: &Applied) -> Manifest {
+    pub(crate) fn new(sha256: Bytes, chunks: u64, applied: &Applied) -> Manifest {
         let membership = applied.membership.clone();
         Manifest {
             sha256,
@@ -124,51 +118,6 @@ impl Manifest {
             clock_us: applied.clock_us,
         }
     }
-}
-
-/// A received stream was refused. The state that was there stays.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// A chunk's bytes are not what was sent.
-    #[error("chunk {sequence} of a received state is damaged: {why}; ask for the state again")]
-    Damaged {
-        /// Which chunk, from 0.
-        sequence: u64,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The stream ended before its manifest.
-    #[error("a received state ended after {chunks} chunks without its manifest; ask for the state again")]
-    Incomplete {
-        /// Chunks that came.
-        chunks: u64,
-    },
-    /// The parts came whole, but do not fit together.
-    #[error("a received state does not hold together: {why}; take it from another node and check the sender's disk")]
-    Inconsistent {
-        /// What does not fit.
-        why: String,
-    },
-    /// A newer release sent it.
-    #[error("a received state {format}")]
-    UnknownFormat {
-        /// What was found, and who reads it.
-        format: UnknownFormat,
-    },
-    /// A witness sent it to a data node.
-    #[error("a received state comes from a witness and holds no records; take it from a data node")]
-    FromWitness,
-    /// What is here has gone further.
-    #[error("a received state ends at log index {received}, but {applied} has been applied here; nothing is installed")]
-    Older {
-        /// Last index of the received state; 0 when it is empty.
-        received: u64,
-        /// Last index applied here.
-        applied: u64,
-    },
-    /// An earlier chunk was refused.
-    #[error("an earlier chunk of this received state was refused; ask for the state again")]
-    Ended,
 }
 
 /// The state at one moment, read as it is pulled. Holds a view until it is dropped.
@@ -196,11 +145,12 @@ impl Export {
     /// The next chunk; none after the manifest.
     ///
     /// # Errors
-    /// The engine failed.
+    /// The engine failed, or the state has been found bad meanwhile.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         if self.ended {
             return Ok(None);
         }
+        self.view.state.quarantine.check_all()?;
         let body = if self.sequence == 0 {
             let log_ids_only = self.keeps == Keeps::LogIdsOnly;
             Body::Start(Start { format: FORMAT, log_ids_only, release: RELEASE.to_owned() })
@@ -252,169 +202,4 @@ fn frame(chunk: &Chunk) -> Bytes {
     bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
     bytes.extend_from_slice(&body);
     Bytes::from(bytes)
-}
-
-/// Reads a chunk; the message says what is wrong with it.
-fn unframe(bytes: &[u8]) -> Result<Chunk, String> {
-    let Some((head, body)) = bytes.split_first_chunk::<8>() else {
-        return Err("it is too short".to_owned());
-    };
-    let [l0, l1, l2, l3, c0, c1, c2, c3] = *head;
-    if u32::from_le_bytes([l0, l1, l2, l3]) as usize != body.len() {
-        return Err("its length is not the one it states".to_owned());
-    }
-    if u32::from_le_bytes([c0, c1, c2, c3]) != crc32fast::hash(body) {
-        return Err("its CRC-32 is not the one it states".to_owned());
-    }
-    Chunk::decode(Bytes::copy_from_slice(body)).map_err(|error| error.to_string())
-}
-
-/// Receives a state into a new engine. Dropped before [`Import::finish`], it leaves everything as it was.
-pub struct Import {
-    shared: Arc<Shared>,
-    generation: u64,
-    engine: Arc<dyn Engine>,
-    hash: Sha256,
-    sequence: u64,
-    last: Option<(Kind, Bytes)>,
-    buckets: Buckets,
-    manifest: Option<Manifest>,
-    refused: bool,
-}
-
-impl Import {
-    pub(crate) fn new(shared: Arc<Shared>) -> Result<Import, StoreError> {
-        let (generation, engine) = shared.home.create_new()?;
-        Ok(Import {
-            shared,
-            generation,
-            engine,
-            hash: Sha256::new(),
-            sequence: 0,
-            last: None,
-            buckets: Buckets::default(),
-            manifest: None,
-            refused: false,
-        })
-    }
-
-    /// Takes the next chunk.
-    ///
-    /// # Errors
-    /// The chunk is damaged or out of place, or the engine failed; then this import is over.
-    pub fn write(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
-        if self.refused {
-            return Err(ImportError::Ended.into());
-        }
-        self.refused = true;
-        let sequence = self.sequence;
-        let damaged = |why: String| ImportError::Damaged { sequence, why };
-        let parsed = unframe(chunk).map_err(damaged)?;
-        if parsed.sequence != sequence || self.manifest.is_some() {
-            return Err(damaged(format!("chunk {} came in its place", parsed.sequence)).into());
-        }
-        match (sequence, parsed.body) {
-            (0, Some(Body::Start(start))) => self.start(&start)?,
-            (1.., Some(Body::Rows(list))) => self.rows(list)?,
-            (1.., Some(Body::Manifest(manifest))) => self.close(manifest)?,
-            _ => return Err(damaged("it is not the part that belongs here".to_owned()).into()),
-        }
-        self.hash.update(chunk);
-        self.sequence += 1;
-        self.refused = false;
-        Ok(())
-    }
-
-    fn start(&mut self, start: &Start) -> Result<(), ImportError> {
-        if start.format != FORMAT {
-            let format = UnknownFormat::new(start.format.into(), &start.release, FORMAT.into());
-            return Err(ImportError::UnknownFormat { format });
-        }
-        if start.log_ids_only && self.shared.keeps == Keeps::Records {
-            return Err(ImportError::FromWitness);
-        }
-        Ok(())
-    }
-
-    fn rows(&mut self, list: RowList) -> Result<(), StoreError> {
-        let inconsistent = |why: String| ImportError::Inconsistent { why };
-        let kind = u8::try_from(list.kind).ok().and_then(Kind::from_tag);
-        let kind = kind.ok_or_else(|| inconsistent(format!("there is no row kind {}", list.kind)))?;
-        let mut batch = Batch::default();
-        for ExportedRow { key, value } in list.rows {
-            let place = (kind, key.clone());
-            if self.last.as_ref().is_some_and(|last| *last >= place) {
-                return Err(inconsistent(format!("the {} rows are not in order", kind.name())).into());
-            }
-            self.last = Some(place);
-            // Which releases wrote the sender's database is its own affair.
-            if kind == Kind::Meta && key == format::KEY {
-                continue;
-            }
-            // A witness keeps no rows but the two that `close` gives it.
-            if self.shared.keeps == Keeps::Records {
-                if kind != Kind::Meta {
-                    self.buckets.add(Item::new(kind, &key, &value));
-                }
-                batch.put(kind, key, value);
-            }
-        }
-        Ok(self.engine.write(batch)?)
-    }
-
-    fn close(&mut self, manifest: Manifest) -> Result<(), StoreError> {
-        let sha256: [u8; 32] = self.hash.clone().finalize().into();
-        if manifest.chunks != self.sequence || manifest.sha256 != sha256[..] {
-            let why = "its manifest is about other chunks".to_owned();
-            return Err(ImportError::Inconsistent { why }.into());
-        }
-        if self.shared.keeps == Keeps::LogIdsOnly {
-            let mut batch = Batch::default();
-            let row = AppliedRow { log_id: manifest.log_id, revision: 1, log_ids_only: true, ..AppliedRow::default() };
-            batch.put(Kind::Meta, meta::APPLIED, encode_value(&row));
-            if let Some(row) = &manifest.membership {
-                batch.put(Kind::Meta, meta::MEMBERSHIP, apply::membership_value(row.log_id.into(), &row.membership));
-            }
-            self.engine.write(batch)?;
-        }
-        self.manifest = Some(manifest);
-        Ok(())
-    }
-
-    /// What the stream says of itself, once all of it has come. [`Import::finish`] checks that it is true.
-    pub fn manifest(&self) -> Option<&Manifest> {
-        self.manifest.as_ref()
-    }
-
-    /// Checks the whole state, brings it to stable storage and makes it the current one. Views taken before stay as
-    /// they are.
-    ///
-    /// # Errors
-    /// The stream is incomplete or does not hold together, its state is older than the one that is here, or the engine
-    /// failed; the old state stays.
-    pub fn finish(self) -> Result<Applied, StoreError> {
-        if self.refused {
-            return Err(ImportError::Ended.into());
-        }
-        let Some(manifest) = self.manifest else {
-            return Err(ImportError::Incomplete { chunks: self.sequence }.into());
-        };
-        let machine = Machine::load(&*self.engine.view(), self.shared.keeps, self.shared.settings.max_request_entries)?;
-        if *machine.digest.buckets() != self.buckets {
-            let why = "its rows do not give the state digest that came with them".to_owned();
-            return Err(ImportError::Inconsistent { why }.into());
-        }
-        let mut expected = Manifest::new(manifest.sha256.clone(), manifest.chunks, &machine.applied);
-        if self.shared.keeps == Keeps::LogIdsOnly {
-            // A witness counts no revisions.
-            (expected.revision, expected.clock_us) = (manifest.revision, manifest.clock_us);
-        }
-        if expected != manifest {
-            let why = "its rows stand at another point of the log than its manifest says".to_owned();
-            return Err(ImportError::Inconsistent { why }.into());
-        }
-        self.engine.write(format::stamp(None).unwrap_or_default())?;
-        self.engine.flush()?;
-        self.shared.install(self.generation, self.engine, machine)
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use crate::apply::{self, Applied, Counts};
 use crate::catalog::{Catalog, StoreInfo};
@@ -14,9 +15,11 @@ use crate::error::StoreError;
 use crate::keyspace::changes::{self, ChangeRow};
 use crate::keyspace::collections::Collection;
 use crate::keyspace::heads::{self, Head};
-use crate::keyspace::versions::{self, VersionOp, VersionRow};
 use crate::keyspace::meta::{self, AppliedRow};
+use crate::keyspace::versions::{self, VersionOp, VersionRow};
 use crate::keyspace::{array, decode_value, format};
+use crate::quarantine::{Guarded, Quarantine, Watch};
+use crate::scrub::Scrub;
 
 /// Which version of a record to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub(crate) struct ViewState {
     pub counts: Counts,
     pub catalog: Arc<Catalog>,
     pub digests: Arc<BTreeMap<u64, [u8; 32]>>,
+    pub buckets: Arc<BTreeMap<u64, Arc<Buckets>>>,
+    pub quarantine: Arc<Quarantine>,
 }
 
 /// The store at one point of the log. Cheap to clone.
@@ -84,14 +89,24 @@ impl View {
             return Err(StoreError::NoRecords);
         }
         let membership = apply::membership(rows.get(Kind::Meta, meta::MEMBERSHIP)?)?;
+        let quarantine = Quarantine::load(&*rows, Arc::new(Watch::default()))?;
+        // Nobody is served by this view: it is for those who look at the damage.
+        quarantine.hold(None);
         let state = ViewState {
             applied: apply::applied(&row, membership),
             counts: Counts { records: row.records, versions: row.versions },
             catalog: Arc::new(Catalog::load(&*rows)?),
             digests: Arc::default(),
+            buckets: Arc::default(),
+            quarantine: Arc::new(quarantine),
             rows,
         };
         Ok(View { state: Arc::new(state) })
+    }
+
+    /// Reads all rows and says what is not as it was written.
+    pub fn scrub(&self) -> Scrub {
+        Scrub::new(self.clone())
     }
 
     /// The point of the log.
@@ -126,6 +141,10 @@ impl View {
 
     /// One version of a record, which may be a deletion; none when there is no such version.
     pub fn get(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
+        self.noticed(self.look_up(collection, id, at))
+    }
+
+    fn look_up(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
         let revision = match at {
             At::Generation(generation) => return self.version(collection, id, generation),
             At::Revision(revision) => revision,
@@ -140,6 +159,17 @@ impl View {
     /// Records of a collection that are live at `revision`, in id order: those whose id begins with `prefix` and lies
     /// behind `after`, at most `limit`.
     pub fn list(
+        &self,
+        collection: &Collection,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        revision: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredVersion>, StoreError> {
+        self.noticed(self.look_through(collection, prefix, after, revision, limit))
+    }
+
+    fn look_through(
         &self,
         collection: &Collection,
         prefix: &[u8],
@@ -187,6 +217,7 @@ impl View {
                 let (_, id, generation) = versions::decode_key(&key)?;
                 decode_version(&key, value, &id, generation)
             })
+            .map(|version| self.noticed(version))
             // Later versions come first when walking backwards, and end the walk otherwise.
             .skip_while(move |version| newest_first && later(version, upto_revision))
             .take_while(move |version| newest_first || !later(version, upto_revision))
@@ -209,16 +240,22 @@ impl View {
 
     /// The state digest as apply has kept it.
     pub fn kept_digest(&self) -> Result<[u8; 32], StoreError> {
-        Ok(StateDigest::load(self.rows())?.buckets().total())
+        Ok(StateDigest::load(&*self.state.rows)?.buckets().total())
     }
 
     /// The state digest as the rows give it; reads every row. A difference from the kept one is damage.
     pub fn recomputed_digest(&self) -> Result<[u8; 32], StoreError> {
-        Ok(Buckets::recompute(self.rows())?.total())
+        Ok(Buckets::recompute(&*self.state.rows)?.total())
     }
 
-    fn rows(&self) -> &dyn EngineView {
-        &*self.state.rows
+    /// The rows, as far as they may be served.
+    fn rows(&self) -> Guarded<'_> {
+        Guarded { rows: &*self.state.rows, quarantine: &self.state.quarantine }
+    }
+
+    /// Tells of damage that a read has met.
+    fn noticed<T>(&self, read: Result<T, StoreError>) -> Result<T, StoreError> {
+        read.inspect_err(|error| self.state.quarantine.notice(&self.state.catalog, error))
     }
 
     fn change(&self, revision: u64) -> Result<ChangeRow, StoreError> {
@@ -266,8 +303,17 @@ fn later(version: &Result<StoredVersion, StoreError>, revision: u64) -> bool {
     version.as_ref().is_ok_and(|version| version.revision > revision)
 }
 
-fn decode_version(key: &[u8], value: Bytes, id: &[u8], generation: u64) -> Result<StoredVersion, StoreError> {
+/// Reads a version; its envelope must be the one that its digest is of.
+pub(crate) fn decode_version(
+    key: &[u8],
+    value: Bytes,
+    id: &[u8],
+    generation: u64,
+) -> Result<StoredVersion, StoreError> {
     let row: VersionRow = decode_value(Kind::Versions, key, value)?;
+    if Sha256::digest(&row.envelope)[..] != row.digest[..] {
+        return Err(StoreError::corrupt(Kind::Versions, key, "its envelope does not give its digest"));
+    }
     Ok(StoredVersion {
         id: Bytes::copy_from_slice(id),
         generation,

@@ -9,12 +9,16 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::apply::{self, Machine};
 use crate::command::Outcome;
-use crate::engine::{Engine, EngineHome, EngineView, Kind};
+use crate::digest::Buckets;
+use crate::engine::{Batch, Engine, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
-use crate::export::{Export, Import, ImportError};
-use crate::keyspace::{decode_value, format};
+use crate::export::Export;
+use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
+use crate::keyspace::{decode_value, encode_value, format};
+use crate::quarantine::{Damage, Held, Quarantine, Watch};
 use crate::read::ViewState;
+use crate::scrub::Scrub;
 use crate::types::LogId;
 
 pub use crate::apply::{Applied, ApplyEntry, ApplyPayload, Counts, Keeps};
@@ -49,19 +53,20 @@ pub(crate) struct Shared {
     pub home: Arc<dyn EngineHome>,
     pub keeps: Keeps,
     pub settings: StoreSettings,
-    writer: Mutex<Writer>,
+    pub writer: Mutex<Writer>,
     published: ArcSwap<ViewState>,
     /// Index and revision after each of the newest applied entries.
     trail: RwLock<VecDeque<(u64, u64)>>,
     flushed: Mutex<Option<LogId>>,
     catalog_version: AtomicU64,
+    watch: Arc<Watch>,
 }
 
-struct Writer {
-    engine: Arc<dyn Engine>,
-    machine: Machine,
+pub(crate) struct Writer {
+    pub engine: Arc<dyn Engine>,
+    pub machine: Machine,
     /// Why nothing more may be applied.
-    stopped: Option<String>,
+    pub stopped: Option<String>,
 }
 
 impl Store {
@@ -78,9 +83,12 @@ impl Store {
         let rows = engine.view();
         let machine = Machine::load(&*rows, keeps, settings.max_request_entries)?;
         let flushed = flushed_applied(&*engine)?;
+        let watch = Arc::new(Watch::default());
+        let quarantine = Arc::new(Quarantine::load(&*rows, Arc::clone(&watch))?);
         let shared = Shared {
             trail: RwLock::new(first_of_trail(&machine)),
-            published: ArcSwap::from_pointee(view_state(rows, &machine)),
+            published: ArcSwap::from_pointee(view_state(rows, &machine, quarantine)),
+            watch,
             flushed: Mutex::new(flushed.log_id),
             catalog_version: AtomicU64::new(1),
             writer: Mutex::new(Writer { engine, machine, stopped: None }),
@@ -119,7 +127,7 @@ impl Store {
         let before = shared.published.load_full();
         let applying = writer.machine.apply(&*before.rows, entries)?;
         writer.engine.write(applying.batch)?;
-        let after = view_state(writer.engine.view(), &writer.machine);
+        let after = view_state(writer.engine.view(), &writer.machine, Arc::clone(&before.quarantine));
         let catalog_changed = !Arc::ptr_eq(&before.catalog, &after.catalog);
         shared.published.store(Arc::new(after));
         if catalog_changed {
@@ -176,6 +184,56 @@ impl Store {
         self.shared.published.load().digests.get(&index).copied()
     }
 
+    /// All buckets as they were when an entry took the digest; the newest four since the start are kept.
+    pub fn buckets_at(&self, index: u64) -> Option<Arc<Buckets>> {
+        self.shared.published.load().buckets.get(&index).cloned()
+    }
+
+    /// Log index of the newest digest that was taken.
+    pub fn newest_digest(&self) -> Option<u64> {
+        self.shared.published.load().digests.last_key_value().map(|(index, _)| *index)
+    }
+
+    /// A check of every row, of the state as it is now.
+    pub fn scrub(&self) -> Scrub {
+        Scrub::new(self.view())
+    }
+
+    /// What of this copy is not served.
+    pub fn held(&self) -> Option<Arc<Held>> {
+        self.shared.published.load().quarantine.held()
+    }
+
+    /// Serves nothing of what is given, from now on and after a restart; with none, serves everything again. Views
+    /// taken before are bound by it too.
+    ///
+    /// # Errors
+    /// The engine failed; it holds all the same until a restart.
+    pub fn hold(&self, held: Option<Held>) -> Result<(), StoreError> {
+        let engine = {
+            let writer = self.shared.writer.lock();
+            let mut batch = Batch::default();
+            match &held {
+                Some(held) => batch.put(Kind::Meta, meta::QUARANTINE, encode_value(&held.row())),
+                None => batch.delete(Kind::Meta, meta::QUARANTINE),
+            }
+            self.shared.published.load().quarantine.hold(held);
+            writer.engine.write(batch)?;
+            Arc::clone(&writer.engine)
+        };
+        Ok(engine.flush()?)
+    }
+
+    /// Damage that reads have met since the start.
+    pub fn damage(&self) -> Damage {
+        self.shared.watch.damage()
+    }
+
+    /// Has `hook` called whenever a read meets damage. It must only pass the news on.
+    pub fn on_damage(&self, hook: Box<dyn Fn() + Send + Sync>) {
+        self.shared.watch.on_damage(hook);
+    }
+
     /// Bytes that the state takes, roughly.
     pub fn data_bytes(&self) -> u64 {
         let engine = Arc::clone(&self.shared.writer.lock().engine);
@@ -185,12 +243,14 @@ impl Store {
     /// The whole state as a stream of chunks, pinned at this moment.
     ///
     /// # Errors
-    /// The state has stopped after a failure and may be behind the log.
+    /// The state has stopped after a failure and may be behind the log, or a part of it is not served.
     pub fn export(&self) -> Result<Export, StoreError> {
         if let Some(reason) = &self.shared.writer.lock().stopped {
             return Err(StoreError::Stopped { reason: reason.clone() });
         }
-        Ok(Export::new(self.view(), self.shared.keeps))
+        let view = self.view();
+        view.state.quarantine.check_all()?;
+        Ok(Export::new(view, self.shared.keeps))
     }
 
     /// Begins to receive another node's state; nothing changes here before [`Import::finish`].
@@ -218,15 +278,29 @@ impl Shared {
         {
             return Err(ImportError::Older { received: index(&machine).unwrap_or(0), applied }.into());
         }
+        let applied = self.make_current(&mut writer, generation, engine, machine)?;
+        drop(writer);
+        self.discard_others();
+        Ok(applied)
+    }
+
+    /// See [`Shared::install`]; what may become current has been decided.
+    pub(crate) fn make_current(
+        &self,
+        writer: &mut Writer,
+        generation: u64,
+        engine: Arc<dyn Engine>,
+        machine: Machine,
+    ) -> Result<Applied, StoreError> {
+        // Whatever was held back goes with the old database.
+        let quarantine = Arc::new(Quarantine::load(&*engine.view(), Arc::clone(&self.watch))?);
         self.home.switch_to(generation)?;
         let applied = machine.applied.clone();
         *self.trail.write() = first_of_trail(&machine);
         *self.flushed.lock() = applied.log_id;
-        self.published.store(Arc::new(view_state(engine.view(), &machine)));
+        self.published.store(Arc::new(view_state(engine.view(), &machine, quarantine)));
         self.catalog_version.fetch_add(1, Ordering::Release);
         *writer = Writer { engine, machine, stopped: None };
-        drop(writer);
-        self.discard_others();
         Ok(applied)
     }
 
@@ -238,13 +312,15 @@ impl Shared {
     }
 }
 
-fn view_state(rows: Arc<dyn EngineView>, machine: &Machine) -> ViewState {
+fn view_state(rows: Arc<dyn EngineView>, machine: &Machine, quarantine: Arc<Quarantine>) -> ViewState {
     ViewState {
         rows,
         applied: machine.applied.clone(),
         counts: machine.counts,
         catalog: Arc::clone(&machine.catalog),
         digests: Arc::clone(&machine.digests),
+        buckets: Arc::clone(&machine.buckets),
+        quarantine,
     }
 }
 

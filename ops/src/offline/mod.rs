@@ -31,7 +31,8 @@ pub async fn offline(global: &Global, verb: OfflineVerb) -> Result<Exit, Failure
         OfflineVerb::Records(RecordsVerb::Get(args)) => records::get(&args, format),
         OfflineVerb::Records(RecordsVerb::History(args)) => records::history(&args, format),
         OfflineVerb::Records(RecordsVerb::List(args)) => records::list(&args, format),
-        OfflineVerb::Log(_) => unreachable!(),
+        OfflineVerb::Log(LogVerb::Verify(args)) => log::verify(&args, format),
+        OfflineVerb::Log(LogVerb::Dump(args)) => log::dump(&args, format),
         OfflineVerb::Formats { data_dir } => formats::formats(data_dir.as_deref(), format),
     };
     tokio::task::spawn_blocking(work)

@@ -8,7 +8,6 @@ use saola_storage::folder::StoppedFolder;
 use saola_storage::seal::envelope_dek_id;
 use saola_storage::store::{At, Collection, StoredVersion, VersionOp, View};
 use saola_storage::types::LogId;
-use saola_storage::verify::{self, Observer};
 use serde_json::{Map, Value, json};
 
 use super::values::Values;
@@ -71,7 +70,8 @@ impl Records {
 }
 
 fn how_far(flushed: Option<u64>, log_last: Option<u64>) -> String {
-    let state = flushed.map_or("nothing has been flushed".into(), |index| format!("state as flushed at log index {index}"));
+    let state =
+        flushed.map_or("nothing has been flushed".into(), |index| format!("state as flushed at log index {index}"));
     match (flushed, log_last) {
         (_, None) => format!("{state}; how far the log goes is not known: see `saola offline log verify`"),
         (Some(flushed), Some(last)) if last <= flushed => format!("{state}, where the log ends"),
@@ -94,7 +94,11 @@ pub(super) fn get(args: &OfflineGetArgs, format: Format) -> Result<Exit, Failure
     let found = records.view.get(&collection, args.id.as_bytes(), at)?;
     let history = "see `saola offline records history`";
     let Some(stored) = found else {
-        return Err(Failure::new(Exit::Precondition, format!("{name}: it has no such version in this folder"), history));
+        return Err(Failure::new(
+            Exit::Precondition,
+            format!("{name}: it has no such version in this folder"),
+            history,
+        ));
     };
     if stored.op == VersionOp::Delete {
         let when = time::iso(stored.recorded_at_us);
@@ -253,58 +257,54 @@ fn details(version: &Version, stored: &StoredVersion, value: bool) -> Value {
     shown
 }
 
+/// Bytes read between two looks at how far the check has come.
+const STEP_BYTES: usize = 1 << 20;
+
 /// Checks all rows.
 pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure> {
-    let folder = super::open(&args.data_dir)?;
-    let rows = rocks::read_only(&folder.databases())?;
-    let mut telling = Telling { progress: Progress::of("verify", "rows", None), format, found: Vec::new(), failed: None };
-    let verified = verify::verify(&*rows, &mut telling)?;
-    let elapsed = telling.progress.finish();
-    if let Some(failure) = telling.failed {
-        return Err(failure);
-    }
+    let records = Records::open(&args.data_dir)?;
+    let mut scrub = records.view.scrub();
+    let mut progress = Progress::of("verify", "rows", None);
+    let report = loop {
+        let report = scrub.step(STEP_BYTES);
+        progress.set(scrub.progress().0);
+        if let Some(report) = report {
+            break report;
+        }
+    };
+    progress.finish();
+    let damaged = report.is_bad() || report.damaged > 0;
+    let (versions, live) = (records.view.counts().versions, records.view.counts().records);
     match format {
         Format::Json => {
-            let body = json!({
-                "rows": verified.rows, "records": verified.records, "versions": verified.versions,
-                "findings": telling.found, "seconds": elapsed.as_secs_f64(),
-            });
+            let mut body = records.header();
+            body.insert("rows".into(), json!(report.rows));
+            body.insert("bytes".into(), json!(report.bytes));
+            body.insert("live_records".into(), json!(live));
+            body.insert("versions".into(), json!(versions));
+            body.insert("differing_buckets".into(), json!(report.differing.len()));
+            body.insert("damaged".into(), json!(report.damaged));
+            body.insert("findings".into(), json!(report.named));
             print_json("offline-records-verify", body)?;
         }
-        Format::Table => print_line(format!(
-            "records verify: {} rows={} records={} versions={} findings={}",
-            if verified.findings == 0 { "OK" } else { "DAMAGED" },
-            verified.rows,
-            verified.records,
-            verified.versions,
-            verified.findings
-        ))?,
-    }
-    if verified.findings > 0 {
-        return Ok(Exit::Verification);
-    }
-    Ok(Exit::Done)
-}
-
-/// Shows findings as they come.
-struct Telling {
-    progress: Progress,
-    format: Format,
-    found: Vec<String>,
-    failed: Option<Failure>,
-}
-
-impl Observer for Telling {
-    fn read(&mut self, rows: u64) {
-        self.progress.set(rows);
-    }
-
-    fn found(&mut self, finding: String) {
-        match self.format {
-            Format::Json => self.found.push(finding),
-            Format::Table => self.failed = self.failed.take().or(print_line(finding).err()),
+        Format::Table => {
+            report.named.iter().try_for_each(print_line)?;
+            let unnamed = report.damaged.saturating_sub(report.named.len() as u64);
+            if unnamed > 0 {
+                print_line(format!("and {} more", grouped(unnamed)))?;
+            }
+            print_line(format!(
+                "records verify: {} rows={} bytes={} live={live} versions={versions} damaged={} differing_buckets={}",
+                if damaged { "DAMAGED" } else { "OK" },
+                report.rows,
+                report.bytes,
+                report.damaged,
+                report.differing.len(),
+            ))?;
         }
     }
+    records.say_how_far();
+    Ok(if damaged { Exit::Verification } else { Exit::Done })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::digest::{Item, StateDigest};
+use crate::digest::{Buckets, Item, StateDigest};
 use crate::engine::{Batch, EngineView, Kind};
 use crate::error::StoreError;
 use crate::keyspace::encode_value;
@@ -83,9 +83,9 @@ impl<'a> Draft<'a> {
         self.heads = heads;
     }
 
-    /// The digest of what has been settled.
-    pub fn digest(&self) -> [u8; 32] {
-        self.digest.buckets().total()
+    /// The sums of what has been settled.
+    pub fn buckets(&self) -> &Buckets {
+        self.digest.buckets()
     }
 
     /// The finished batch, with the digest's own rows.

@@ -22,7 +22,7 @@ use self::draft::Draft;
 use self::requests::{Known, RequestTable};
 use crate::catalog::Catalog;
 use crate::command::{Command, CommandBatch, Decision, DigestTaken, Done, Op, Outcome, RequestExpired};
-use crate::digest::StateDigest;
+use crate::digest::{Buckets, StateDigest};
 use crate::engine::{Batch, EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::meta::{self, AppliedRow, MembershipRow};
@@ -31,6 +31,8 @@ use crate::types::LogId;
 
 /// Taken digests that are kept.
 const KEPT_DIGESTS: usize = 64;
+/// Of so many of the newest ones all buckets are kept, 64 KiB each, in memory alone: replicas that differ compare them.
+const KEPT_BUCKETS: usize = 4;
 
 /// What this node keeps of the log's commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +108,7 @@ pub(crate) struct Machine {
     pub counts: Counts,
     pub catalog: Arc<Catalog>,
     pub digests: Arc<BTreeMap<u64, [u8; 32]>>,
+    pub buckets: Arc<BTreeMap<u64, Arc<Buckets>>>,
     pub digest: StateDigest,
     requests: RequestTable,
 }
@@ -140,6 +143,7 @@ impl Machine {
             counts: Counts { records: row.records, versions: row.versions },
             catalog: Arc::new(Catalog::load(view)?),
             digests: Arc::new(digests),
+            buckets: Arc::default(),
             digest: StateDigest::load(view)?,
             requests: RequestTable::load(view, max_request_entries, row.request_floor)?,
             applied: applied(&row, membership(view.get(Kind::Meta, meta::MEMBERSHIP)?)?),
@@ -227,7 +231,7 @@ impl Machine {
     fn take_digest(&mut self, draft: &mut Draft<'_>, place: Place) -> Decision {
         draft.settle();
         self.requests.settle(draft);
-        let digest = draft.digest();
+        let digest = draft.buckets().total();
         draft.batch.put(Kind::Meta, meta::digest_key(place.index), digest.to_vec());
         let kept = Arc::make_mut(&mut self.digests);
         kept.insert(place.index, digest);
@@ -235,6 +239,11 @@ impl Machine {
             if let Some((oldest, _)) = kept.pop_first() {
                 draft.batch.delete(Kind::Meta, meta::digest_key(oldest));
             }
+        }
+        let buckets = Arc::make_mut(&mut self.buckets);
+        buckets.insert(place.index, Arc::new(draft.buckets().clone()));
+        if buckets.len() > KEPT_BUCKETS {
+            buckets.pop_first();
         }
         Decision::DigestTaken(DigestTaken { digest: Bytes::copy_from_slice(&digest) })
     }

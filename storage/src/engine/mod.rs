@@ -181,6 +181,11 @@ pub trait EngineView: Send + Sync {
 
     /// The rows of a range, in key order or from its end.
     fn scan(&self, kind: Kind, range: KeyRange, reverse: bool) -> Rows<'_>;
+
+    /// As [`EngineView::scan`], for a reader of everything: what it reads takes nobody's place in a cache.
+    fn sweep(&self, kind: Kind, range: KeyRange, reverse: bool) -> Rows<'_> {
+        self.scan(kind, range, reverse)
+    }
 }
 
 /// Where engines live. Each has a number that is never reused while it exists; one is current.

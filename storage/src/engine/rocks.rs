@@ -125,8 +125,7 @@ fn open_read_only(folder: &Path, kinds: &[Kind]) -> Result<DB, EngineError> {
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |level, line| {
         tracing::debug!(?level, line, "RocksDB");
     }));
-    let kinds =
-        kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache)));
+    let kinds = kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache)));
     DB::open_cf_descriptors_read_only(&options, folder, kinds, false).map_err(|source| {
         let next = "see that its files are whole and may be read";
         EngineError { what: format!("read database {}: {next}", folder.display()), source: source.into() }
@@ -143,7 +142,8 @@ fn known_kinds(folder: &Path) -> Result<Vec<Kind>, EngineError> {
     let other = |name: &&String| *name != "default" && !known.iter().any(|kind| kind.name() == *name);
     let Some(unknown) = names.iter().find(other) else { return Ok(known) };
     let meta = open_read_only(folder, &[Kind::Meta])?;
-    let value = meta.cf_handle(Kind::Meta.name()).and_then(|meta_rows| meta.get_cf(meta_rows, format::KEY).ok().flatten());
+    let value =
+        meta.cf_handle(Kind::Meta.name()).and_then(|meta_rows| meta.get_cf(meta_rows, format::KEY).ok().flatten());
     let row: Option<FormatRow> = value.and_then(|value| decode_value(Kind::Meta, format::KEY, value.into()).ok());
     let writer = row.map_or_else(|| "a newer release".to_owned(), |row| format!("Saola {}", row.last_release));
     Err(EngineError {
@@ -228,10 +228,22 @@ impl EngineView for RocksView {
     }
 
     fn scan(&self, kind: Kind, range: KeyRange, reverse: bool) -> Rows<'_> {
+        self.read(kind, range, reverse, ReadOptions::default())
+    }
+
+    fn sweep(&self, kind: Kind, range: KeyRange, reverse: bool) -> Rows<'_> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_verify_checksums(true);
+        self.read(kind, range, reverse, options)
+    }
+}
+
+impl RocksView {
+    fn read(&self, kind: Kind, range: KeyRange, reverse: bool, mut options: ReadOptions) -> Rows<'_> {
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
             return Box::new(std::iter::empty());
         }
-        let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(range.start);
         if let Some(end) = range.end {
             options.set_iterate_upper_bound(end);

@@ -8,6 +8,7 @@
 //! | `info` | [`InfoRow`]: uuid, names, node ids ever used |
 //! | `buckets` | all buckets of the state digest: u64 sequence, 4,096 times u128; no format version |
 //! | `changed` and u8 | buckets changed by one batch: u64 sequence, pairs of u16 and u128; no format version |
+//! | `quarantine` | [`QuarantineRow`]: what of this copy must not be served; each node's own |
 //! | `digest` and log index u64 | the state digest taken there: 32 bytes, no format version |
 
 use bytes::Bytes;
@@ -23,6 +24,8 @@ pub const MEMBERSHIP: &[u8] = b"membership";
 pub const INFO: &[u8] = b"info";
 /// Key of the row with all buckets.
 pub const BUCKETS: &[u8] = b"buckets";
+/// Key of [`QuarantineRow`].
+pub const QUARANTINE: &[u8] = b"quarantine";
 /// Prefix of the keys of rows with changed buckets.
 pub const CHANGED: &[u8] = b"changed";
 /// Prefix of a taken digest's key.
@@ -109,6 +112,20 @@ pub struct InfoRow {
     /// Who claimed those that were claimed after the cluster was made, ascending.
     #[prost(message, repeated, tag = "5")]
     pub claims: Vec<NodeClaim>,
+}
+
+/// What of this copy must not be served. It stands in the database that it is about, and goes with it.
+#[derive(Clone, PartialEq, Message)]
+pub struct QuarantineRow {
+    /// True: nothing is served.
+    #[prost(bool, tag = "1")]
+    pub whole: bool,
+    /// The buckets whose rows are not served, as [`crate::digest::BucketSet::to_bytes`] writes them.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub buckets: Bytes,
+    /// What was found.
+    #[prost(string, tag = "3")]
+    pub why: String,
 }
 
 /// A node id with the data folder that it was given to.

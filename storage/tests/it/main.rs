@@ -12,5 +12,6 @@ mod state_export;
 mod state_keys;
 mod state_model;
 mod state_requests;
+mod state_scrub;
 mod state_store;
 mod state_support;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use saola_storage::error::StoreError;
-use saola_storage::export::ImportError;
+use saola_storage::import::ImportError;
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
 
 use crate::state_support::*;
