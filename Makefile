@@ -61,6 +61,7 @@ lint:
 check-seams:
 	$(call section,builds without RocksDB)
 	cargo check --locked -p saola-client
+	cargo check --locked -p saola-ops --no-default-features
 	cargo check --locked -p saola-storage --no-default-features
 	cargo check --locked -p saola-raft --no-default-features
 	cargo check --locked -p saola-node --no-default-features

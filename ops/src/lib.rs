@@ -1,9 +1,10 @@
 //! What the command `saola` is made of; also used by tests that need a live cluster on this machine.
 //!
-//! It knows the cluster only through `saola_client`: an operator can do nothing here that a program could not do.
+//! It knows a running cluster only through `saola_client`: an operator can do nothing here that a program could not do.
 //! To read the code: [`cli`] is the command line and [`run`](run::run) takes it to its verb; [`verbs`] are the short
 //! ones; [`import`] writes records from lines of JSON; [`certificates`] makes a development authority; [`launch`]
-//! starts nodes as child processes; [`demo`] is the five-node proof. What they share: [`connect`] makes the client,
+//! starts nodes as child processes; [`demo`] is the five-node proof; `offline` reads a stopped node's folder, and it
+//! alone knows the storage. What they share: [`connect`] makes the client,
 //! [`output`] and [`show`] print, [`time`] reads and writes moments, [`progress`] shows long work, [`topology`] reads
 //! the file that `saola cluster init` takes, [`signals`] hears Ctrl-C, and [`exit`] says how it ended.
 
@@ -14,6 +15,8 @@ pub mod demo;
 pub mod exit;
 pub mod import;
 pub mod launch;
+#[cfg(feature = "offline")]
+pub mod offline;
 pub mod output;
 pub mod progress;
 pub mod run;

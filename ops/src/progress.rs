@@ -10,10 +10,11 @@ use crate::output::grouped;
 /// Where there is no terminal, a line is printed no more often than this.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Progress of one piece of work, counted in lines.
+/// Progress of one piece of work, counted in lines or another unit.
 #[derive(Debug)]
 pub struct Progress {
     what: String,
+    unit: &'static str,
     total: Option<u64>,
     started: Instant,
     shown: Shown,
@@ -28,10 +29,18 @@ enum Shown {
 impl Progress {
     /// Starts showing `what`; `total` is how many lines there are, where that is known.
     pub fn start(what: &str, total: Option<u64>) -> Progress {
+        Progress::of(what, "lines", total)
+    }
+
+    /// The same, counted in another unit.
+    pub fn of(what: &str, unit: &'static str, total: Option<u64>) -> Progress {
         let started = Instant::now();
-        let shown =
-            if std::io::stderr().is_terminal() { Shown::Bar(bar(what, total)) } else { Shown::Lines { last: started } };
-        Progress { what: what.to_owned(), total, started, shown }
+        let shown = if std::io::stderr().is_terminal() {
+            Shown::Bar(bar(what, unit, total))
+        } else {
+            Shown::Lines { last: started }
+        };
+        Progress { what: what.to_owned(), unit, total, started, shown }
     }
 
     /// So many lines are done by now.
@@ -40,7 +49,7 @@ impl Progress {
             Shown::Bar(bar) => bar.set_position(done),
             Shown::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
-                eprintln!("{}", line(&self.what, done, self.total, self.started.elapsed()));
+                eprintln!("{}", line(&self.what, self.unit, done, self.total, self.started.elapsed()));
             }
             Shown::Lines { .. } => {}
         }
@@ -71,16 +80,17 @@ impl Drop for Progress {
     }
 }
 
-fn bar(what: &str, total: Option<u64>) -> ProgressBar {
+fn bar(what: &str, unit: &str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => (
             ProgressBar::new(total),
-            "   {msg} {bar:30} {percent:>3}%  {human_pos}/{human_len} lines  {per_sec:>10}  {eta} left",
+            "   {msg} {bar:30} {percent:>3}%  {human_pos}/{human_len} UNIT  {per_sec:>10}  {eta} left",
         ),
-        None => (ProgressBar::new_spinner(), "   {msg} {spinner} {human_pos} lines  {per_sec}"),
+        None => (ProgressBar::new_spinner(), "   {msg} {spinner} {human_pos} UNIT  {per_sec}"),
     };
     // The templates are fixed; should indicatif ever refuse one, its own style does as well.
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(&template.replace("UNIT", unit)).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.with_style(style.progress_chars("=> ")).with_message(what.to_owned())
 }
 
@@ -89,9 +99,9 @@ pub fn rate(lines: u64, elapsed: Duration) -> u64 {
     (lines as f64 / elapsed.as_secs_f64().max(0.001)).round() as u64
 }
 
-fn line(what: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
+fn line(what: &str, unit: &str, done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let of = total.map(|total| format!(" of {}", grouped(total))).unwrap_or_default();
-    format!("{what}: {}{of} lines, {} a second", grouped(done), grouped(rate(done, elapsed)))
+    format!("{what}: {}{of} {unit}, {} a second", grouped(done), grouped(rate(done, elapsed)))
 }
 
 #[cfg(test)]
@@ -101,10 +111,10 @@ mod tests {
     #[test]
     fn progress_names_amount_and_rate() {
         assert_eq!(
-            line("import", 5_000, Some(10_794), Duration::from_secs(2)),
+            line("import", "lines", 5_000, Some(10_794), Duration::from_secs(2)),
             "import: 5,000 of 10,794 lines, 2,500 a second"
         );
-        assert_eq!(line("import", 10, None, Duration::from_secs(1)), "import: 10 lines, 10 a second");
+        assert_eq!(line("import", "rows", 10, None, Duration::from_secs(1)), "import: 10 rows, 10 a second");
         assert_eq!(rate(10, Duration::ZERO), 10_000);
     }
 }

@@ -56,6 +56,8 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
         Verb::Cert(CertVerb::Dev(args)) => certificates::run(&args, format),
         Verb::Dev => verbs::dev::dev().await,
         Verb::Demo(args) => demo::run(args).await,
+        #[cfg(feature = "offline")]
+        Verb::Offline(verb) => crate::offline::offline(&global, verb).await,
         Verb::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "saola", &mut text);

@@ -14,7 +14,6 @@
 mod admission;
 pub mod clock;
 mod convert;
-pub mod folder;
 pub mod frontier;
 mod links;
 mod log_store;
@@ -34,6 +33,8 @@ pub mod witness;
 mod conformance;
 #[cfg(feature = "sim")]
 pub mod sim;
+
+pub use saola_storage::folder;
 
 pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
 pub use member::{Member, Role};

@@ -2,6 +2,7 @@
 
 use crate::engine::{EngineError, Kind};
 use crate::import::ImportError;
+use crate::release::UnknownFormat;
 
 /// The state machine could not read, write or install its state. Refused commands are no errors: they are
 /// outcomes ([`crate::command::Decision`]).
@@ -24,6 +25,15 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
+    /// The rows are of a format that this release does not read.
+    #[error("the state machine's database {format}")]
+    Newer {
+        /// What was found, and who reads it.
+        format: UnknownFormat,
+    },
+    /// Records were asked for where a witness lived.
+    #[error("this is the state of a witness, which holds no records; read a data node's folder")]
+    NoRecords,
     /// This part of the copy is not served: it differs from others, or does not verify.
     #[error(
         "this node's copy is not served {part}: {why}; another data node answers, and `saola scrub status` shows the repair"

@@ -14,12 +14,13 @@ use crate::engine::{KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::meta::{LogIdRow, MembershipRow};
 use crate::read::View;
+use crate::release::RELEASE;
 
 /// Rows are gathered into a chunk until it is this long.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Format version of the stream.
-pub(crate) const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 /// A part of the stream.
 #[derive(Clone, PartialEq, Message)]
@@ -55,6 +56,9 @@ pub struct Start {
     /// True when it comes from a witness.
     #[prost(bool, tag = "2")]
     pub log_ids_only: bool,
+    /// Release of the sender.
+    #[prost(string, tag = "3")]
+    pub release: String,
 }
 
 /// Rows of one kind, in key order.
@@ -148,7 +152,8 @@ impl Export {
         }
         self.view.state.quarantine.check_all()?;
         let body = if self.sequence == 0 {
-            Body::Start(Start { format: FORMAT, log_ids_only: self.keeps == Keeps::LogIdsOnly })
+            let log_ids_only = self.keeps == Keeps::LogIdsOnly;
+            Body::Start(Start { format: FORMAT, log_ids_only, release: RELEASE.to_owned() })
         } else if let Some(rows) = self.next_rows()? {
             Body::Rows(rows)
         } else {

@@ -14,8 +14,9 @@ use crate::digest::{Buckets, Item};
 use crate::engine::{Batch, Engine, Kind};
 use crate::error::StoreError;
 use crate::export::{Body, Chunk, ExportedRow, FORMAT, Manifest, RowList, Start};
-use crate::keyspace::encode_value;
 use crate::keyspace::meta::{self, AppliedRow};
+use crate::keyspace::{encode_value, format};
+use crate::release::UnknownFormat;
 use crate::store::Shared;
 
 /// A received stream was refused. The state that was there stays.
@@ -42,12 +43,10 @@ pub enum ImportError {
         why: String,
     },
     /// A newer release sent it.
-    #[error(
-        "a received state has format {found}, this release reads format 1; install the release that the sender runs"
-    )]
+    #[error("a received state {format}")]
     UnknownFormat {
-        /// The stream's format.
-        found: u32,
+        /// What was found, and who reads it.
+        format: UnknownFormat,
     },
     /// A witness sent it to a data node.
     #[error("a received state comes from a witness and holds no records; take it from a data node")]
@@ -160,7 +159,8 @@ impl Import {
 
     fn start(&mut self, start: &Start) -> Result<(), ImportError> {
         if start.format != FORMAT {
-            return Err(ImportError::UnknownFormat { found: start.format });
+            let format = UnknownFormat::new(start.format.into(), &start.release, FORMAT.into());
+            return Err(ImportError::UnknownFormat { format });
         }
         if start.log_ids_only && self.shared.keeps == Keeps::Records {
             return Err(ImportError::FromWitness);
@@ -179,6 +179,10 @@ impl Import {
                 return Err(inconsistent(format!("the {} rows are not in order", kind.name())).into());
             }
             self.last = Some(place);
+            // Which releases wrote the sender's database is its own affair.
+            if kind == Kind::Meta && key == format::KEY {
+                continue;
+            }
             // A witness keeps no rows but the two that `close` gives it.
             if self.shared.keeps == Keeps::Records {
                 if kind != Kind::Meta {
@@ -196,6 +200,7 @@ impl Import {
             let why = "its manifest is about other chunks".to_owned();
             return Err(ImportError::Inconsistent { why }.into());
         }
+        self.engine.write(format::stamp(None).unwrap_or_default())?;
         if self.shared.keeps == Keeps::LogIdsOnly {
             let mut batch = Batch::default();
             let row = AppliedRow { log_id: manifest.log_id, revision: 1, log_ids_only: true, ..AppliedRow::default() };

@@ -1,4 +1,18 @@
-//! Placeholder map; each part adds its module line here.
+//! Everything of a node that touches its disk: the Raft log and the state machine, with their formats, and the sealing
+//! of values. It knows no Raft, no network, no clock; randomness and time come in as arguments. It refuses to guess: what
+//! a disk says is checked, damage is named and never skipped. The register of all formats is `README.md` beside `src`.
+//!
+//! In reading order:
+//! - [`types`], [`command`]: log ids, what entries carry and what comes of it; [`payload`], [`member`]: entries' bytes;
+//! - [`disk`], [`log`]: files, and the durable log on them;
+//! - [`engine`], [`keyspace`]: where rows live, and the register of their keys and values;
+//! - [`collection`], [`chain`], [`digest`]: ids, the chain of versions, the state digest;
+//! - `apply`, `catalog`, [`retention`]: the state machine, a pure function from entries to rows and outcomes;
+//! - [`store`], `read`: its owner, and the views that it gives;
+//! - [`export`], [`import`], [`heal`]: a whole state on its way, received, and put in place of a damaged one;
+//! - [`scrub`], [`quarantine`]: finding damage, and not serving it;
+//! - [`seal`], [`kek`], [`keyring`]: sealed values, a site's key pair, the data keys;
+//! - [`folder`], [`release`], [`error`]: a node's folder, which release wrote what, what can go wrong.
 
 mod apply;
 mod catalog;
@@ -10,14 +24,18 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod folder;
 pub mod heal;
 pub mod import;
 pub mod kek;
 pub mod keyring;
 pub mod keyspace;
 pub mod log;
+pub mod member;
+pub mod payload;
 pub mod quarantine;
 mod read;
+pub mod release;
 pub mod retention;
 pub mod scrub;
 pub mod seal;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::apply::{Applied, Counts};
+use crate::apply::{self, Applied, Counts};
 use crate::catalog::{Catalog, StoreInfo};
 use crate::command::{Provenance, WrappedDek};
 use crate::digest::{Buckets, StateDigest};
@@ -14,10 +14,12 @@ use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::collections::Collection;
 use crate::keyspace::heads::{self, Head};
+use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::times::{self, TimesRow};
 use crate::keyspace::versions::{self, VersionOp, VersionRow};
-use crate::keyspace::{array, decode_value};
-use crate::quarantine::{Guarded, Quarantine};
+use crate::keyspace::{array, decode_value, format};
+use crate::quarantine::{Guarded, Quarantine, Watch};
+use crate::scrub::Scrub;
 
 /// Which version of a record to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,41 @@ pub struct View {
 }
 
 impl View {
+    /// A view of rows that no store has open, such as a stopped node's.
+    ///
+    /// # Errors
+    /// The rows are of a newer release or of a witness, one that says what the store is is damaged, or the engine
+    /// failed.
+    pub fn over(rows: Arc<dyn EngineView>) -> Result<View, StoreError> {
+        format::read(&*rows)?;
+        let row = match rows.get(Kind::Meta, meta::APPLIED)? {
+            Some(value) => decode_value(Kind::Meta, meta::APPLIED, value)?,
+            None => AppliedRow { revision: 1, ..AppliedRow::default() },
+        };
+        if row.log_ids_only {
+            return Err(StoreError::NoRecords);
+        }
+        let membership = apply::membership(rows.get(Kind::Meta, meta::MEMBERSHIP)?)?;
+        let quarantine = Quarantine::load(&*rows, Arc::new(Watch::default()))?;
+        // Nobody is served by this view: it is for those who look at the damage.
+        quarantine.hold(None);
+        let state = ViewState {
+            applied: apply::applied(&row, membership),
+            counts: Counts { records: row.records, versions: row.versions, removed: row.removed },
+            catalog: Arc::new(Catalog::load(&*rows)?),
+            digests: Arc::default(),
+            buckets: Arc::default(),
+            quarantine: Arc::new(quarantine),
+            rows,
+        };
+        Ok(View { state: Arc::new(state) })
+    }
+
+    /// Reads all rows and says what is not as it was written.
+    pub fn scrub(&self) -> Scrub {
+        Scrub::new(self.clone())
+    }
+
     /// The point of the log.
     pub fn applied(&self) -> Applied {
         self.state.applied.clone()

@@ -14,8 +14,8 @@ use crate::engine::{Batch, Engine, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
 use crate::export::Export;
 use crate::import::{Import, ImportError};
-use crate::keyspace::{decode_value, encode_value};
 use crate::keyspace::meta::{self, AppliedRow};
+use crate::keyspace::{decode_value, encode_value, format};
 use crate::quarantine::{Damage, Held, Quarantine, Watch};
 use crate::read::ViewState;
 use crate::scrub::Scrub;
@@ -77,6 +77,9 @@ impl Store {
     /// The engine cannot be opened, a row is damaged, or the home belongs to a node of another role.
     pub fn open(home: Arc<dyn EngineHome>, keeps: Keeps, settings: StoreSettings) -> Result<Store, StoreError> {
         let engine = home.open_current()?;
+        if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
+            engine.write(batch)?;
+        }
         let rows = engine.view();
         let machine = Machine::load(&*rows, keeps, settings.max_request_entries)?;
         let flushed = flushed_applied(&*engine)?;

@@ -48,3 +48,31 @@ How far an import has come stands in FILE.saola-import; --resume goes on there."
 pub const CERTIFICATES: &str = r#"Example:
   saola cert dev --out certs --node main-1 --node main-2 --client operator
 Nodes take ca.pem, NAME.pem and NAME.key as tls.ca, tls.cert and tls.key; you take the client's as --ca, --cert, --key."#;
+
+/// Of `saola offline`.
+#[cfg(feature = "offline")]
+pub const OFFLINE: &str = r#"Examples:
+  saola offline records verify --data-dir FOLDER
+  saola offline records get --data-dir FOLDER agency ward/00004 --kek main.kek
+  saola offline log verify --data-dir FOLDER
+  saola offline formats --data-dir FOLDER
+FOLDER is `data_dir` of a node that has been stopped, or a copy of it; it may be on read-only media. These verbs ask no
+cluster, so what other nodes have is not seen: what is shown is what this one folder holds."#;
+
+/// Of `saola offline records verify`.
+#[cfg(feature = "offline")]
+pub const OFFLINE_VERIFY: &str = r#"Each finding is a line `collection/id gN: what`; the last line sums up. Example:
+  saola offline records verify --data-dir FOLDER
+Damage on one node: `saola cluster replace` makes it anew from the others."#;
+
+/// Of `saola offline records get`.
+#[cfg(feature = "offline")]
+pub const OFFLINE_GET: &str = r#"Examples:
+  saola offline records get --data-dir FOLDER agency ward/00004
+  saola offline records get --data-dir FOLDER agency ward/00004 --as-of 2025-07-01T00:00:00Z --kek main.kek --raw
+The key file must have mode 0600. What is in the log and not yet in the database is not seen; the command says how much."#;
+
+/// Of `saola offline log dump`.
+#[cfg(feature = "offline")]
+pub const OFFLINE_DUMP: &str = r#"Example:
+  saola offline log dump --data-dir FOLDER --from 100 --to 120"#;

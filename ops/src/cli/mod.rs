@@ -1,9 +1,12 @@
 //! The command line. Nouns then verbs; flags that hold for every verb stand in [`Global`].
 //!
-//! [`records`] holds what concerns records, [`cluster`] what concerns the cluster and its nodes, `help` their examples.
+//! [`records`] holds what concerns records, [`cluster`] what concerns the cluster and its nodes, `offline` what concerns
+//! the folder of a stopped node, `help` their examples.
 
 pub mod cluster;
 mod help;
+#[cfg(feature = "offline")]
+pub mod offline;
 pub mod records;
 
 use std::path::PathBuf;
@@ -13,6 +16,10 @@ use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, TransferArgs};
+#[cfg(feature = "offline")]
+pub use offline::{
+    DumpArgs, FolderArgs, LogVerb, OfflineGetArgs, OfflineHistoryArgs, OfflineListArgs, OfflineVerb, RecordsVerb,
+};
 pub use records::{
     AtArgs, CollectionVerb, CreateArgs, DeleteArgs, ExportArgs, GetArgs, HistoryArgs, ImportArgs, ListArgs,
     ProvenanceArgs, PutArgs,
@@ -114,6 +121,10 @@ pub enum Verb {
     Dev,
     /// Start five nodes over two sites, lose a site under load, and prove that nothing was lost
     Demo(DemoArgs),
+    /// Look into the data folder of a stopped node; changes nothing there, and needs no keys but to open values
+    #[cfg(feature = "offline")]
+    #[command(subcommand, after_help = help::OFFLINE)]
+    Offline(OfflineVerb),
     /// Print completions for a shell, as in `source <(saola completions bash)`
     Completions {
         /// The shell

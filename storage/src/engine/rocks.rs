@@ -13,12 +13,15 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, IteratorMode,
-    LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, InfoLogger,
+    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
 use self_cell::self_cell;
 
 use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Row, Rows};
+use crate::keyspace::decode_value;
+use crate::keyspace::format::{self, FormatRow};
+use crate::release::RELEASE;
 
 /// How much memory an engine may take.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +77,9 @@ struct RocksEngine {
 
 impl RocksEngine {
     fn open(folder: &Path, settings: &RocksSettings) -> Result<RocksEngine, EngineError> {
+        if folder.join("CURRENT").exists() {
+            known_kinds(folder)?;
+        }
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
         let kinds = Kind::ALL
             .into_iter()
@@ -93,6 +99,57 @@ impl RocksEngine {
 
 fn family(db: &DB, kind: Kind) -> &ColumnFamily {
     db.cf_handle(kind.name()).expect("every kind's column family is opened with the database")
+}
+
+/// The rows of a stopped node's current database. It is opened to be read only: nothing in `folder`, where its
+/// databases are, is changed, made or locked.
+///
+/// # Errors
+/// There is no database, it cannot be read, or it holds kinds of rows that this release does not know.
+pub fn read_only(folder: &Path) -> Result<Arc<dyn EngineView>, EngineError> {
+    let home = RocksHome::new(folder, RocksSettings::RECORDS);
+    let generation = home.current().and_then(|current| {
+        current.ok_or_else(|| io::Error::other("the file `current` is missing, so no node has written rows here"))
+    });
+    let folder = home.database(generation.map_err(home.failed("find"))?);
+    let kinds = known_kinds(&folder)?;
+    Ok(Arc::new(RocksView(Pinned::new(Arc::new(open_read_only(&folder, &kinds)?), |db| db.snapshot()))))
+}
+
+fn open_read_only(folder: &Path, kinds: &[Kind]) -> Result<DB, EngineError> {
+    let settings = RocksSettings::RECORDS;
+    let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+    let mut options = Options::default();
+    options.set_max_open_files(512);
+    // RocksDB would write a file beside the rows even so; what matters comes back as an error.
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |level, line| {
+        tracing::debug!(?level, line, "RocksDB");
+    }));
+    let kinds = kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache)));
+    DB::open_cf_descriptors_read_only(&options, folder, kinds, false).map_err(|source| {
+        let next = "see that its files are whole and may be read";
+        EngineError { what: format!("read database {}: {next}", folder.display()), source: source.into() }
+    })
+}
+
+/// The kinds of rows that a database has. An older one may lack some.
+fn known_kinds(folder: &Path) -> Result<Vec<Kind>, EngineError> {
+    let names = DB::list_cf(&Options::default(), folder).map_err(|source| EngineError {
+        what: format!("read database {}: see that its files are whole and may be read", folder.display()),
+        source: source.into(),
+    })?;
+    let known: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| names.iter().any(|name| name == kind.name())).collect();
+    let other = |name: &&String| *name != "default" && !known.iter().any(|kind| kind.name() == *name);
+    let Some(unknown) = names.iter().find(other) else { return Ok(known) };
+    let meta = open_read_only(folder, &[Kind::Meta])?;
+    let value =
+        meta.cf_handle(Kind::Meta.name()).and_then(|meta_rows| meta.get_cf(meta_rows, format::KEY).ok().flatten());
+    let row: Option<FormatRow> = value.and_then(|value| decode_value(Kind::Meta, format::KEY, value.into()).ok());
+    let writer = row.map_or_else(|| "a newer release".to_owned(), |row| format!("Saola {}", row.last_release));
+    Err(EngineError {
+        what: format!("open database {}: install the release that wrote it or later", folder.display()),
+        source: format!("it holds rows of kind {unknown:?}, written by {writer}; this is release {RELEASE}").into(),
+    })
 }
 
 impl Engine for RocksEngine {
@@ -164,7 +221,8 @@ impl RocksView {
 
 impl EngineView for RocksView {
     fn get(&self, kind: Kind, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let family = family(self.0.borrow_owner(), kind);
+        // A database that is only read may be from before there was this kind.
+        let Some(family) = self.0.borrow_owner().cf_handle(kind.name()) else { return Ok(None) };
         let value = self.0.borrow_dependent().get_cf(family, key);
         Ok(value.map_err(|source| self.failed(kind, source))?.map(Bytes::from))
     }
@@ -191,7 +249,9 @@ impl RocksView {
             options.set_iterate_upper_bound(end);
         }
         let mode = if reverse { IteratorMode::End } else { IteratorMode::Start };
-        let family = family(self.0.borrow_owner(), kind);
+        let Some(family) = self.0.borrow_owner().cf_handle(kind.name()) else {
+            return Box::new(std::iter::empty());
+        };
         let rows = self.0.borrow_dependent().iterator_cf_opt(family, options, mode);
         Box::new(rows.map(move |row| -> Result<Row, EngineError> {
             let (key, value) = row.map_err(|source| self.failed(kind, source))?;

@@ -2,6 +2,7 @@
 //!
 //! | key | value |
 //! |---|---|
+//! | `format` | [`super::format::FormatRow`]: format of all rows, and which releases wrote them; read first |
 //! | `applied` | [`AppliedRow`]: how far the log has been applied, and counters; written with every batch |
 //! | `membership` | [`MembershipRow`] |
 //! | `info` | [`InfoRow`]: uuid, names, node ids ever used |

@@ -22,6 +22,7 @@
 
 pub mod changes;
 pub mod collections;
+pub mod format;
 pub mod heads;
 pub mod keyring;
 pub mod meta;
@@ -37,7 +38,7 @@ use crate::engine::Kind;
 use crate::error::StoreError;
 
 /// Format version of every value written by this release.
-const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 1;
 
 /// A value's bytes.
 pub fn encode_value(message: &impl Message) -> Bytes {

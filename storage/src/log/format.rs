@@ -51,7 +51,8 @@ pub(super) const RECORD_BYTES: u32 = 40;
 pub(super) const MAX_PAYLOAD: u32 = 1 << 30;
 
 const MAGIC: [u8; 8] = *b"SAOLALOG";
-const VERSION: u32 = 1;
+/// Format version of the log that this release writes and reads.
+pub const VERSION: u32 = 1;
 const HEAD_USED: usize = 128;
 
 const VOTE: u32 = 1;

@@ -13,7 +13,8 @@
 //! simulator drives. One step is one write and one `fdatasync`, however many operations were waiting.
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
-//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`.
+//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `walk` (the same of a node that is
+//! stopped, changing nothing), `handle`.
 
 mod batch;
 mod error;
@@ -22,6 +23,7 @@ mod handle;
 mod memory;
 mod open;
 mod segment;
+mod walk;
 mod writer;
 
 use bytes::Bytes;
@@ -29,7 +31,9 @@ use bytes::Bytes;
 use crate::types::{LogId, Vote};
 
 pub use error::LogError;
+pub use format::VERSION as LOG_FORMAT;
 pub use handle::Log;
+pub use walk::{LogRecord, Met, walk};
 pub use writer::{LogWriter, Wait};
 
 /// One entry: opaque bytes at a place in the log.

@@ -147,7 +147,7 @@ fn replay_segment<D: Disk>(
 }
 
 /// Whether some record after `damage` says that this place was synced before it was written.
-fn synced_beyond(segment: u64, content: &[u8], damage: usize) -> bool {
+pub(super) fn synced_beyond(segment: u64, content: &[u8], damage: usize) -> bool {
     (damage..content.len())
         .step_by(8)
         .filter_map(|at| decode_record(segment, at as u32, &content[at..]))

@@ -67,7 +67,7 @@ fn copy_name(id: u64) -> String {
     format!("{id:016x}.copy")
 }
 
-fn parse_name(name: &str) -> Option<(u64, &str)> {
+pub(super) fn parse_name(name: &str) -> Option<(u64, &str)> {
     let (id, kind) = name.split_once('.')?;
     Some((u64::from_str_radix(id, 16).ok().filter(|_| id.len() == 16)?, kind))
 }

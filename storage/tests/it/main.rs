@@ -1,5 +1,7 @@
 //! Integration tests of the storage crate: one module per part and promise.
 
+#[cfg(feature = "rocksdb")]
+mod fixtures;
 mod log_faults;
 mod log_full;
 mod log_model;

@@ -61,7 +61,17 @@ fn scrub_of_a_sound_copy_finds_nothing_and_reads_every_row() {
 
 #[test]
 fn scrub_finds_a_flipped_byte_in_any_row_of_any_kind() {
-    let count = |kind| rows(&{ let home = memory_home(); filled(&home); home }, kind).len();
+    let count = |kind| {
+        rows(
+            &{
+                let home = memory_home();
+                filled(&home);
+                home
+            },
+            kind,
+        )
+        .len()
+    };
     let mut tried = 0;
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Meta) {
         for place in 0..count(kind) {

@@ -122,7 +122,7 @@ fn links_in_documents_lead_somewhere() {
 }
 
 /// Every text file of the tree with its path from the root.
-fn texts() -> Vec<(String, String)> {
+pub(super) fn texts() -> Vec<(String, String)> {
     let mut texts = Vec::new();
     collect(&root(), "", &mut texts);
     assert!(texts.len() > 50, "the walk found the tree");

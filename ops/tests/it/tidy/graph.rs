@@ -11,7 +11,8 @@ fn allowed_arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("saola-client", BTreeSet::from([])),
         ("saola-raft", BTreeSet::from(["saola-storage"])),
         ("saola-node", BTreeSet::from(["saola-raft", "saola-storage", "saola-client"])),
-        ("saola-ops", BTreeSet::from(["saola-client"])),
+        // The storage for offline verbs alone: see `only_the_offline_verbs_know_the_storage`.
+        ("saola-ops", BTreeSet::from(["saola-client", "saola-storage"])),
         (
             "saola-jepsen",
             // The launcher of local clusters, which the live test needs, lives in ops.
@@ -80,12 +81,28 @@ fn storage_raft_and_node_build_without_rocksdb() {
 }
 
 #[test]
-fn client_and_command_build_without_rocksdb_and_openraft() {
-    for package in ["saola-client", "saola-ops"] {
-        for name in built_with(package, &["--all-features"]) {
+fn client_and_command_build_without_openraft_and_without_rocksdb() {
+    for (package, features) in [("saola-client", "--all-features"), ("saola-ops", "--no-default-features")] {
+        for name in built_with(package, &[features]) {
             assert!(!name.contains("rocksdb") && !name.starts_with("openraft"), "{package} must build without {name}");
         }
     }
+    for name in built_with("saola-ops", &["--all-features"]) {
+        assert!(!name.starts_with("openraft"), "saola-ops must build without {name}");
+    }
+}
+
+#[test]
+fn only_the_offline_verbs_know_the_storage() {
+    let mut seen = 0;
+    for (path, text) in super::files::texts() {
+        if !path.starts_with("ops/src/") || !text.contains("saola_storage") {
+            continue;
+        }
+        assert!(path.starts_with("ops/src/offline/"), "{path}: only ops/src/offline may know the storage");
+        seen += 1;
+    }
+    assert!(seen > 0, "the offline verbs stand in ops/src/offline");
 }
 
 #[test]
