@@ -286,6 +286,9 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
                 "a witness cannot send a snapshot to a data node; leadership moves to a data node first",
             ));
         }
+        if full && let Some(held) = self.shared.store.held() {
+            return Err(refuse(&format!("this node's copy goes to nobody, it is being repaired: {}", held.why)));
+        }
         let begin = SnapshotBegin {
             header: Some(self.shared.header(&self.member, vote.leader_id.term)),
             vote: Some(wire_vote::<RT>(&vote)),

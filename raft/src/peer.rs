@@ -110,6 +110,7 @@ impl<RT: Runtime> PeerService<RT> {
                 let digest = self.shared().store.digest_at(at.index);
                 Ok(Answer::Digest(digest.map(|d| Bytes::copy_from_slice(&d)).unwrap_or_default()))
             }
+            Question::Copy(ask) => self.replica.answer_about_copy(ask),
             Question::Admin(verb) => {
                 let members = self.replica.admin_here(verb).await?;
                 Ok(Answer::Members(Members { members }))

@@ -40,7 +40,7 @@ pub(crate) enum SnapshotBody {
     Outgoing(Box<Export>),
     /// Received, not yet installed.
     Incoming(Box<Import>),
-    /// No content: the state is on disk already, or the node keeps log ids only.
+    /// No content: the state is on disk already, or must go to nobody, or the node keeps log ids only.
     LogIdsOnly,
 }
 
@@ -76,6 +76,7 @@ pub(crate) struct StateMachine<RT> {
     store: Arc<Store>,
     frontier: Arc<FrontierCell>,
     applied_next: watch::Sender<u64>,
+    digest_taken: watch::Sender<u64>,
     /// What the next small batch will probably take.
     takes: Takes,
     runtime: PhantomData<fn() -> RT>,
@@ -87,6 +88,7 @@ impl<RT> Clone for StateMachine<RT> {
             store: self.store.clone(),
             frontier: self.frontier.clone(),
             applied_next: self.applied_next.clone(),
+            digest_taken: self.digest_taken.clone(),
             takes: self.takes,
             runtime: PhantomData,
         }
@@ -98,8 +100,15 @@ fn store_io(error: StoreError) -> io::Error {
 }
 
 impl<RT: Runtime> StateMachine<RT> {
-    pub(crate) fn new(store: Arc<Store>, frontier: Arc<FrontierCell>, applied_next: watch::Sender<u64>) -> Self {
-        let this = Self { store, frontier, applied_next, takes: Takes::AMoment, runtime: PhantomData };
+    /// `news`: told of the first index that is not applied, and of the newest digest's.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        frontier: Arc<FrontierCell>,
+        news: (watch::Sender<u64>, watch::Sender<u64>),
+    ) -> Self {
+        let (applied_next, digest_taken) = news;
+        let (takes, runtime) = (Takes::AMoment, PhantomData);
+        let this = Self { store, frontier, applied_next, digest_taken, takes, runtime };
         this.announce(&this.store.applied());
         this
     }
@@ -143,6 +152,9 @@ impl<RT: Runtime> StateMachine<RT> {
         }
         self.frontier.observe_committed(last);
         self.applied_next.send_replace(last + 1);
+        if let Some(index) = self.store.newest_digest() {
+            self.digest_taken.send_if_modified(|known| std::mem::replace(known, index) != index);
+        }
         for ((_, responder), outcomes) in batch.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
                 responder.send(Outcomes(outcomes));
@@ -241,7 +253,15 @@ impl<RT: Runtime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
         if self.store.applied().log_id.is_none() {
             return Ok(None);
         }
-        let export = self.store.export().map_err(store_io)?;
+        let export = match self.store.export() {
+            Ok(export) => export,
+            // It must go to nobody; openraft asks for it at a start, too.
+            Err(StoreError::Quarantined { .. }) => {
+                let meta = Self::meta(&self.store.applied())?;
+                return Ok(Some(Snapshot { meta, snapshot: SnapshotBody::LogIdsOnly }));
+            }
+            Err(error) => return Err(store_io(error)),
+        };
         Ok(Some(Snapshot { meta: Self::meta(export.applied())?, snapshot: SnapshotBody::Outgoing(Box::new(export)) }))
     }
 }
@@ -253,12 +273,14 @@ impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig<RT>, SnapshotBody>, io::Error> {
         let store = self.store.clone();
         let flushed = RT::disk(Takes::Long, move || store.flush()).await.map_err(store_io)?;
-        let export = self.store.export().map_err(store_io)?;
-        let snapshot = match *export.applied() == flushed {
-            true => SnapshotBody::Outgoing(Box::new(export)),
-            // More was applied meanwhile. Whoever sends a snapshot asks for the current one.
-            false => SnapshotBody::LogIdsOnly,
+        let export = match self.store.export() {
+            Ok(export) => Some(export).filter(|export| *export.applied() == flushed),
+            // The log may be purged all the same: what is wrong here is mended from another node's rows.
+            Err(StoreError::Quarantined { .. }) => None,
+            Err(error) => return Err(store_io(error)),
         };
+        // More may have been applied meanwhile. Whoever sends a snapshot asks for the current one.
+        let snapshot = export.map_or(SnapshotBody::LogIdsOnly, |export| SnapshotBody::Outgoing(Box::new(export)));
         Ok(Snapshot { meta: Self::meta(&flushed)?, snapshot })
     }
 }
@@ -284,7 +306,7 @@ mod tests {
     async fn witness_takes_a_newer_snapshot_whose_membership_it_has_applied() {
         let store = Store::open(Arc::new(MemoryHome::new()), Keeps::LogIdsOnly, StoreSettings::default()).unwrap();
         let frontier = Arc::new(FrontierCell::new());
-        let mut machine = StateMachine::<TokioRuntime>::new(Arc::new(store), frontier, watch::Sender::new(0));
+        let mut machine = StateMachine::<TokioRuntime>::new(Arc::new(store), frontier, (watch::Sender::new(0), watch::Sender::new(0)));
         let members = BTreeMap::from([(1, Member { node_id: 1, ..Member::default() })]);
         let membership = Membership::new(vec![BTreeSet::from([1])], members).unwrap();
         for last in [10, 20] {

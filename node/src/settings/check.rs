@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use saola_raft::{Role, Timing};
+use saola_raft::{Role, ScrubSettings, Timing};
 
-use super::file::{KekSection, LimitsSection, ListenSection, NodeSection, SettingsFile, TimingSection, TlsSection};
+use super::file::{
+    KekSection, LimitsSection, ListenSection, NodeSection, ScrubSection, SettingsFile, TimingSection, TlsSection,
+};
 use super::{DEFAULT_MIN_FREE_BYTES, Settings, SettingsError, TlsPaths};
 
 /// Names go into certificates as a DNS label, hence this bound and alphabet.
@@ -79,6 +82,7 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         ));
     }
     let timing = timing(&raw.timing).map_err(|(key, reason, next)| value(key, reason, &next))?;
+    let scrub = scrub(&raw.scrub).map_err(|(key, next)| value(key, "it is out of range".into(), next))?;
 
     let base = path.parent().unwrap_or_else(|| Path::new("."));
     // `join` keeps an absolute path as it is.
@@ -96,7 +100,24 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         kek: raw.kek.map(|k| resolve(k.file)),
         timing,
         min_free_bytes: raw.limits.min_free_bytes.unwrap_or(DEFAULT_MIN_FREE_BYTES),
+        scrub,
     })
+}
+
+/// The key that is wrong, and what to write instead.
+fn scrub(raw: &ScrubSection) -> Result<ScrubSettings, (&'static str, &'static str)> {
+    let mut scrub = ScrubSettings::default();
+    match raw.bytes_per_s {
+        None => {}
+        Some(bytes @ 65_536..) => scrub.bytes_per_s = bytes,
+        Some(_) => return Err(("scrub.bytes_per_s", "write 65536 or more; 8388608 is usual")),
+    }
+    match raw.every_hours {
+        None => {}
+        Some(hours @ 1..=8_760) => scrub.every = Duration::from_secs(hours * 3_600),
+        Some(_) => return Err(("scrub.every_hours", "write 1 to 8760; 24 is usual")),
+    }
+    Ok(scrub)
 }
 
 impl Settings {
@@ -127,6 +148,10 @@ impl Settings {
                 election_max_ms: Some(self.timing.election_max_ms),
             },
             limits: LimitsSection { min_free_bytes: Some(self.min_free_bytes) },
+            scrub: ScrubSection {
+                bytes_per_s: Some(self.scrub.bytes_per_s),
+                every_hours: Some(self.scrub.every.as_secs() / 3_600),
+            },
         })
     }
 }

@@ -8,7 +8,7 @@ pub mod file;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use saola_raft::{Role, Timing};
+use saola_raft::{Role, ScrubSettings, Timing};
 
 /// Free space below which writes are refused unless the file says otherwise: 512 MiB.
 pub const DEFAULT_MIN_FREE_BYTES: u64 = 512 * 1024 * 1024;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Below this much free space, bytes, the node takes no writes.
     pub min_free_bytes: u64,
+    /// How the copy of the records is checked.
+    pub scrub: ScrubSettings,
 }
 
 /// PEM files of one node.

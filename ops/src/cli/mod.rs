@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, TransferArgs};
+pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, ScrubVerb, TransferArgs};
 pub use records::{
     AtArgs, CollectionVerb, CreateArgs, DeleteArgs, ExportArgs, GetArgs, HistoryArgs, ImportArgs, ListArgs,
     ProvenanceArgs, PutArgs,
@@ -89,6 +89,9 @@ pub enum Verb {
     /// Make and change the cluster
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// Check the copies of the records on all data nodes, and repair one
+    #[command(subcommand)]
+    Scrub(ScrubVerb),
     /// Create and list collections
     #[command(subcommand)]
     Collection(CollectionVerb),

@@ -4,16 +4,19 @@
 //! [`Refusal`] that names the next step, and never lets it reach Raft (`admission`).
 //!
 //! - `header`: who sends to whom, refusals; `call`: single questions and answers;
+//! - `copy`: comparing and repairing copies of the records;
 //! - `log`: votes and entries; `snapshot`; `admin`: joining, leaving, handing over.
 
 mod admin;
 mod call;
+mod copy;
 mod header;
 mod log;
 mod snapshot;
 
 pub use admin::{Admin, AdminVerb, Adopt, DigestAt, Identity, Members, ReplaceWith};
 pub use call::{Answer, Barrier, Nothing, PeerReply, PeerRequest, Question};
+pub use copy::{CopyAsk, CopyState, CopyVerb};
 pub use header::{Header, Refusal, RefusalCode, WIRE_VERSION};
 pub use log::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
@@ -92,6 +95,7 @@ mod tests {
             Question::Digest(DigestAt { index: 9 }),
             Question::Admin(AdminVerb { verb: Some(add) }),
             Question::Greet(Nothing {}),
+            Question::Copy(CopyAsk { verb: Some(CopyVerb::At(DigestAt { index: 9 })) }),
         ]
     }
 
@@ -105,6 +109,7 @@ mod tests {
             Answer::Barrier(Barrier { frontier_next: 9 }),
             Answer::Identity(Identity { member: Some(member()), boot_id: id(8), ..Identity::default() }),
             Answer::Members(Members { members: vec![member()] }),
+            Answer::Copy(CopyState { sums: vec![1; 64].into(), bad: true, checked: vec![2; 8].into() }),
         ]
     }
 
