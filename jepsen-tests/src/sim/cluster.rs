@@ -55,6 +55,8 @@ pub struct Cluster {
     pub min_free_bytes: u64,
     /// How copies of the records are checked; nodes that start later take it.
     pub scrub: ScrubSettings,
+    /// Bytes of its records that a node sends in a second; nodes that start later take it.
+    pub snapshot_bytes_per_s: u64,
     nodes: BTreeMap<u64, Node>,
     root: tempfile::TempDir,
 }
@@ -68,6 +70,7 @@ impl Cluster {
             log_budget_bytes: u64::MAX,
             min_free_bytes: 0,
             scrub: ScrubSettings::default(),
+            snapshot_bytes_per_s: 64 << 20,
             nodes: BTreeMap::new(),
             root,
         }
@@ -164,6 +167,7 @@ impl Cluster {
     pub async fn start(&mut self, id: u64) {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
         let (log_budget_bytes, min_free_bytes, scrub) = (self.log_budget_bytes, self.min_free_bytes, self.scrub);
+        let snapshot_bytes_per_s = self.snapshot_bytes_per_s;
         let node = self.node_mut(id);
         let role = node.member.role_value();
         let Member { node_id, name, site, .. } = node.member.clone();
@@ -193,6 +197,7 @@ impl Cluster {
             keep_entries,
             log_budget_bytes,
             scrub,
+            snapshot_bytes_per_s,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))

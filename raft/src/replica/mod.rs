@@ -2,8 +2,8 @@
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
-//! `room` (free space), `maintenance` (flushing, purging), `copy` with `scrub`, `compare` and `repair` (is this node's copy
-//! of the records right, and what if not), `status`.
+//! `room` (free space), `maintenance` (flushing, purging), `offers` with `fetch` and `exports` (snapshots), `copy` with
+//! `scrub`, `compare` and `repair` (is this node's copy of the records right, and what if not), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -40,10 +40,13 @@ mod barrier;
 mod changes;
 mod compare;
 mod copy;
+mod exports;
+mod fetch;
 mod handover;
 mod init;
 mod maintenance;
 mod newcomer;
+mod offers;
 mod propose;
 mod repair;
 mod room;
@@ -76,6 +79,10 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) frontier: Arc<FrontierCell>,
     pub(crate) links: Links<InstantOf<RT>>,
     pub(crate) processes: Processes,
+    /// States that other nodes pull from this one.
+    exports: exports::Exports<InstantOf<RT>>,
+    /// The state that this node pulls.
+    offers: offers::Offers,
     /// Drawn when this process started: tells it from another one on a copy of its folder.
     boot_id: [u8; 16],
     pub(crate) transport: Arc<dyn Transport>,
