@@ -93,6 +93,7 @@ headed!(
     TransferResponse,
     MembershipResponse,
     DigestResponse,
+    ScrubResponse,
 );
 
 /// What to report of each node's newest failure, given in the order of time: a node's own answer tells more than

@@ -124,4 +124,29 @@ impl Client {
         let (reply, _) = self.call(plan, proto::DigestRequest {}, send).await?;
         Ok(reply)
     }
+
+    /// Has data nodes read all their records now; all of them when none is named. Gives those that have begun, and why
+    /// others have not.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node answers.
+    pub async fn start_scrub(&self, node_ids: Vec<u64>) -> Result<proto::ScrubResponse, Error> {
+        self.scrub(proto::ScrubRequest { node_ids, repair_node_id: 0 }).await
+    }
+
+    /// Has a data node replace its copy of the records by another node's.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no other copy, or it is no data node.
+    pub async fn repair_copy(&self, node_id: u64) -> Result<proto::ScrubResponse, Error> {
+        self.scrub(proto::ScrubRequest { node_ids: Vec::new(), repair_node_id: node_id }).await
+    }
+
+    async fn scrub(&self, message: proto::ScrubRequest) -> Result<proto::ScrubResponse, Error> {
+        // Asked a second time, a node goes on with what it does.
+        let plan = Plan { effect: Effect::None, ..Plan::CHANGE };
+        let send = |channel, request| async move { cluster(channel).scrub(request).await };
+        let (reply, _) = self.call(plan, message, send).await?;
+        Ok(reply)
+    }
 }

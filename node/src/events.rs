@@ -13,6 +13,7 @@ pub struct Seen {
     term: u64,
     members: BTreeMap<u64, Member>,
     refused: Option<String>,
+    alarm: Option<String>,
 }
 
 impl Seen {
@@ -26,6 +27,7 @@ impl Seen {
             term: status.term,
             members: status.members.into_iter().map(|member| (member.node_id, member)).collect(),
             refused: status.refused_by_peers,
+            alarm: status.scrub.alarm,
         }
     }
 }
@@ -95,6 +97,15 @@ fn changes(before: &Seen, now: &Seen) -> Vec<Line> {
         None if before.refused.is_some() => lines.push(Line::Info("this node takes part in its cluster again".into())),
         _ => {}
     }
+    match &now.alarm {
+        Some(what) if before.alarm != now.alarm => {
+            lines.push(Line::Warn(format!("records of this node: {what}; `saola scrub status` shows the repair")));
+        }
+        None if before.alarm.is_some() => {
+            lines.push(Line::Info("records of this node: all as they should be again".into()))
+        }
+        _ => {}
+    }
     for (id, member) in &now.members {
         match before.members.get(id) {
             None => lines.push(Line::Info(format!("members: {} belongs to the cluster", described(member)))),
@@ -142,7 +153,7 @@ mod tests {
             Member { node_id: id, name, site, role: Role::Voter as i32, peer_address: address, ..Member::default() }
         };
         let members = ids.iter().map(|id| (*id, member(*id))).collect();
-        Seen { adopted: true, leader, term: 7, members, refused: None }
+        Seen { adopted: true, leader, term: 7, members, refused: None, alarm: None }
     }
 
     fn one(before: &Seen, now: &Seen) -> Line {
@@ -189,6 +200,14 @@ mod tests {
         moved.members.entry(1).and_modify(|member| member.peer_address = "elsewhere:1".into());
         let Line::Info(moved) = one(&seen(None, &[1]), &moved) else { panic!("no warning") };
         assert!(moved.contains("peers elsewhere:1") && moved.contains("was node 1"), "{moved}");
+    }
+
+    #[test]
+    fn damaged_records_are_one_line_that_names_them_and_one_when_they_are_mended() {
+        let damaged = Seen { alarm: Some("agency/r1 g2: its chain does not follow".into()), ..seen(None, &[1]) };
+        let Line::Warn(alarm) = one(&seen(None, &[1]), &damaged) else { panic!("a warning") };
+        assert!(alarm.contains("agency/r1 g2") && alarm.contains("saola scrub status"), "{alarm}");
+        assert!(matches!(one(&damaged, &seen(None, &[1])), Line::Info(_)));
     }
 
     #[test]

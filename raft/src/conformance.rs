@@ -10,7 +10,6 @@ use saola_storage::engine::EngineHome;
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::log::{Log, LogSettings};
 use saola_storage::store::{Keeps, Store, StoreSettings};
-use tokio::sync::watch;
 
 use crate::frontier::FrontierCell;
 use crate::log_store::LogStore;
@@ -33,7 +32,7 @@ impl StoreBuilder<TypeConfig<TokioRuntime>, LogStore<TokioRuntime>, StateMachine
         std::thread::spawn(move || writer.run(|error| panic!("the log failed: {error}")));
         let home = (self.home)(folder.path());
         let store = Store::open(home, Keeps::Records, StoreSettings::default()).unwrap();
-        let machine = StateMachine::new(Arc::new(store), Arc::new(FrontierCell::new()), watch::Sender::new(0));
+        let machine = StateMachine::new(Arc::new(store), Arc::new(FrontierCell::new()), Default::default());
         Ok((folder, LogStore::new(log), machine))
     }
 }

@@ -9,7 +9,7 @@
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
 //! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom), [`transport`], [`witness`],
-//! `links`, [`clock`], `sim`.
+//! `links`, `verdict` (which copy is wrong), [`clock`], `sim`.
 
 mod admission;
 pub mod clock;
@@ -26,6 +26,7 @@ mod state_machine;
 pub mod timing;
 pub mod transport;
 pub mod types;
+mod verdict;
 pub mod wire;
 pub mod witness;
 
@@ -40,7 +41,8 @@ pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
 pub use member::{Member, Role};
 pub use peer::PeerService;
 pub use replica::{
-    AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, StartError,
+    AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus,
+    ScrubSettings, ScrubStatus, StartError,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

@@ -20,6 +20,7 @@ use saola_storage::store::{Applied, ApplyEntry, ApplyPayload, Store};
 use saola_storage::types::LogId;
 use tokio::sync::watch;
 
+use crate::convert::place_in_log;
 use crate::frontier::FrontierCell;
 use crate::member::{MembershipRecord, membership_from_record, membership_to_record};
 use crate::payload;
@@ -40,34 +41,23 @@ pub(crate) enum SnapshotBody {
     Outgoing(Box<Export>),
     /// Received, not yet installed.
     Incoming(Box<Import>),
-    /// No content: the state is on disk already, or the node keeps log ids only.
+    /// No content: the state is on disk already, or must go to nobody, or the node keeps log ids only.
     LogIdsOnly,
 }
 
 impl SnapshotBody {
-    /// A state that has come whole, if it is the one that was announced: what Raft is told of a snapshot must be true
-    /// before it is installed.
-    pub(crate) fn received<RT: Runtime>(
-        import: Import,
-        announced: &SnapshotMetaOf<TypeConfig<RT>>,
-    ) -> Result<Self, String> {
+    /// A state that has come whole, and what Raft must be told of it: what it holds, not what was announced.
+    pub(crate) fn received<RT: Runtime>(import: Import) -> Result<(SnapshotMetaOf<TypeConfig<RT>>, Self), String> {
         let Some(manifest) = import.manifest() else {
-            return Err("snapshot stream ended before its manifest: the sender will start again".into());
+            return Err("the records have not come whole".into());
         };
-        let log_id = manifest.log_id.map(LogId::from);
-        let expected = announced.last_log_id.as_ref().map(log_id_from::<RT>);
-        if log_id != expected {
-            return Err(format!("snapshot was announced as ending at {expected:?}, its content ends at {log_id:?}"));
-        }
+        let last = manifest.log_id.map(|row| place_in_log::<RT>(LogId::from(row).into())).transpose();
         let membership = manifest.membership.clone().map(|row| (row.log_id.into(), row.membership));
-        let membership = stored_membership::<RT>(membership.as_ref()).map_err(|error| error.to_string())?;
-        if membership != announced.last_membership {
-            return Err(format!(
-                "snapshot was announced with the membership {}, its content has {membership}",
-                announced.last_membership
-            ));
-        }
-        Ok(SnapshotBody::Incoming(Box::new(import)))
+        let meta = openraft::storage::SnapshotMeta {
+            last_log_id: last.map_err(|refusal| refusal.message)?,
+            last_membership: stored_membership::<RT>(membership.as_ref()).map_err(|error| error.to_string())?,
+        };
+        Ok((meta, SnapshotBody::Incoming(Box::new(import))))
     }
 }
 
@@ -76,6 +66,7 @@ pub(crate) struct StateMachine<RT> {
     store: Arc<Store>,
     frontier: Arc<FrontierCell>,
     applied_next: watch::Sender<u64>,
+    digest_taken: watch::Sender<u64>,
     /// What the next small batch will probably take.
     takes: Takes,
     runtime: PhantomData<fn() -> RT>,
@@ -87,6 +78,7 @@ impl<RT> Clone for StateMachine<RT> {
             store: self.store.clone(),
             frontier: self.frontier.clone(),
             applied_next: self.applied_next.clone(),
+            digest_taken: self.digest_taken.clone(),
             takes: self.takes,
             runtime: PhantomData,
         }
@@ -98,8 +90,15 @@ fn store_io(error: StoreError) -> io::Error {
 }
 
 impl<RT: Runtime> StateMachine<RT> {
-    pub(crate) fn new(store: Arc<Store>, frontier: Arc<FrontierCell>, applied_next: watch::Sender<u64>) -> Self {
-        let this = Self { store, frontier, applied_next, takes: Takes::AMoment, runtime: PhantomData };
+    /// `news`: told of the first index that is not applied, and of the newest digest's.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        frontier: Arc<FrontierCell>,
+        news: (watch::Sender<u64>, watch::Sender<u64>),
+    ) -> Self {
+        let (applied_next, digest_taken) = news;
+        let (takes, runtime) = (Takes::AMoment, PhantomData);
+        let this = Self { store, frontier, applied_next, digest_taken, takes, runtime };
         this.announce(&this.store.applied());
         this
     }
@@ -143,6 +142,9 @@ impl<RT: Runtime> StateMachine<RT> {
         }
         self.frontier.observe_committed(last);
         self.applied_next.send_replace(last + 1);
+        if let Some(index) = self.store.newest_digest() {
+            self.digest_taken.send_if_modified(|known| std::mem::replace(known, index) != index);
+        }
         for ((_, responder), outcomes) in batch.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
                 responder.send(Outcomes(outcomes));
@@ -241,7 +243,15 @@ impl<RT: Runtime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
         if self.store.applied().log_id.is_none() {
             return Ok(None);
         }
-        let export = self.store.export().map_err(store_io)?;
+        let export = match self.store.export() {
+            Ok(export) => export,
+            // It must go to nobody; openraft asks for it at a start, too.
+            Err(StoreError::Quarantined { .. }) => {
+                let meta = Self::meta(&self.store.applied())?;
+                return Ok(Some(Snapshot { meta, snapshot: SnapshotBody::LogIdsOnly }));
+            }
+            Err(error) => return Err(store_io(error)),
+        };
         Ok(Some(Snapshot { meta: Self::meta(export.applied())?, snapshot: SnapshotBody::Outgoing(Box::new(export)) }))
     }
 }
@@ -253,12 +263,14 @@ impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig<RT>, SnapshotBody>, io::Error> {
         let store = self.store.clone();
         let flushed = RT::disk(Takes::Long, move || store.flush()).await.map_err(store_io)?;
-        let export = self.store.export().map_err(store_io)?;
-        let snapshot = match *export.applied() == flushed {
-            true => SnapshotBody::Outgoing(Box::new(export)),
-            // More was applied meanwhile. Whoever sends a snapshot asks for the current one.
-            false => SnapshotBody::LogIdsOnly,
+        let export = match self.store.export() {
+            Ok(export) => Some(export).filter(|export| *export.applied() == flushed),
+            // The log may be purged all the same: what is wrong here is mended from another node's rows.
+            Err(StoreError::Quarantined { .. }) => None,
+            Err(error) => return Err(store_io(error)),
         };
+        // More may have been applied meanwhile. Whoever sends a snapshot asks for the current one.
+        let snapshot = export.map_or(SnapshotBody::LogIdsOnly, |export| SnapshotBody::Outgoing(Box::new(export)));
         Ok(Snapshot { meta: Self::meta(&flushed)?, snapshot })
     }
 }
@@ -284,7 +296,11 @@ mod tests {
     async fn witness_takes_a_newer_snapshot_whose_membership_it_has_applied() {
         let store = Store::open(Arc::new(MemoryHome::new()), Keeps::LogIdsOnly, StoreSettings::default()).unwrap();
         let frontier = Arc::new(FrontierCell::new());
-        let mut machine = StateMachine::<TokioRuntime>::new(Arc::new(store), frontier, watch::Sender::new(0));
+        let mut machine = StateMachine::<TokioRuntime>::new(
+            Arc::new(store),
+            frontier,
+            (watch::Sender::new(0), watch::Sender::new(0)),
+        );
         let members = BTreeMap::from([(1, Member { node_id: 1, ..Member::default() })]);
         let membership = Membership::new(vec![BTreeSet::from([1])], members).unwrap();
         for last in [10, 20] {
@@ -307,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_is_not_what_its_sender_announced_is_refused() {
+    fn raft_is_told_what_was_received_and_nothing_before_it_is_whole() {
         let membership = |node_id| membership_to_record(&member_of(node_id)).encode_to_vec();
         let sender = store();
         let first = log_id_from::<TokioRuntime>(&at(1));
@@ -317,30 +333,21 @@ mod tests {
             ApplyEntry { log_id: last, payload: ApplyPayload::Blank },
         ];
         sender.apply(entries).unwrap();
-        let receive = |store: &Store, all: bool| {
-            let (mut import, mut export) = (store.import().unwrap(), sender.export().unwrap());
-            while let Some(chunk) = export.next_chunk().unwrap() {
-                if all || import.manifest().is_some() {
+        let receiver = store();
+        let receive = |chunks: usize| {
+            let (mut import, mut export) = (receiver.import().unwrap(), sender.export().unwrap());
+            for _ in 0..chunks {
+                if let Some(chunk) = export.next_chunk().unwrap() {
                     import.write(&chunk).unwrap();
                 }
             }
-            import
+            SnapshotBody::received::<TokioRuntime>(import)
         };
-        let meta = |index, membership_at, node_id| SnapshotMeta {
-            last_log_id: Some(at(index)),
-            last_membership: openraft::StoredMembership::new(Some(at(membership_at)), member_of(node_id)),
-        };
-        let receiver = store();
-        let refused = |all, announced| {
-            let import = receive(&receiver, all);
-            SnapshotBody::received::<TokioRuntime>(import, &announced).map(|_| ()).unwrap_err()
-        };
-        assert!(refused(true, meta(3, 1, 1)).contains("announced as ending at"));
-        assert!(refused(true, meta(2, 2, 1)).contains("announced with the membership"));
-        assert!(refused(true, meta(2, 1, 2)).contains("announced with the membership"));
-        assert!(refused(false, meta(2, 1, 1)).contains("before its manifest"));
-        assert_eq!(receiver.applied().log_id, None, "nothing was installed");
-        let body = SnapshotBody::received::<TokioRuntime>(receive(&receiver, true), &meta(2, 1, 1)).unwrap();
+        assert!(receive(1).map(|_| ()).unwrap_err().contains("not come whole"));
+        let (meta, body) = receive(usize::from(u16::MAX)).unwrap();
+        assert_eq!(meta.last_log_id, Some(at(2)));
+        assert_eq!(meta.last_membership, openraft::StoredMembership::new(Some(at(1)), member_of(1)));
+        assert_eq!(receiver.applied().log_id, None, "nothing is installed yet");
         let SnapshotBody::Incoming(import) = body else { panic!("it came from a peer") };
         assert_eq!(import.finish().unwrap().log_id, Some(last));
     }

@@ -4,10 +4,12 @@
 //! is applied to it again from this node's own log, whose entries are checked by their CRC when they are read. So the
 //! index up to which this node has applied never moves, and whoever counts on it, as Raft does, notices nothing.
 
+use std::sync::Arc;
+
 use crate::apply::{Applied, ApplyEntry, Machine};
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::import::{Import, ImportError};
+use crate::import::{Import, ImportError, Whole};
 
 /// Entries that are left for the last stretch at most, during which nothing else is applied here.
 const LAST_STRETCH: u64 = 64;
@@ -28,8 +30,7 @@ impl Import {
     /// The stream is incomplete or does not hold together, this node has not come as far or its log does not reach back
     /// so far, or the engine or the log failed; the old state stays.
     pub fn replace_damaged(self, read_log: &mut ReadLog<'_>) -> Result<Applied, StoreError> {
-        let mut machine = self.checked()?;
-        let shared = &self.shared;
+        let Whole { shared, generation, engine, mut machine } = self.whole()?;
         let received = index_of(&machine.applied);
         let published = || index_of(&shared.writer.lock().machine.applied);
         let applied = published();
@@ -41,16 +42,16 @@ impl Import {
             if target - index_of(&machine.applied) <= LAST_STRETCH {
                 break;
             }
-            catch_up(&*self.engine, &mut machine, target, read_log)?;
+            catch_up(&*engine, &mut machine, target, read_log)?;
         }
         // Most of it reaches the disk while this node still applies.
-        self.engine.flush()?;
+        engine.flush()?;
         let mut writer = shared.writer.lock();
         if let Some(reason) = &writer.stopped {
             return Err(StoreError::Stopped { reason: reason.clone() });
         }
         let target = index_of(&writer.machine.applied);
-        catch_up(&*self.engine, &mut machine, target, read_log)?;
+        catch_up(&*engine, &mut machine, target, read_log)?;
         if machine.applied.log_id != writer.machine.applied.log_id {
             let why = format!(
                 "with this node's log it leads to {:?}, not to {:?}",
@@ -58,8 +59,8 @@ impl Import {
             );
             return Err(ImportError::Inconsistent { why }.into());
         }
-        self.engine.flush()?;
-        let applied = shared.make_current(&mut writer, self.generation, self.engine.clone(), machine)?;
+        engine.flush()?;
+        let applied = shared.make_current(&mut writer, generation, Arc::clone(&engine), machine)?;
         drop(writer);
         shared.discard_others();
         Ok(applied)

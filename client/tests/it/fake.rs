@@ -172,6 +172,10 @@ impl Cluster for Shared {
         Err(Status::unimplemented("replace member"))
     }
 
+    async fn scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubResponse>, Status> {
+        Err(Status::unimplemented("scrub"))
+    }
+
     async fn digest(&self, _: Request<DigestRequest>) -> Result<Response<DigestResponse>, Status> {
         Err(Status::unimplemented("digest"))
     }

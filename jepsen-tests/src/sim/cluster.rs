@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
-use saola_raft::{Member, Replica, ReplicaParts, ReplicaSettings, Role, Timing};
+use saola_raft::{Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, Timing};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;
@@ -53,6 +53,10 @@ pub struct Cluster {
     pub log_budget_bytes: u64,
     /// Below so many free bytes a node has no room for writes; nodes that start later take it.
     pub min_free_bytes: u64,
+    /// How copies of the records are checked; nodes that start later take it.
+    pub scrub: ScrubSettings,
+    /// Bytes of its records that a node sends in a second; nodes that start later take it.
+    pub snapshot_bytes_per_s: u64,
     nodes: BTreeMap<u64, Node>,
     root: tempfile::TempDir,
 }
@@ -65,6 +69,8 @@ impl Cluster {
             keep_entries: 100_000,
             log_budget_bytes: u64::MAX,
             min_free_bytes: 0,
+            scrub: ScrubSettings::default(),
+            snapshot_bytes_per_s: 64 << 20,
             nodes: BTreeMap::new(),
             root,
         }
@@ -146,6 +152,11 @@ impl Cluster {
         &self.node(id).disk
     }
 
+    /// A node's records, to damage them.
+    pub fn records(&self, id: u64) -> &MemoryHome {
+        &self.node(id).home
+    }
+
     /// Ids of running data nodes.
     pub fn running(&self) -> Vec<u64> {
         let runs = |node: &Node| node.life.is_some() && node.member.role_value().is_data();
@@ -155,7 +166,8 @@ impl Cluster {
     /// Starts a node on what its disk holds.
     pub async fn start(&mut self, id: u64) {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
-        let (log_budget_bytes, min_free_bytes) = (self.log_budget_bytes, self.min_free_bytes);
+        let (log_budget_bytes, min_free_bytes, scrub) = (self.log_budget_bytes, self.min_free_bytes, self.scrub);
+        let snapshot_bytes_per_s = self.snapshot_bytes_per_s;
         let node = self.node_mut(id);
         let role = node.member.role_value();
         let Member { node_id, name, site, .. } = node.member.clone();
@@ -184,6 +196,8 @@ impl Cluster {
             wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
             keep_entries,
             log_budget_bytes,
+            scrub,
+            snapshot_bytes_per_s,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))

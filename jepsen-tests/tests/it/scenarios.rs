@@ -7,6 +7,7 @@
 //! - `membership`: adding, removing, replacing nodes;
 //! - `disks`: disks that run full or fail;
 //! - `snapshots`: nodes that the log can no longer bring up to date;
+//! - `scrub`: copies of the records that go bad;
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node.
 //!
@@ -19,6 +20,7 @@ mod init;
 mod leadership;
 mod membership;
 mod reads;
+mod scrub;
 mod snapshots;
 mod witness;
 

@@ -179,6 +179,26 @@ pub fn site_from_storage(site: command::Site) -> proto::Site {
     proto::Site { name: site.name, kek_public: site.kek_public }
 }
 
+/// What a node knows of its copy of the records.
+pub fn copy_status(scrub: &saola_raft::ScrubStatus) -> saola_client::proto::CopyStatus {
+    let (read, total) = scrub.running.unwrap_or_default();
+    let last = scrub.last.as_ref();
+    saola_client::proto::CopyStatus {
+        scrub_running: scrub.running.is_some(),
+        scrub_read_bytes: read,
+        scrub_total_bytes: total,
+        scrub_passes: scrub.passes,
+        damaged_rows: scrub.damaged_rows,
+        repairs: scrub.repairs,
+        last_rows: last.map_or(0, |last| last.rows),
+        last_bytes: last.map_or(0, |last| last.bytes),
+        bad: scrub.bad,
+        quarantined_buckets: scrub.quarantined_buckets,
+        repairing_from: scrub.repairing_from.unwrap_or(0),
+        alarm: scrub.alarm.clone().unwrap_or_default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -136,10 +136,8 @@ impl From<ReadError> for Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
         match &error {
-            StoreError::Corrupt { .. } => {
-                tracing::error!(%error, "stored bytes do not verify");
-                Refusal::plain(Reason::Corrupt, error.to_string())
-            }
+            StoreError::Corrupt { .. } => Refusal::plain(Reason::Corrupt, error.to_string()),
+            StoreError::Quarantined { .. } => Refusal::from_replica(Reason::Corrupt, &error.to_string()),
             _ => Refusal::internal(error),
         }
     }

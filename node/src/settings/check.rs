@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use saola_raft::{Role, Timing};
+use saola_raft::{Role, ScrubSettings, Timing};
 
-use super::file::{KekSection, LimitsSection, ListenSection, NodeSection, SettingsFile, TimingSection, TlsSection};
-use super::{DEFAULT_MIN_FREE_BYTES, Settings, SettingsError, TlsPaths};
+use super::file::{
+    KekSection, LimitsSection, ListenSection, NodeSection, ScrubSection, SettingsFile, TimingSection, TlsSection,
+};
+use super::{
+    DEFAULT_MIN_FREE_BYTES, DEFAULT_SNAPSHOT_BYTES_PER_S, MIN_SNAPSHOT_BYTES_PER_S, Settings, SettingsError, TlsPaths,
+};
 
 /// Names go into certificates as a DNS label, hence this bound and alphabet.
 const MAX_NAME_CHARS: usize = 63;
@@ -79,6 +84,16 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         ));
     }
     let timing = timing(&raw.timing).map_err(|(key, reason, next)| value(key, reason, &next))?;
+    let scrub = scrub(&raw.scrub).map_err(|(key, next)| value(key, "it is out of range".into(), next))?;
+
+    let snapshot_bytes_per_s = raw.limits.snapshot_bytes_per_s.unwrap_or(DEFAULT_SNAPSHOT_BYTES_PER_S);
+    if snapshot_bytes_per_s < MIN_SNAPSHOT_BYTES_PER_S {
+        return Err(value(
+            "limits.snapshot_bytes_per_s",
+            format!("{snapshot_bytes_per_s} is so slow that the receiver would give up"),
+            "write 1048576 (1 MiB) or more",
+        ));
+    }
 
     let base = path.parent().unwrap_or_else(|| Path::new("."));
     // `join` keeps an absolute path as it is.
@@ -96,7 +111,25 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         kek: raw.kek.map(|k| resolve(k.file)),
         timing,
         min_free_bytes: raw.limits.min_free_bytes.unwrap_or(DEFAULT_MIN_FREE_BYTES),
+        snapshot_bytes_per_s,
+        scrub,
     })
+}
+
+/// The key that is wrong, and what to write instead.
+fn scrub(raw: &ScrubSection) -> Result<ScrubSettings, (&'static str, &'static str)> {
+    let mut scrub = ScrubSettings::default();
+    match raw.bytes_per_s {
+        None => {}
+        Some(bytes @ 65_536..) => scrub.bytes_per_s = bytes,
+        Some(_) => return Err(("scrub.bytes_per_s", "write 65536 or more; 8388608 is usual")),
+    }
+    match raw.every_hours {
+        None => {}
+        Some(hours @ 1..=8_760) => scrub.every = Duration::from_secs(hours * 3_600),
+        Some(_) => return Err(("scrub.every_hours", "write 1 to 8760; 24 is usual")),
+    }
+    Ok(scrub)
 }
 
 impl Settings {
@@ -126,7 +159,14 @@ impl Settings {
                 election_min_ms: Some(self.timing.election_min_ms),
                 election_max_ms: Some(self.timing.election_max_ms),
             },
-            limits: LimitsSection { min_free_bytes: Some(self.min_free_bytes) },
+            limits: LimitsSection {
+                min_free_bytes: Some(self.min_free_bytes),
+                snapshot_bytes_per_s: Some(self.snapshot_bytes_per_s),
+            },
+            scrub: ScrubSection {
+                bytes_per_s: Some(self.scrub.bytes_per_s),
+                every_hours: Some(self.scrub.every.as_secs() / 3_600),
+            },
         })
     }
 }
@@ -225,6 +265,7 @@ file = "main.kek"
         assert_eq!(settings.data_dir, Path::new("/etc/node/data"));
         assert_eq!(settings.tls.key, Path::new("/etc/saola/node.key"));
         assert_eq!(settings.min_free_bytes, DEFAULT_MIN_FREE_BYTES);
+        assert_eq!(settings.snapshot_bytes_per_s, DEFAULT_SNAPSHOT_BYTES_PER_S);
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub struct SettingsFile {
     /// Bounds.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// How the copy of the records is checked.
+    #[serde(default)]
+    pub scrub: ScrubSection,
 }
 
 /// `[node]`
@@ -99,4 +102,19 @@ pub struct LimitsSection {
     /// Below this much free space, bytes, the node takes no writes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_free_bytes: Option<u64>,
+    /// Bytes of its records that the node sends to other nodes in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_bytes_per_s: Option<u64>,
+}
+
+/// `[scrub]`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScrubSection {
+    /// So many bytes of rows are read a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+    /// Hours between two passes over all rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_hours: Option<u64>,
 }

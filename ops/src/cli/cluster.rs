@@ -54,6 +54,31 @@ pub enum ClusterVerb {
     Members,
 }
 
+/// `saola scrub …`
+#[derive(Debug, Subcommand)]
+pub enum ScrubVerb {
+    /// Read and check all records of every data node now, in the background
+    Start {
+        /// Name or number of a node, to have it alone read; may be repeated
+        #[arg(long, value_name = "NODE")]
+        node: Vec<String>,
+        /// Wait for the end, with progress; exit 8 if something does not verify
+        #[arg(long)]
+        wait: bool,
+    },
+    /// What is known of every copy of the records; exit 8 if something does not verify
+    Status,
+    /// Say which copy is the bad one, when the nodes cannot tell: it is replaced by another node's
+    Repair {
+        /// Name or number of the data node whose copy goes
+        #[arg(long, value_name = "NODE")]
+        node: String,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+}
+
 /// A node that joins.
 #[derive(Clone, Debug, Args)]
 pub struct NewNode {

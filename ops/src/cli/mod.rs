@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, TransferArgs};
+pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, ScrubVerb, TransferArgs};
 #[cfg(feature = "offline")]
 pub use offline::{
     DumpArgs, FolderArgs, LogVerb, OfflineGetArgs, OfflineHistoryArgs, OfflineListArgs, OfflineVerb, RecordsVerb,
@@ -96,6 +96,9 @@ pub enum Verb {
     /// Make and change the cluster
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// Check the copies of the records on all data nodes, and repair one
+    #[command(subcommand)]
+    Scrub(ScrubVerb),
     /// Create and list collections
     #[command(subcommand)]
     Collection(CollectionVerb),

@@ -110,7 +110,7 @@ fn members(status: &StatusResponse) -> Vec<Member> {
 }
 
 /// The member of that name or number.
-fn find_node(status: &StatusResponse, node: &str) -> Result<Member, Failure> {
+pub(super) fn find_node(status: &StatusResponse, node: &str) -> Result<Member, Failure> {
     let members = members(status);
     let by_name = members.iter().find(|member| member.name == node);
     let by_id = || members.iter().find(|member| node.parse() == Ok(member.node_id));
@@ -124,7 +124,7 @@ fn find_node(status: &StatusResponse, node: &str) -> Result<Member, Failure> {
 }
 
 /// What cannot be undone wants the cluster's name, from the flag or from the terminal.
-async fn confirmed(status: &StatusResponse, doing: &str, confirm: Option<String>) -> Result<(), Failure> {
+pub(super) async fn confirmed(status: &StatusResponse, doing: &str, confirm: Option<String>) -> Result<(), Failure> {
     let name = &status.cluster_name;
     let given = match confirm {
         Some(given) => given,

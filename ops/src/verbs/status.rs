@@ -7,6 +7,7 @@ use saola_client::Client;
 use saola_client::proto::{Member, NodeStatus, Role, StatusResponse};
 use serde_json::{Value, json};
 
+use super::scrub::copy_document;
 use super::verdict::{Verdict, is_protected, verdict, without_quorum};
 use super::view::cluster_view;
 use crate::exit::{Exit, Failure};
@@ -168,7 +169,7 @@ fn document(status: &StatusResponse, verdict: &Verdict) -> Value {
             "certificate_expires_in_s": node.certificate_expires_in_s,
             "keys_open": node.keys_open, "keys_total": node.keys_total,
             "writes_refused": node.writes_refused, "writes_refused_reason": node.writes_refused_reason,
-            "log_syncs": node.log_syncs,
+            "log_syncs": node.log_syncs, "copy": node.copy.as_ref().map(copy_document),
         })
     };
     let sites: Vec<Value> = status

@@ -130,6 +130,9 @@ fn node_notes(node: &NodeStatus) -> Vec<String> {
     if node.sealed {
         notes.push(format!("node {name} is sealed: {}", node.seal_reason));
     }
+    if let Some(copy) = node.copy.as_ref().filter(|copy| !copy.alarm.is_empty()) {
+        notes.push(format!("records of node {name}: {}; see `saola scrub status`", copy.alarm));
+    }
     if node.writes_refused {
         notes.push(format!("node {name} refuses writes: {}", node.writes_refused_reason));
     }

@@ -64,7 +64,7 @@ impl<RT: Runtime> Replica<RT> {
         let raft = shared.raft().ok_or_else(|| invalid("Raft does not run on this node"))?;
         if !self.answers(&member).await {
             return Err(invalid(format!(
-                "node {to} ({}) at {} does not answer or takes no part, so it cannot lead: start it, or choose another node",
+                "node {to} ({}) at {} does not answer, takes no part or repairs its copy, so it cannot lead: start it, or choose another node",
                 member.name, member.peer_address
             )));
         }
@@ -121,11 +121,11 @@ impl<RT: Runtime> Replica<RT> {
         shared.until_deadline(until, || std::future::ready(chosen())).await
     }
 
-    /// Whether a member answers at once, and takes part.
+    /// Whether a member answers at once, takes part, and has records fit to be served.
     async fn answers(&self, member: &Member) -> bool {
         let limit = Duration::from_millis(2 * self.shared.timing.election_max_ms);
         match self.ask(member, Question::Identify(Nothing {}), limit).await {
-            Ok(Answer::Identity(identity)) => self.takes_part(member, &identity),
+            Ok(Answer::Identity(identity)) => self.takes_part(member, &identity) && !identity.copy_is_bad,
             _ => false,
         }
     }

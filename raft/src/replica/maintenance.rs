@@ -43,6 +43,8 @@ pub(crate) struct PurgeView {
     pub(crate) last_next: u64,
     /// First index that other members need, as the leader says: [`needed_by`].
     pub(crate) needed_from: u64,
+    /// First index that a repair of this node's copy under way may need.
+    pub(crate) repair_from: u64,
     /// So many of the newest entries are kept for members that were away for a moment …
     pub(crate) keep_entries: u64,
     /// … but none before this index, where the log's budget of bytes begins.
@@ -52,7 +54,7 @@ pub(crate) struct PurgeView {
 /// First index to keep. What is not flushed or needed by a live member is kept whatever its size.
 pub(crate) fn purge_below(view: PurgeView) -> u64 {
     let recent = view.last_next.saturating_sub(view.keep_entries).max(view.budget_from);
-    view.flushed_next.min(view.needed_from).min(recent)
+    view.flushed_next.min(view.needed_from).min(view.repair_from).min(recent)
 }
 
 pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>) {
@@ -83,6 +85,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>) {
             flushed_next: shared.store.flushed().map_or(0, |log_id| log_id.index + 1),
             last_next: shared.flushed_next(),
             needed_from: shared.links.needed_from(),
+            repair_from: shared.copy.repair_from(),
             keep_entries: shared.keep_entries,
             budget_from,
         });
@@ -136,11 +139,18 @@ mod tests {
 
     #[test]
     fn purge_never_overtakes_flush_members_or_the_recent_log() {
-        let view =
-            PurgeView { flushed_next: 9_990, last_next: 10_000, needed_from: 9_995, keep_entries: 100, budget_from: 0 };
+        let view = PurgeView {
+            flushed_next: 9_990,
+            last_next: 10_000,
+            needed_from: 9_995,
+            repair_from: u64::MAX,
+            keep_entries: 100,
+            budget_from: 0,
+        };
         assert_eq!(purge_below(view), 9_900);
         assert_eq!(purge_below(PurgeView { flushed_next: 500, ..view }), 500);
         assert_eq!(purge_below(PurgeView { needed_from: 500, ..view }), 500);
+        assert_eq!(purge_below(PurgeView { repair_from: 500, budget_from: 9_950, ..view }), 500);
         assert_eq!(purge_below(PurgeView { keep_entries: 10_001, ..view }), 0);
         // Recent entries are kept within the budget, what is needed is kept beyond it.
         assert_eq!(purge_below(PurgeView { budget_from: 9_950, ..view }), 9_950);

@@ -2,7 +2,8 @@
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
-//! `room` (free space), `maintenance` (flushing, purging), `status`.
+//! `room` (free space), `maintenance` (flushing, purging), `offers` with `fetch` and `exports` (snapshots), `copy` with
+//! `scrub`, `compare` and `repair` (is this node's copy of the records right, and what if not), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -37,18 +38,26 @@ use crate::wire::{Header, Identity, WIRE_VERSION};
 mod admin;
 mod barrier;
 mod changes;
+mod compare;
+mod copy;
+mod exports;
+mod fetch;
 mod handover;
 mod init;
 mod maintenance;
 mod newcomer;
+mod offers;
 mod propose;
+mod repair;
 mod room;
+mod scrub;
 mod staleness;
 mod start;
 mod status;
 
 pub use admin::AdminError;
 pub use barrier::{ReadError, ReadPoint};
+pub use copy::{ScrubSettings, ScrubStatus};
 pub use propose::ProposeError;
 pub use start::{ReplicaParts, ReplicaSettings, StartError};
 pub use status::ReplicaStatus;
@@ -70,6 +79,10 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) frontier: Arc<FrontierCell>,
     pub(crate) links: Links<InstantOf<RT>>,
     pub(crate) processes: Processes,
+    /// States that other nodes pull from this one.
+    exports: exports::Exports<InstantOf<RT>>,
+    /// The state that this node pulls.
+    offers: offers::Offers,
     /// Drawn when this process started: tells it from another one on a copy of its folder.
     boot_id: [u8; 16],
     pub(crate) transport: Arc<dyn Transport>,
@@ -79,6 +92,8 @@ pub(crate) struct Shared<RT: Runtime> {
     wall_clock: WallClock,
     clock_off: AtomicBool,
     applied_next: watch::Sender<u64>,
+    /// Log index of the newest digest of the applied state.
+    digest_taken: watch::Sender<u64>,
     raft: OnceLock<RaftOf<RT>>,
     /// When a leader last spoke.
     heard: Mutex<Option<InstantOf<RT>>>,
@@ -90,6 +105,8 @@ pub(crate) struct Shared<RT: Runtime> {
     log_budget_bytes: u64,
     /// On a leader: why no quorum of voters has room for another write, if so.
     no_quorum_with_room: Mutex<Option<String>>,
+    /// What is known of this node's copy of the records.
+    pub(crate) copy: copy::CopyCell,
     refused: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
     proposals: mpsc::Sender<propose::Queued>,
@@ -349,6 +366,7 @@ impl<RT: Runtime> Shared<RT> {
             leader: self.leader().unwrap_or(0),
             boot_id: Bytes::copy_from_slice(&self.boot_id),
             runs: self.raft().is_some(),
+            copy_is_bad: self.copy.is_bad(),
         }
     }
 

@@ -14,8 +14,10 @@ use saola_storage::store::Store;
 use tokio::sync::{mpsc, watch};
 
 use super::admin::to_its_end;
+use super::copy::{CopyCell, ScrubSettings};
+use super::exports::Exports;
 use super::staleness::Staleness;
-use super::{AdminError, Replica, Shared, WallClock, barrier, changes, maintenance, propose, room};
+use super::{AdminError, Replica, Shared, WallClock, barrier, changes, compare, maintenance, propose, room, scrub};
 use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};
 use crate::frontier::FrontierCell;
@@ -44,6 +46,10 @@ pub struct ReplicaSettings {
     /// The log may hold so many bytes of recent entries and of entries for members that are dead; then those members
     /// need a snapshot.
     pub log_budget_bytes: u64,
+    /// Bytes of its records that this node sends to other nodes in a second, over all of them.
+    pub snapshot_bytes_per_s: u64,
+    /// How the copy of the records is checked.
+    pub scrub: ScrubSettings,
 }
 
 /// What a replica is made of. [`Replica::start`] makes the production parts from a data folder; the simulator brings
@@ -121,6 +127,8 @@ impl<RT: Runtime> Replica<RT> {
             frontier: Arc::new(FrontierCell::new()),
             links: Links::default(),
             processes: Processes::default(),
+            exports: Exports::new(settings.snapshot_bytes_per_s),
+            offers: Default::default(),
             boot_id: rand::RngExt::random(&mut RT::thread_rng()),
             transport,
             folder: Mutex::new(folder),
@@ -129,6 +137,7 @@ impl<RT: Runtime> Replica<RT> {
             wall_clock: settings.wall_clock,
             clock_off: AtomicBool::new(false),
             applied_next: watch::Sender::new(0),
+            digest_taken: watch::Sender::new(0),
             raft: OnceLock::new(),
             heard: Mutex::new(None),
             staleness: Mutex::new(Staleness::new()),
@@ -137,6 +146,7 @@ impl<RT: Runtime> Replica<RT> {
             keep_entries: settings.keep_entries,
             log_budget_bytes: settings.log_budget_bytes,
             no_quorum_with_room: Mutex::new(None),
+            copy: CopyCell::new(settings.scrub),
             refused: Mutex::new(None),
             stopped: watch::Sender::new(None),
             proposals,
@@ -159,8 +169,8 @@ impl<RT: Runtime> Replica<RT> {
         let may_elect = identity.role == Role::Voter;
         let config = shared.timing.raft_config(may_elect);
         let config = config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        let machine =
-            StateMachine::<RT>::new(shared.store.clone(), shared.frontier.clone(), shared.applied_next.clone());
+        let news = (shared.applied_next.clone(), shared.digest_taken.clone());
+        let machine = StateMachine::<RT>::new(shared.store.clone(), shared.frontier.clone(), news);
         let raft = openraft::Raft::new(
             identity.node_id,
             Arc::new(config),
@@ -189,6 +199,10 @@ impl<RT: Runtime> Replica<RT> {
             }
         });
         detach::<RT>(maintenance::run(shared.clone()));
+        if identity.role.is_data() {
+            detach::<RT>(scrub::run(self.clone()));
+            detach::<RT>(compare::run(self.clone()));
+        }
         detach::<RT>(changes::leave_joint_memberships(self.clone()));
         detach::<RT>(admission::greet(shared.clone()));
         if identity.role == Role::Witness {
@@ -318,6 +332,8 @@ mod production {
             transport: Arc<dyn Transport>,
             timing: Timing,
             min_free_bytes: u64,
+            snapshot_bytes_per_s: u64,
+            scrub: ScrubSettings,
         ) -> Result<Self, StartError> {
             let log_path = folder.path().join("log");
             let db_path = folder.path().join("db");
@@ -360,6 +376,8 @@ mod production {
                 wall_clock: wall_clock(),
                 keep_entries: KEEP_ENTRIES,
                 log_budget_bytes: LOG_BUDGET_BYTES,
+                snapshot_bytes_per_s,
+                scrub,
             };
             Self::start_with(parts, settings).await
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use openraft::ServerState;
 use saola_storage::types::NodeId;
 
-use super::Replica;
+use super::{Replica, ScrubStatus};
 use crate::member::{Member, Role};
 use crate::types::Runtime;
 
@@ -53,6 +53,8 @@ pub struct ReplicaStatus {
     pub epoch: u64,
     /// Part of a cluster?
     pub adopted: bool,
+    /// What is known of this node's copy of the records.
+    pub scrub: ScrubStatus,
 }
 
 impl<RT: Runtime> Replica<RT> {
@@ -112,6 +114,7 @@ impl<RT: Runtime> Replica<RT> {
             cluster_id: identity.as_ref().map(|own| own.cluster_id),
             epoch: identity.as_ref().map_or(0, |own| own.epoch),
             adopted: identity.is_some(),
+            scrub: shared.copy.status(&shared.store),
         }
     }
 }

@@ -44,6 +44,9 @@ pub struct Identity {
     /// Raft runs there: false for a node that waits for its adoption, or is refused, or is stopping.
     #[prost(bool, tag = "7")]
     pub runs: bool,
+    /// Its copy of the records is known to be bad: it should not lead.
+    #[prost(bool, tag = "8")]
+    pub copy_is_bad: bool,
 }
 
 /// See [`Question::Digest`].

@@ -5,8 +5,8 @@ use prost::{Message, Oneof};
 use saola_storage::command::{Command, Outcome};
 
 use super::{
-    AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, DigestAt, Header, Identity, Members, Refusal,
-    TakeOver, TakeOverReply,
+    AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, CopyAsk, CopyState, DigestAt, Header, Identity,
+    Members, Refusal, SnapshotOffer, TakeOver, TakeOverReply,
 };
 
 /// A single question to a peer.
@@ -16,7 +16,7 @@ pub struct PeerRequest {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     /// What.
-    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 23, 24")]
     pub question: Option<Question>,
 }
 
@@ -59,17 +59,23 @@ pub enum Question {
     /// Do you let me in?
     #[prost(message, tag = "21")]
     Greet(Nothing),
+    /// About your copy of the records.
+    #[prost(message, tag = "23")]
+    Copy(CopyAsk),
+    /// The log cannot bring you up to date; this can.
+    #[prost(message, tag = "24")]
+    OfferSnapshot(SnapshotOffer),
 }
 
 /// Nothing to say.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Nothing {}
 
-/// Answer to a [`PeerRequest`] or a snapshot.
+/// Answer to a [`PeerRequest`].
 #[derive(Clone, PartialEq, Message)]
 pub struct PeerReply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22")]
     pub answer: Option<Answer>,
 }
 
@@ -79,7 +85,7 @@ pub enum Answer {
     /// Not for this node, or not now.
     #[prost(message, tag = "1")]
     Refused(Refusal),
-    /// Answer to a vote or pre-vote.
+    /// Answer to a vote, a pre-vote or the offer of a snapshot.
     #[prost(message, tag = "10")]
     Ballot(BallotReply),
     /// Answer to an append.
@@ -109,6 +115,9 @@ pub enum Answer {
     /// Members after an admin verb.
     #[prost(message, tag = "20")]
     Members(Members),
+    /// What a node knows of its copy.
+    #[prost(message, tag = "22")]
+    Copy(CopyState),
 }
 
 /// Answer to [`Question::ReadBarrier`].

@@ -9,8 +9,8 @@ use prost::Message;
 use saola_client::proto::cluster_server::Cluster;
 use saola_client::proto::{
     AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
-    NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, Site, SiteStatus, StatusRequest,
-    StatusResponse, TransferRequest, TransferResponse,
+    NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, ScrubRequest, ScrubResponse, Site,
+    SiteStatus, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
 };
 use saola_raft::{AdminError, ReadError, ReplicaStatus};
 use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
@@ -89,6 +89,11 @@ impl Cluster for ClusterService {
         let deadline = admit(&self.0, request.metadata())?;
         Ok(Response::new(digest(&self.0, deadline).await?))
     }
+
+    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<ScrubResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        Ok(Response::new(scrub(&self.0, request.into_inner()).await?))
+    }
 }
 
 impl From<TopologyError> for Refusal {
@@ -159,6 +164,7 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         writes_refused: status.writes_refused.is_some(),
         writes_refused_reason: status.writes_refused.clone().unwrap_or_default(),
         log_syncs: status.log_syncs,
+        copy: (node.member().role() != Role::Witness).then(|| convert::copy_status(&status.scrub)),
     }
 }
 
@@ -416,6 +422,28 @@ async fn add_site(node: &Node, site: Site, deadline: Deadline) -> Result<(), Ref
         )),
         other => Err(convert::refused(other, "")),
     }
+}
+
+async fn scrub(node: &Node, call: ScrubRequest) -> Result<ScrubResponse, Refusal> {
+    let header = Some(header(node));
+    if call.repair_node_id != 0 {
+        node.replica().replace_copy(call.repair_node_id).await?;
+        return Ok(ScrubResponse { header, node_ids: vec![call.repair_node_id], errors: Vec::new() });
+    }
+    let members = node.replica().status().members;
+    let asked: Vec<u64> = match &call.node_ids[..] {
+        [] => members.iter().filter(|member| member.role_value().is_data()).map(|member| member.node_id).collect(),
+        named => named.to_vec(),
+    };
+    let begun = join_all(asked.iter().map(|id| node.replica().start_scrub(*id))).await;
+    let (mut node_ids, mut errors) = (Vec::new(), Vec::new());
+    for (id, begun) in asked.into_iter().zip(begun) {
+        match begun {
+            Ok(()) => node_ids.push(id),
+            Err(error) => errors.push(format!("node {id}: {error}")),
+        }
+    }
+    Ok(ScrubResponse { header, node_ids, errors })
 }
 
 async fn digest(node: &Node, deadline: Deadline) -> Result<DigestResponse, Refusal> {
