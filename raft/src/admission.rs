@@ -18,6 +18,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message;
+use saola_storage::release::UnknownFormat;
 use saola_storage::types::{LeaderId, LogId, NodeId};
 use tokio::sync::oneshot;
 
@@ -35,10 +36,8 @@ fn refuse(code: RefusalCode, message: String) -> Result<(), Refusal> {
 /// What any message needs: a wire version that is spoken here, and the sender's own certificate.
 pub(crate) fn check_caller(header: &Header, caller: &Caller) -> Result<(), Refusal> {
     if header.wire_version != WIRE_VERSION {
-        return refuse(
-            RefusalCode::BadMessage,
-            format!("wire version {} is not spoken here ({WIRE_VERSION} is)", header.wire_version),
-        );
+        let format = UnknownFormat::new(header.wire_version.into(), &header.release, WIRE_VERSION.into());
+        return refuse(RefusalCode::BadMessage, format!("a message between nodes {format}"));
     }
     if !caller.is(&header.from_name) {
         return refuse(
@@ -421,7 +420,9 @@ mod tests {
         assert_eq!(code(check_caller(&Header { from_name: "main-3".into(), ..header() }, &caller)), wrong);
         assert_eq!(code(check_caller(&Header { from_name: String::new(), ..header() }, &caller)), wrong);
         assert_eq!(code(check_caller(&header(), &Caller::certified(vec![]))), wrong);
-        let newer = Header { wire_version: WIRE_VERSION + 1, ..header() };
+        let newer = Header { wire_version: WIRE_VERSION + 1, release: "0.3.0".into(), ..header() };
+        let message = check_caller(&newer, &caller).unwrap_err().message;
+        assert!(message.starts_with("a message between nodes has format 2, written by Saola 0.3.0;"), "{message}");
         assert_eq!(code(check_caller(&newer, &caller)), Some(RefusalCode::BadMessage));
     }
 

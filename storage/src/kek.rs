@@ -17,7 +17,11 @@ use hpke::{Deserializable, Kem, OpModeR, Serializable};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::release::RELEASE;
+
 const FILE_LABEL: &str = "saola-kek-x25519-v1 ";
+/// What the label of every version begins with.
+const FILE_FAMILY: &[u8] = b"saola-kek-";
 const FILE_BYTES: usize = FILE_LABEL.len() + 64 + 1;
 /// Domain of every wrap; part of the format.
 pub(crate) const WRAP_INFO: &[u8] = b"saola/dek-wrap/v1";
@@ -107,6 +111,10 @@ impl KekPrivate {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(io_error(error)),
             }
+        }
+        let content_read = &content[..length];
+        if content_read.starts_with(FILE_FAMILY) && !content_read.starts_with(FILE_LABEL.as_bytes()) {
+            return Err(KekError::UnknownFormat { path: path.to_owned() });
         }
         if length != FILE_BYTES {
             return Err(KekError::WrongSize { path: path.to_owned() });
@@ -200,6 +208,15 @@ pub enum KekError {
          `saola-node keygen kek` wrote it", path = path.display()
     )]
     WrongSize {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key file of another version.
+    #[error(
+        "read KEK file {path}: it is a key file of a format that this release {RELEASE} does not know, which reads \
+         `{FILE_LABEL}…`; install the release whose `saola-node keygen kek` wrote it, or later", path = path.display()
+    )]
+    UnknownFormat {
         /// The file.
         path: PathBuf,
     },
@@ -313,6 +330,11 @@ mod tests {
         let mut digits = good.clone();
         digits[FILE_LABEL.len()] = b'g';
         let label = good.to_ascii_uppercase();
+        let newer = b"saola-kek-mlkem768-v2 0011\n";
+        let (_folder, path) = key_file(newer, 0o600);
+        let unknown = KekPrivate::read_file(&path).unwrap_err();
+        assert!(matches!(unknown, KekError::UnknownFormat { .. }), "{unknown}");
+        assert!(unknown.to_string().contains("reads `saola-kek-x25519-v1"), "{unknown}");
         for content in [digits, label, vec![b'x'; FILE_BYTES]] {
             let (_folder, path) = key_file(&content, 0o600);
             let malformed = KekPrivate::read_file(&path).unwrap_err();

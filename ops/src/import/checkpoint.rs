@@ -10,12 +10,25 @@ use serde::{Deserialize, Serialize};
 use crate::exit::{Exit, Failure};
 
 const SCHEMA: &str = "saola/import-checkpoint/v1";
+/// This release; stands in the file for those that cannot read it.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// What the checkpoints of all releases hold.
+#[derive(Deserialize)]
+struct Writer {
+    schema: String,
+    #[serde(default)]
+    release: String,
+}
 
 /// What the file holds, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     schema: String,
+    /// Release that wrote it.
+    #[serde(default)]
+    release: String,
     /// Cluster that the lines went to, hexadecimal.
     pub cluster_id: String,
     /// Lines 1 to this one are applied.
@@ -29,7 +42,14 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The state after `lines_done` lines.
     pub fn new(cluster_id: String, lines_done: u64, prefix_sha256: String, maybe_to: u64) -> Checkpoint {
-        Checkpoint { schema: SCHEMA.to_owned(), cluster_id, lines_done, prefix_sha256, maybe_to }
+        Checkpoint {
+            schema: SCHEMA.to_owned(),
+            release: RELEASE.to_owned(),
+            cluster_id,
+            lines_done,
+            prefix_sha256,
+            maybe_to,
+        }
     }
 }
 
@@ -68,11 +88,20 @@ impl CheckpointFile {
                 "remove the file to import from the first line again, which writes every record anew",
             )
         };
-        let checkpoint: Checkpoint = serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))?;
-        if checkpoint.schema != SCHEMA {
-            return Err(unusable(format!("its schema is {}, not {SCHEMA}", checkpoint.schema)));
+        // Its schema first: a newer one may have fields that this release does not know.
+        let writer: Writer = serde_json::from_slice(&text).map_err(|error| unusable(error.to_string()))?;
+        if writer.schema != SCHEMA {
+            return Err(Failure::new(
+                Exit::Other,
+                format!(
+                    "{doing}: its schema is {}, written by Saola {}; this release {RELEASE} reads {SCHEMA}",
+                    writer.schema, writer.release
+                ),
+                "go on with the release that wrote it, or remove the file to import from the first line again, which \
+                 writes every record anew",
+            ));
         }
-        Ok(Some(checkpoint))
+        serde_json::from_slice(&text).map(Some).map_err(|error| unusable(error.to_string()))
     }
 
     /// Replaces it in one step.
@@ -115,6 +144,18 @@ mod tests {
         let checkpoint = Checkpoint::new("ab".into(), 7, "cd".into(), 70);
         file.write(&checkpoint).unwrap();
         assert_eq!(file.read().unwrap(), Some(checkpoint));
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert_eq!(
+            text,
+            format!(
+                "{{\"schema\":\"saola/import-checkpoint/v1\",\"release\":\"{RELEASE}\",\"cluster_id\":\"ab\",\
+                 \"lines_done\":7,\"prefix_sha256\":\"cd\",\"maybe_to\":70}}\n"
+            )
+        );
+        let newer = r#"{"schema":"saola/import-checkpoint/v2","release":"0.3.0","parts":[]}"#;
+        fs::write(file.path(), newer).unwrap();
+        let refused = file.read().unwrap_err();
+        assert!(refused.what().contains("v2, written by Saola 0.3.0; this release"), "{refused}");
         fs::write(file.path(), "{}").unwrap();
         assert!(file.read().unwrap_err().next().contains("remove the file"));
         file.remove().unwrap();

@@ -36,7 +36,7 @@ struct Seen {
     records: u64,
     entries: u64,
     bytes: u64,
-    first: Option<LogId>,
+    first: Option<u64>,
     damaged: Vec<String>,
     torn: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Seen {
                 self.records += 1;
                 if let LogRecord::Entry(entry) = record {
                     self.entries += 1;
-                    self.first.get_or_insert(entry.log_id);
+                    self.first.get_or_insert(entry.log_id.index);
                 }
             }
             Met::TornTail { segment, offset } => self.torn = Some(format!("segment {segment:016x} byte {offset}")),
@@ -70,12 +70,15 @@ pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure>
     let mut seen = Seen::default();
     let state = walk(&folder.log(), &mut |met| seen.meet(met))?;
     let place = |id: Option<LogId>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+    // What was purged still stands in the oldest segment.
+    let after_purge = state.last_purged.map(|purged| purged.index + 1);
+    let first = after_purge.max(seen.first).filter(|first| state.last.is_some_and(|last| last.index >= *first));
     let vote = state.vote.map_or_else(|| "none".to_owned(), |vote| vote.to_string());
     match format {
         Format::Json => {
             let body = json!({
                 "segments": seen.segments, "records": seen.records, "entries": seen.entries, "bytes": seen.bytes,
-                "first": place(seen.first), "last": place(state.last), "purged": place(state.last_purged),
+                "first_index": first, "last": place(state.last), "purged": place(state.last_purged),
                 "committed": place(state.committed), "vote": vote, "records_end": seen.torn, "findings": seen.damaged,
             });
             print_json("offline-log-verify", body)?;
@@ -93,7 +96,7 @@ pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure>
                 seen.records,
                 seen.entries,
                 seen.bytes,
-                place(seen.first),
+                first.map_or_else(|| "none".to_owned(), |index| index.to_string()),
                 place(state.last),
                 place(state.last_purged),
                 place(state.committed),

@@ -86,7 +86,8 @@ impl From<FolderError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        let exit = match &error {
+        let exit = match error {
+            StoreError::Engine(error) => return error.into(),
             StoreError::Corrupt { .. } => Exit::Verification,
             StoreError::NoRecords => Exit::Precondition,
             _ => Exit::Other,
@@ -98,7 +99,12 @@ impl From<StoreError> for Failure {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
-        split(Exit::Other, &error, "check that the folder is a whole data folder and that you may read it")
+        let source = error.source.to_string();
+        // RocksDB's word for bytes that are not those it wrote.
+        let exit = if source.starts_with("Corruption") { Exit::Verification } else { Exit::Other };
+        // What failed on what, and then what to do next.
+        let (what, next) = error.what.split_once(": ").unwrap_or((&error.what, "check that you may read the folder"));
+        Failure::new(exit, format!("{what}: {source}"), next)
     }
 }
 

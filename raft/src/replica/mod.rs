@@ -18,6 +18,7 @@ use openraft::metrics::RaftMetrics;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use saola_storage::log::Log;
+use saola_storage::release::RELEASE;
 use saola_storage::store::Store;
 use saola_storage::types::{LogId, NodeId};
 use tokio::sync::{mpsc, watch};
@@ -220,6 +221,7 @@ impl<RT: Runtime> Shared<RT> {
             counted_term: term,
             member_at: self.member_at().map(Into::into),
             from_boot: Bytes::copy_from_slice(&self.boot_id),
+            release: RELEASE.to_owned(),
         }
     }
 

@@ -56,6 +56,9 @@ pub struct Header {
     /// 16 bytes that the sending process drew when it started.
     #[prost(bytes = "bytes", tag = "15")]
     pub from_boot: Bytes,
+    /// Sender's release, for messages to people.
+    #[prost(string, tag = "16")]
+    pub release: String,
 }
 
 /// Why a message was not taken, and what to do.

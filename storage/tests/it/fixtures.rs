@@ -6,6 +6,8 @@
 //! `node/` is the data folder of a stopped node, `main.kek` the key of its site, `export.stream` its state as it is sent
 //! to another node. RocksDB's own logs, options and lock are left out: nothing reads them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
