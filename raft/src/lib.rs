@@ -38,6 +38,8 @@ pub mod sim;
 pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
 pub use member::{Member, Role};
 pub use peer::PeerService;
+#[cfg(feature = "rocksdb")]
+pub use replica::ReplicaLimits;
 pub use replica::{
     AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, StartError,
 };

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use saola_raft::{Role, Timing};
 
 use super::file::{KekSection, LimitsSection, ListenSection, NodeSection, SettingsFile, TimingSection, TlsSection};
-use super::{DEFAULT_MIN_FREE_BYTES, Settings, SettingsError, TlsPaths};
+use super::{
+    DEFAULT_LOG_KEEP_BYTES, DEFAULT_LOG_KEEP_HOURS, DEFAULT_MIN_FREE_BYTES, Settings, SettingsError, TlsPaths,
+};
 
 /// Names go into certificates as a DNS label, hence this bound and alphabet.
 const MAX_NAME_CHARS: usize = 63;
@@ -96,6 +98,8 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         kek: raw.kek.map(|k| resolve(k.file)),
         timing,
         min_free_bytes: raw.limits.min_free_bytes.unwrap_or(DEFAULT_MIN_FREE_BYTES),
+        log_keep_bytes: raw.limits.log_keep_bytes.unwrap_or(DEFAULT_LOG_KEEP_BYTES),
+        log_keep_hours: raw.limits.log_keep_hours.unwrap_or(DEFAULT_LOG_KEEP_HOURS),
     })
 }
 
@@ -126,7 +130,11 @@ impl Settings {
                 election_min_ms: Some(self.timing.election_min_ms),
                 election_max_ms: Some(self.timing.election_max_ms),
             },
-            limits: LimitsSection { min_free_bytes: Some(self.min_free_bytes) },
+            limits: LimitsSection {
+                min_free_bytes: Some(self.min_free_bytes),
+                log_keep_bytes: Some(self.log_keep_bytes),
+                log_keep_hours: Some(self.log_keep_hours),
+            },
         })
     }
 }
@@ -225,6 +233,20 @@ file = "main.kek"
         assert_eq!(settings.data_dir, Path::new("/etc/node/data"));
         assert_eq!(settings.tls.key, Path::new("/etc/saola/node.key"));
         assert_eq!(settings.min_free_bytes, DEFAULT_MIN_FREE_BYTES);
+    }
+
+    #[test]
+    fn what_the_log_keeps_is_as_the_file_says_and_has_defaults() {
+        let kept = |text: &str| {
+            let settings = parse(text).expect("good file");
+            let printed = settings.to_toml().expect("printable");
+            assert!(printed.contains(&format!("log_keep_bytes = {}", settings.log_keep_bytes)), "{printed}");
+            assert!(printed.contains(&format!("log_keep_hours = {}", settings.log_keep_hours)), "{printed}");
+            (settings.log_keep_bytes, settings.log_keep_hours)
+        };
+        assert_eq!(kept(GOOD), (DEFAULT_LOG_KEEP_BYTES, DEFAULT_LOG_KEEP_HOURS));
+        assert_eq!(kept(&format!("{GOOD}[limits]\nlog_keep_bytes = 9\nlog_keep_hours = 0\n")), (9, 0));
+        assert!(refusal("[kek]", "[limits]\nlog_keep_hours = -1\n[kek]").contains("log_keep_hours"));
     }
 
     #[test]

@@ -99,4 +99,10 @@ pub struct LimitsSection {
     /// Below this much free space, bytes, the node takes no writes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_free_bytes: Option<u64>,
+    /// The log keeps up to this many bytes for a member that does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_keep_bytes: Option<u64>,
+    /// It keeps them for this many hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_keep_hours: Option<u64>,
 }

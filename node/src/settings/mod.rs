@@ -13,6 +13,11 @@ use saola_raft::{Role, Timing};
 /// Free space below which writes are refused unless the file says otherwise: 512 MiB.
 pub const DEFAULT_MIN_FREE_BYTES: u64 = 512 * 1024 * 1024;
 
+/// Bytes that the log keeps for a member that does not answer unless the file says otherwise: 4 GiB.
+pub const DEFAULT_LOG_KEEP_BYTES: u64 = 4 << 30;
+/// Hours for which it keeps them unless the file says otherwise.
+pub const DEFAULT_LOG_KEEP_HOURS: u64 = 72;
+
 /// Checked settings; every path is ready to open.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -40,6 +45,10 @@ pub struct Settings {
     pub timing: Timing,
     /// Below this much free space, bytes, the node takes no writes.
     pub min_free_bytes: u64,
+    /// The log keeps up to this many bytes for a member that does not answer; then that member needs a snapshot.
+    pub log_keep_bytes: u64,
+    /// It keeps them for this many hours.
+    pub log_keep_hours: u64,
 }
 
 /// PEM files of one node.

@@ -168,7 +168,7 @@ fn document(status: &StatusResponse, verdict: &Verdict) -> Value {
             "certificate_expires_in_s": node.certificate_expires_in_s,
             "keys_open": node.keys_open, "keys_total": node.keys_total,
             "writes_refused": node.writes_refused, "writes_refused_reason": node.writes_refused_reason,
-            "log_syncs": node.log_syncs,
+            "log_syncs": node.log_syncs, "disk_hangs": node.disk_hangs, "log_kept": node.log_kept,
         })
     };
     let sites: Vec<Value> = status

@@ -216,7 +216,8 @@ impl Node {
             min_free_bytes: 0,
             wall_clock: Arc::new(|| 1_700_000_000_000_000),
             keep_entries: 10,
-            log_budget_bytes: 1 << 20,
+            log_keep_bytes: 1 << 20,
+            log_keep_for: Duration::from_secs(3600),
         };
         let replica = spawn_on(ID, Replica::<SimRuntime>::start_with(parts, settings));
         let replica = replica.await.expect("nothing aborts a starting node").expect("the copy is whole");
