@@ -200,7 +200,7 @@ impl Client {
             return Err(Failure::local(Reason::LowerEpoch, text).after_acting());
         }
         if plan.guard_epoch {
-            self.shared.highest_revision.fetch_max(header.revision, Ordering::Relaxed);
+            self.shared.highest_index.fetch_max(header.log_index, Ordering::Relaxed);
         }
         if self.pool.succeeded(node) {
             tokio::spawn(self.clone().refresh(node.clone()));
@@ -249,16 +249,16 @@ impl Client {
         }
     }
 
-    /// Opens the next call of the session; learns a revision first if none was seen yet.
+    /// Opens the next call of the session; learns a log index first if none was seen yet.
     async fn ticket(&self, deadline: Instant) -> Result<Ticket, Error> {
         let mut session = self.shared.session.lock().await;
         if let Some(session) = session.as_ref() {
             return Ok(session.open());
         }
-        if self.shared.highest_revision.load(Ordering::Relaxed) == 0 {
-            self.learn_revision(deadline).await.map_err(|ended| ended.into_error(None))?;
+        if self.shared.highest_index.load(Ordering::Relaxed) == 0 {
+            self.learn_index(deadline).await.map_err(|ended| ended.into_error(None))?;
         }
-        let since = self.shared.highest_revision.load(Ordering::Relaxed);
+        let since = self.shared.highest_index.load(Ordering::Relaxed);
         Ok(session.insert(Session::new(rand::random(), since)).open())
     }
 
@@ -266,13 +266,13 @@ impl Client {
         let mut session = self.shared.session.lock().await;
         if session.as_ref().is_some_and(|session| ticket.is_of(session)) {
             *session = None;
-            // The next session begins at a revision that is read anew, above the cluster's floor.
-            self.shared.highest_revision.store(0, Ordering::Relaxed);
+            // The next session begins at an index that is read anew, above the cluster's floor.
+            self.shared.highest_index.store(0, Ordering::Relaxed);
         }
     }
 
-    /// A linearizable read, for the revision in its header.
-    async fn learn_revision(&self, deadline: Instant) -> Result<(), Ended> {
+    /// A linearizable read, for the log index in its header.
+    async fn learn_index(&self, deadline: Instant) -> Result<(), Ended> {
         let message = proto::ListCollectionsRequest::default();
         self.run(Plan::READ, deadline, &message, |channel, request| async move {
             CollectionsClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES).list(request).await

@@ -98,7 +98,7 @@ impl ClientBuilder {
         let shared = Shared {
             attempt_timeout: self.attempt_timeout,
             highest_epoch: AtomicU64::new(0),
-            highest_revision: AtomicU64::new(0),
+            highest_index: AtomicU64::new(0),
             session: Mutex::new(None),
         };
         Ok(Client { shared: Arc::new(shared), pool: Arc::new(pool), deadline: self.deadline })
@@ -109,7 +109,7 @@ impl ClientBuilder {
 pub(crate) struct Shared {
     attempt_timeout: Duration,
     pub highest_epoch: AtomicU64,
-    pub highest_revision: AtomicU64,
+    pub highest_index: AtomicU64,
     pub session: Mutex<Option<Arc<Session>>>,
 }
 

@@ -119,6 +119,8 @@ register! {
     Busy, "BUSY", Unavailable, Elsewhere, "send less at a time";
     /// Free space is below the node's mark.
     DiskFull, "DISK_FULL", Unavailable, Elsewhere, "free space on the node's disk; reads go on meanwhile";
+    /// The leader's disk completes no writes.
+    DiskHangs, "DISK_HANGS", Unavailable, Elsewhere, "retry: another node takes over; see the drive of the node that is named";
     /// A stale read asked for a bound that the node cannot keep.
     StaleTooOld, "STALE_TOO_OLD", Unavailable, Elsewhere, "allow a larger age, or ask another node";
     /// Refused before proposing: the other site is behind.

@@ -1,6 +1,6 @@
 //! Numbers the writes of one client, so that a retry is recognised.
 //!
-//! A session is a client id with the revision that the client had seen before its first write. The cluster keeps a
+//! A session is a client id with the log index that the client had seen before its first write. The cluster keeps a
 //! session's outcomes from `done_below` on; a session that it has forgotten is given up for a new one.
 
 use std::collections::BTreeSet;

@@ -153,7 +153,7 @@ impl From<proto::Version> for Version {
 pub struct RequestId {
     /// 16 random bytes of the client.
     pub client: [u8; 16],
-    /// A revision that the client saw before its first write.
+    /// A log index that the client saw before its first write.
     pub since: u64,
     /// Counts the client's writes, from 1.
     pub sequence: u64,

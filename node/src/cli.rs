@@ -26,6 +26,8 @@ const SETTINGS: &str = r#"A settings file:
   [limits]                # may be left out
   min_free_bytes = 536870912
   snapshot_bytes_per_s = 67108864
+  log_keep_bytes = 4294967296   # of the log, for a node that does not answer
+  log_keep_hours = 72
 
 The log goes to standard error; SAOLA_LOG=debug shows more. Exit codes: 0 stopped as asked, 1 failure, 2 wrong command
 line. With all nodes of a new cluster running: `saola cluster init`."#;
@@ -54,6 +56,10 @@ pub struct RunArgs {
     /// Settings file (TOML); the node runs until SIGTERM or Ctrl-C
     #[arg(long, value_name = "FILE", required = true)]
     pub config: Option<PathBuf>,
+    /// End in order when standard input closes, as it does when the program dies that started this node; a byte sent
+    /// before lets the node go on without it
+    #[arg(long)]
+    pub until_stdin_closes: bool,
     /// Print the settings in effect, defaults included, and end
     #[arg(long)]
     pub print_settings: bool,

@@ -1,9 +1,10 @@
 //! A node's life: what is opened in which order, and how it stops.
 //!
 //! Start: certificates, data folder, key (a node without it starts sealed), ports, replica, services. Stop (SIGTERM,
-//! SIGINT): not ready any more, clients drained, leadership handed over, replica stopped, ports closed.
+//! SIGINT, or standard input closed if asked for): not ready any more, clients drained, leadership handed over, replica stopped, ports closed.
 
 use std::error::Error;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,9 @@ use saola_client::proto::cluster_server::ClusterServer;
 use saola_client::proto::collections_server::CollectionsServer;
 use saola_client::proto::records_server::RecordsServer;
 use saola_raft::transport::tonic::{PeerTls, TonicTransport, serve};
-use saola_raft::{DataFolder, FolderClaim, Replica, Role};
+use saola_raft::{DataFolder, FolderClaim, Replica, ReplicaLimits, Role};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
 use tonic::server::NamedService;
 use tonic::transport::Server;
@@ -43,16 +44,17 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// Name of the record service in health checks.
 const RECORDS: &str = <RecordsServer<RecordsService> as NamedService>::NAME;
 
-/// Runs a node until it is told to stop.
+/// Runs a node until it is told to stop; the end of standard input tells it too, `until_stdin_closes`.
 ///
 /// # Errors
 /// It cannot start, or it has to stop by itself; the message says why and what to do.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result<()> {
     if let Err(error) = process::forbid_core_files() {
         tracing::warn!("cannot forbid core files, a crash may write keys to disk: {error}");
     }
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let abandoned = stdin_closed(until_stdin_closes)?;
 
     let tls = TlsMaterial::load(&settings.tls, &settings.name)?;
     let claim = FolderClaim {
@@ -72,9 +74,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let peer_tls = PeerTls::new(&tls.ca_pem, &tls.cert_pem, &tls.key_pem)?;
     let transport = Arc::new(TonicTransport::new(peer_tls.clone()));
-    let (min_free_bytes, snapshot_bytes_per_s) = (settings.min_free_bytes, settings.snapshot_bytes_per_s);
-    let (timing, scrub) = (settings.timing, settings.scrub);
-    let replica = Replica::start(folder, transport, timing, min_free_bytes, snapshot_bytes_per_s, scrub).await?;
+    let limits = ReplicaLimits {
+        min_free_bytes: settings.min_free_bytes,
+        log_keep_bytes: settings.log_keep_bytes,
+        log_keep_for: Duration::from_secs(settings.log_keep_hours.saturating_mul(3600)),
+        snapshot_bytes_per_s: settings.snapshot_bytes_per_s,
+    };
+    let replica = Replica::start(folder, transport, settings.timing, limits, settings.scrub).await?;
     let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
     let weak = Arc::downgrade(&node);
     replica.set_status_source(Box::new(move || {
@@ -130,6 +136,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
+        () = abandoned => None,
         reason = stopped_by_itself(&replica) => Some(reason),
         ended = &mut clients => Some(closed("client", settings.client, ended)),
         ended = &mut peers => Some(closed("peer", settings.peer, ended)),
@@ -153,6 +160,25 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => Ok(()),
         Some(reason) => bail!("the node cannot go on: {reason}"),
     }
+}
+
+/// Resolves when standard input ends with nothing in it, if that is `asked` for; else never.
+fn stdin_closed(asked: bool) -> anyhow::Result<impl Future<Output = ()>> {
+    let (closed, seen) = oneshot::channel();
+    if asked {
+        // A thread of its own: a read cannot be given up, and nothing may wait for it when the node stops.
+        let read = move || {
+            if std::io::stdin().read_exact(&mut [0]).is_err() {
+                let _node_stopped = closed.send(());
+            }
+        };
+        std::thread::Builder::new().name("saola-stdin".into()).spawn(read).context("watch standard input")?;
+    }
+    Ok(async move {
+        if seen.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
 }
 
 /// Why a port that should be served until the node stops is not served any more.

@@ -3,14 +3,18 @@
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
-use saola_node::cli::{Cli, Keygen, Verb};
+use saola_node::cli::{Cli, Keygen, RunArgs, Verb};
 use saola_node::settings::Settings;
 use saola_node::{entropy, failure, lifecycle};
 use saola_storage::kek::{KekPrivate, KekProvider};
 use tracing_subscriber::EnvFilter;
+
+/// Disk work that is under way when the node has stopped gets so long.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -18,8 +22,8 @@ fn main() -> ExitCode {
         Some(Verb::Keygen(Keygen::Kek { out })) => make_kek(&out),
         Some(Verb::Keygen(Keygen::Public { file })) => show_public(&file),
         None => {
-            let config = cli.run.config.expect("the command line requires --config when there is no verb");
-            run(&config, cli.run.print_settings)
+            let config = cli.run.config.as_deref().expect("the command line requires --config when there is no verb");
+            run(config, &cli.run)
         }
     };
     match result {
@@ -53,9 +57,9 @@ fn log_filter() -> anyhow::Result<EnvFilter> {
     }
 }
 
-fn run(config: &Path, print_settings: bool) -> anyhow::Result<()> {
+fn run(config: &Path, args: &RunArgs) -> anyhow::Result<()> {
     let settings = Settings::load(config)?;
-    if print_settings {
+    if args.print_settings {
         print!("{}", settings.to_toml()?);
         return Ok(());
     }
@@ -67,5 +71,8 @@ fn run(config: &Path, print_settings: bool) -> anyhow::Result<()> {
         .compact()
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(lifecycle::run(settings))
+    let result = runtime.block_on(lifecycle::run(settings, args.until_stdin_closes));
+    // Work that waits for a disk that hangs never ends.
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    result
 }

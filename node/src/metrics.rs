@@ -165,7 +165,12 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
     gauge("sealed", "1 when the node cannot open its keys", u64::from(ring.sealed().is_some()));
     gauge("keys_open", "Data keys that are open", ring.open_count() as u64);
     gauge("keys_total", "Data keys in the key ring", ring.total() as u64);
-    gauge("writes_refused", "1 when the disk is below its mark", u64::from(status.writes_refused.is_some()));
+    gauge(
+        "writes_refused",
+        "1 when the node takes no writes because of a disk",
+        u64::from(status.writes_refused.is_some()),
+    );
+    gauge("disk_hangs", "1 while the log's disk completes no writes", u64::from(status.disk_hangs.is_some()));
     gauge(
         "quarantined_buckets",
         "Buckets of the records, of 4096, that this node does not serve",

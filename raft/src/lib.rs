@@ -40,6 +40,8 @@ pub use saola_storage::folder;
 pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
 pub use member::{Member, Role};
 pub use peer::PeerService;
+#[cfg(feature = "rocksdb")]
+pub use replica::ReplicaLimits;
 pub use replica::{
     AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus,
     ScrubSettings, ScrubStatus, StartError,

@@ -35,7 +35,7 @@ pub struct RequestId {
     /// 16 random bytes, one per client instance.
     #[prost(bytes = "bytes", tag = "1")]
     pub client: Bytes,
-    /// A revision that the client saw before its first call.
+    /// A log index that the client saw in an answer before its first call.
     #[prost(uint64, tag = "2")]
     pub since: u64,
     /// Counts the client's calls, from 1.

@@ -8,7 +8,7 @@ use saola_client::proto::{Member, NodeStatus, Role, StatusResponse};
 use saola_client::{Client, Error, Expect, Reason, Tls};
 use tonic::{Code, Status};
 
-use crate::fake::{Answer, Authority, Fake, REVISION, Running, dead_endpoint, written};
+use crate::fake::{Answer, Authority, Fake, LOG_INDEX, Running, dead_endpoint, written};
 
 const ATTEMPT: Duration = Duration::from_millis(200);
 const SHORT: Duration = Duration::from_millis(900);
@@ -46,17 +46,17 @@ async fn a_retry_carries_the_same_request_id() {
     let ids = ids(&node);
     assert_eq!(ids.len(), 5);
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 1);
-    assert_eq!((ids[0].0.as_slice(), ids[0].1, ids[0].2), (&written.request.client[..], REVISION, 1));
+    assert_eq!((ids[0].0.as_slice(), ids[0].1, ids[0].2), (&written.request.client[..], LOG_INDEX, 1));
 }
 
 #[tokio::test]
-async fn settled_calls_are_given_up_and_the_revision_is_learnt_once() {
+async fn settled_calls_are_given_up_and_the_log_index_is_learnt_once() {
     let (node, client) = one(Fake::new(1, 1), LONG).await;
     for _ in 0..3 {
         client.clone().put("agency", "a", "value").send().await.unwrap();
     }
     let numbers: Vec<_> = ids(&node).into_iter().map(|(_, since, sequence, below)| (since, sequence, below)).collect();
-    assert_eq!(numbers, [(REVISION, 1, 1), (REVISION, 2, 2), (REVISION, 3, 3)]);
+    assert_eq!(numbers, [(LOG_INDEX, 1, 1), (LOG_INDEX, 2, 2), (LOG_INDEX, 3, 3)]);
     assert_eq!(node.fake.collections_listed.load(Ordering::Relaxed), 1);
 }
 

@@ -18,6 +18,8 @@ use tonic::{Request, Response, Status};
 
 /// Revision in the header of every answer that the test does not shape itself.
 pub const REVISION: u64 = 41;
+/// Log index in every header.
+pub const LOG_INDEX: u64 = 97;
 
 /// How a fake node answers one call.
 pub enum Answer<T> {
@@ -77,7 +79,7 @@ pub struct Fake {
 
 impl Fake {
     pub fn new(node: u64, epoch: u64) -> Fake {
-        let header = Header { revision: REVISION, epoch, node };
+        let header = Header { revision: REVISION, epoch, node, log_index: LOG_INDEX };
         Fake {
             header,
             put: Script::new(move |nth, _| Answer::Reply(written(header, nth as u64 + 1))),

@@ -13,7 +13,7 @@ use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::log::{Log, LogSettings, LogState, LogWriter};
 use saola_storage::store::{Keeps, Store, StoreSettings};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::copy::FolderCopy;
 use super::records::create_collection;
@@ -34,6 +34,8 @@ struct Node {
     folders: u8,
     disk: Arc<SimDisk>,
     home: Arc<MemoryHome>,
+    /// Its log's disk hangs.
+    hangs: watch::Sender<bool>,
     life: Option<Life>,
 }
 
@@ -50,7 +52,9 @@ pub struct Cluster {
     /// Entries that a log keeps at least; nodes that start later take it.
     pub keep_entries: u64,
     /// Bytes that a log holds for dead members; nodes that start later take it.
-    pub log_budget_bytes: u64,
+    pub log_keep_bytes: u64,
+    /// How long it holds them; nodes that start later take it.
+    pub log_keep_for: Duration,
     /// Below so many free bytes a node has no room for writes; nodes that start later take it.
     pub min_free_bytes: u64,
     /// How copies of the records are checked; nodes that start later take it.
@@ -67,7 +71,8 @@ impl Cluster {
         Self {
             network: SimNetwork::new(),
             keep_entries: 100_000,
-            log_budget_bytes: u64::MAX,
+            log_keep_bytes: u64::MAX,
+            log_keep_for: Duration::MAX,
             min_free_bytes: 0,
             scrub: ScrubSettings::default(),
             snapshot_bytes_per_s: 64 << 20,
@@ -113,6 +118,7 @@ impl Cluster {
             folders: 0,
             disk: Arc::new(SimDisk::new(random_u64())),
             home: Arc::new(MemoryHome::new()),
+            hangs: watch::Sender::new(false),
             life: None,
         };
         self.nodes.insert(id, node);
@@ -157,6 +163,16 @@ impl Cluster {
         &self.node(id).home
     }
 
+    /// From now on no write of a node's log completes.
+    pub fn hang_log(&self, id: u64) {
+        self.node(id).hangs.send_replace(true);
+    }
+
+    /// The disk goes on, and completes what waits.
+    pub fn release_log(&self, id: u64) {
+        self.node(id).hangs.send_replace(false);
+    }
+
     /// Ids of running data nodes.
     pub fn running(&self) -> Vec<u64> {
         let runs = |node: &Node| node.life.is_some() && node.member.role_value().is_data();
@@ -166,7 +182,8 @@ impl Cluster {
     /// Starts a node on what its disk holds.
     pub async fn start(&mut self, id: u64) {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
-        let (log_budget_bytes, min_free_bytes, scrub) = (self.log_budget_bytes, self.min_free_bytes, self.scrub);
+        let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
+        let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
         let snapshot_bytes_per_s = self.snapshot_bytes_per_s;
         let node = self.node_mut(id);
         let role = node.member.role_value();
@@ -180,7 +197,7 @@ impl Cluster {
         let (log, writer) = Log::open(node.disk.clone(), settings).expect("no rot is injected here");
         let keeps = if role.is_data() { Keeps::Records } else { Keeps::LogIdsOnly };
         let store = Store::open(node.home.clone(), keeps, StoreSettings::default()).expect("memory opens");
-        drive(id, &log, writer);
+        drive(id, &log, writer, node.hangs.subscribe());
         let disk = node.disk.clone();
         let parts = ReplicaParts {
             folder,
@@ -195,9 +212,10 @@ impl Cluster {
             min_free_bytes,
             wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
             keep_entries,
-            log_budget_bytes,
             scrub,
             snapshot_bytes_per_s,
+            log_keep_bytes,
+            log_keep_for,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))
@@ -285,7 +303,9 @@ impl Cluster {
         std::fs::create_dir(&folder).expect("the machine is new");
         std::fs::copy(original.folder.join("identity"), folder.join("identity")).expect("the node has run");
         let member = Member { peer_address: SimNetwork::address(id), ..original.member.clone() };
-        let twin = Node { certified: member.name.clone(), member, folder, folders: 0, disk, home, life: None };
+        let certified = member.name.clone();
+        let hangs = watch::Sender::new(false);
+        let twin = Node { certified, member, folder, folders: 0, disk, home, hangs, life: None };
         self.nodes.insert(id, twin);
     }
 
@@ -319,8 +339,8 @@ impl Cluster {
     }
 }
 
-/// Runs the log's writer as a task: syncs take a random while.
-fn drive(id: u64, log: &Log, mut writer: LogWriter<SimDisk>) {
+/// Runs the log's writer as a task: syncs take a random while, or as long as the disk hangs.
+fn drive(id: u64, log: &Log, mut writer: LogWriter<SimDisk>, mut hangs: watch::Receiver<bool>) {
     let work = Arc::new(Notify::new());
     let bell = work.clone();
     log.on_work(Box::new(move || bell.notify_one()));
@@ -328,6 +348,9 @@ fn drive(id: u64, log: &Log, mut writer: LogWriter<SimDisk>) {
         loop {
             work.notified().await;
             tokio::time::sleep(Duration::from_micros(200 + random_u64() % 4_000)).await;
+            if hangs.wait_for(|hangs| !hangs).await.is_err() {
+                return;
+            }
             if writer.step().is_err() {
                 return;
             }

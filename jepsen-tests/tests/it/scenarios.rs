@@ -6,6 +6,7 @@
 //! - `init`: making a cluster, cut short and repeated;
 //! - `membership`: adding, removing, replacing nodes;
 //! - `disks`: disks that run full or fail;
+//! - `hangs`: disks that complete no writes;
 //! - `snapshots`: nodes that the log can no longer bring up to date;
 //! - `scrub`: copies of the records that go bad;
 //! - `folders`: empty folders and old copies under a known node id;
@@ -16,6 +17,7 @@
 mod admission;
 mod disks;
 mod folders;
+mod hangs;
 mod init;
 mod leadership;
 mod membership;

@@ -61,7 +61,7 @@ pub fn provenance(provenance: Option<proto::Provenance>) -> Result<Option<comman
 pub fn written(node: &Node, collection: &str, outcome: Outcome) -> Result<WriteResponse, Refusal> {
     match outcome.decision {
         Some(Decision::Written(written)) => Ok(WriteResponse {
-            header: Some(header(node, outcome.revision)),
+            header: Some(header(node, outcome.revision, outcome.index)),
             generation: written.generation,
             revision: outcome.revision,
             recorded_at_us: outcome.recorded_at_us,
@@ -89,13 +89,14 @@ pub fn refused(decision: Option<Decision>, collection: &str) -> Refusal {
     }
 }
 
-/// Header of an answer that is complete up to `revision` at least.
-pub fn header(node: &Node, revision: u64) -> Header {
+/// Header of an answer that is complete up to `revision` and `log_index` at least.
+pub fn header(node: &Node, revision: u64, log_index: u64) -> Header {
     let status = node.replica().stale_point();
     Header {
         revision: status.as_ref().map_or(revision, |s| s.revision.max(revision)),
         epoch: status.as_ref().map_or_else(|| node.epoch(), |s| s.epoch),
         node: node.id(),
+        log_index: status.as_ref().map_or(log_index, |s| s.index.max(log_index)),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::node::Node;
 pub struct Point {
     /// The node's state; may have applied more than `revision`.
     pub view: View,
+    /// Newest log index that may be shown.
+    pub log_index: u64,
     /// Newest revision that may be shown.
     pub revision: u64,
     /// Lineage.
@@ -29,6 +31,7 @@ impl Point {
     pub fn new(node: &Node, point: ReadPoint, stale: bool) -> Point {
         Point {
             view: node.store().view(),
+            log_index: point.index,
             revision: point.revision,
             epoch: point.epoch,
             age_ms: point.age_ms.filter(|_| stale),
@@ -46,7 +49,7 @@ impl Point {
 
     /// What stands in the answer.
     pub fn header(&self) -> Header {
-        Header { revision: self.revision, epoch: self.epoch, node: self.node }
+        Header { revision: self.revision, epoch: self.epoch, node: self.node, log_index: self.log_index }
     }
 }
 
@@ -245,7 +248,7 @@ mod tests {
 
     fn point(revision: u64, age_ms: Option<u64>) -> Point {
         let store = Store::open(Arc::new(MemoryHome::new()), Keeps::Records, StoreSettings::default()).expect("memory");
-        Point { view: store.view(), revision, epoch: 1, age_ms, node: 1 }
+        Point { view: store.view(), log_index: 1, revision, epoch: 1, age_ms, node: 1 }
     }
 
     fn deadline(timeout: &str) -> Deadline {

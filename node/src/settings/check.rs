@@ -10,7 +10,8 @@ use super::file::{
     KekSection, LimitsSection, ListenSection, NodeSection, ScrubSection, SettingsFile, TimingSection, TlsSection,
 };
 use super::{
-    DEFAULT_MIN_FREE_BYTES, DEFAULT_SNAPSHOT_BYTES_PER_S, MIN_SNAPSHOT_BYTES_PER_S, Settings, SettingsError, TlsPaths,
+    DEFAULT_LOG_KEEP_BYTES, DEFAULT_LOG_KEEP_HOURS, DEFAULT_MIN_FREE_BYTES, DEFAULT_SNAPSHOT_BYTES_PER_S,
+    MIN_SNAPSHOT_BYTES_PER_S, Settings, SettingsError, TlsPaths,
 };
 
 /// Names go into certificates as a DNS label, hence this bound and alphabet.
@@ -113,6 +114,8 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         min_free_bytes: raw.limits.min_free_bytes.unwrap_or(DEFAULT_MIN_FREE_BYTES),
         snapshot_bytes_per_s,
         scrub,
+        log_keep_bytes: raw.limits.log_keep_bytes.unwrap_or(DEFAULT_LOG_KEEP_BYTES),
+        log_keep_hours: raw.limits.log_keep_hours.unwrap_or(DEFAULT_LOG_KEEP_HOURS),
     })
 }
 
@@ -162,6 +165,8 @@ impl Settings {
             limits: LimitsSection {
                 min_free_bytes: Some(self.min_free_bytes),
                 snapshot_bytes_per_s: Some(self.snapshot_bytes_per_s),
+                log_keep_bytes: Some(self.log_keep_bytes),
+                log_keep_hours: Some(self.log_keep_hours),
             },
             scrub: ScrubSection {
                 bytes_per_s: Some(self.scrub.bytes_per_s),
@@ -266,6 +271,20 @@ file = "main.kek"
         assert_eq!(settings.tls.key, Path::new("/etc/saola/node.key"));
         assert_eq!(settings.min_free_bytes, DEFAULT_MIN_FREE_BYTES);
         assert_eq!(settings.snapshot_bytes_per_s, DEFAULT_SNAPSHOT_BYTES_PER_S);
+    }
+
+    #[test]
+    fn what_the_log_keeps_is_as_the_file_says_and_has_defaults() {
+        let kept = |text: &str| {
+            let settings = parse(text).expect("good file");
+            let printed = settings.to_toml().expect("printable");
+            assert!(printed.contains(&format!("log_keep_bytes = {}", settings.log_keep_bytes)), "{printed}");
+            assert!(printed.contains(&format!("log_keep_hours = {}", settings.log_keep_hours)), "{printed}");
+            (settings.log_keep_bytes, settings.log_keep_hours)
+        };
+        assert_eq!(kept(GOOD), (DEFAULT_LOG_KEEP_BYTES, DEFAULT_LOG_KEEP_HOURS));
+        assert_eq!(kept(&format!("{GOOD}[limits]\nlog_keep_bytes = 9\nlog_keep_hours = 0\n")), (9, 0));
+        assert!(refusal("[kek]", "[limits]\nlog_keep_hours = -1\n[kek]").contains("log_keep_hours"));
     }
 
     #[test]

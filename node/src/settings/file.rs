@@ -105,6 +105,12 @@ pub struct LimitsSection {
     /// Bytes of its records that the node sends to other nodes in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_bytes_per_s: Option<u64>,
+    /// The log keeps up to this many bytes for a member that does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_keep_bytes: Option<u64>,
+    /// It keeps them for this many hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_keep_hours: Option<u64>,
 }
 
 /// `[scrub]`

@@ -17,6 +17,11 @@ pub const DEFAULT_SNAPSHOT_BYTES_PER_S: u64 = 64 << 20;
 /// A receiver waits 30 s for a chunk, and one with the largest record has a little over 1 MiB.
 pub const MIN_SNAPSHOT_BYTES_PER_S: u64 = 1 << 20;
 
+/// Bytes that the log keeps for a member that does not answer unless the file says otherwise: 4 GiB.
+pub const DEFAULT_LOG_KEEP_BYTES: u64 = 4 << 30;
+/// Hours for which it keeps them unless the file says otherwise.
+pub const DEFAULT_LOG_KEEP_HOURS: u64 = 72;
+
 /// Checked settings; every path is ready to open.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -48,6 +53,10 @@ pub struct Settings {
     pub snapshot_bytes_per_s: u64,
     /// How the copy of the records is checked.
     pub scrub: ScrubSettings,
+    /// The log keeps up to this many bytes for a member that does not answer; then that member needs a snapshot.
+    pub log_keep_bytes: u64,
+    /// It keeps them for this many hours.
+    pub log_keep_hours: u64,
 }
 
 /// PEM files of one node.

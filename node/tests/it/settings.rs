@@ -61,7 +61,13 @@ async fn printed_settings_hold_every_default_and_print_the_same_again() {
         printed
     };
     let printed = print(&file);
-    for part in ["heartbeat_ms = 50", "election_max_ms = 300", "min_free_bytes = 536870912", "name = \"main-1\""] {
+    for part in [
+        "heartbeat_ms = 50",
+        "election_max_ms = 300",
+        "min_free_bytes = 536870912",
+        "log_keep_hours = 72",
+        "name = \"main-1\"",
+    ] {
         assert!(printed.contains(part), "{part:?} in: {printed}");
     }
     let again = cluster.path("printed.toml");

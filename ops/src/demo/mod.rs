@@ -96,7 +96,7 @@ fn end(cluster: LocalCluster, keep: bool) -> Result<(), Failure> {
         }
         eprintln!("  saola status");
         eprintln!("To end it: kill {}", cluster.pids().iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
-        cluster.leave_running();
+        cluster.leave_running()?;
     }
     Ok(())
 }

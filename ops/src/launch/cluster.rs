@@ -322,11 +322,15 @@ impl LocalCluster {
     }
 
     /// Lets the nodes live on, with their folder.
-    pub fn leave_running(mut self) {
+    ///
+    /// # Errors
+    /// When a node cannot be told; all of them end then.
+    pub fn leave_running(mut self) -> Result<(), Failure> {
         self.keep_folder();
         for process in self.nodes.iter_mut().filter_map(|local| local.process.as_mut()) {
-            process.leave_running();
+            process.leave_running()?;
         }
+        Ok(())
     }
 
     fn take(&mut self, name: &str) -> Result<NodeProcess, Failure> {

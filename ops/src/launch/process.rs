@@ -1,12 +1,13 @@
 //! One `saola-node` child process.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::exit::{Exit, Failure};
 
@@ -40,6 +41,8 @@ pub fn node_binary() -> Result<PathBuf, Failure> {
 pub struct NodeProcess {
     name: String,
     child: Child,
+    /// While it is open the node runs.
+    stdin: Option<ChildStdin>,
     log: PathBuf,
     leave: bool,
 }
@@ -55,17 +58,21 @@ impl NodeProcess {
         let output = open().and_then(|out| Ok((out.try_clone()?, out)));
         let (out, errors) =
             output.map_err(|source| Failure::file(format!("{doing}: open {}", log.display()), &source))?;
-        let child = Command::new(binary)
+        let mut child = Command::new(binary)
             .arg("--config")
             .arg(settings)
-            .stdin(Stdio::null())
+            // The other end closes when this process dies, however it does, and the node ends in order.
+            .arg("--until-stdin-closes")
+            .stdin(Stdio::piped())
             .stdout(out)
             .stderr(errors)
             // Ctrl-C goes to this process alone, which then ends its nodes in order.
             .process_group(0)
             .spawn()
             .map_err(|source| Failure::file(format!("{doing}: run {}", binary.display()), &source))?;
-        Ok(NodeProcess { name: name.to_owned(), child, log: log.to_owned(), leave: false })
+        // Out of the child's hands, which closes it as soon as somebody waits for the node.
+        let stdin = child.stdin.take();
+        Ok(NodeProcess { name: name.to_owned(), child, stdin, log: log.to_owned(), leave: false })
     }
 
     /// Its process id; none once it has ended.
@@ -120,9 +127,18 @@ impl NodeProcess {
         }
     }
 
-    /// Lets the process live on when this is dropped.
-    pub fn leave_running(&mut self) {
+    /// Lets the process live on when this is dropped, and when this process ends.
+    ///
+    /// # Errors
+    /// When the node cannot be told.
+    pub fn leave_running(&mut self) -> Result<(), Failure> {
+        let doing = || format!("let node {} go on", self.name);
+        if let Some(stdin) = self.stdin.take() {
+            let stdin = stdin.into_owned_fd().map_err(|source| Failure::file(doing(), &source))?;
+            File::from(stdin).write_all(b"\n").map_err(|source| Failure::file(doing(), &source))?;
+        }
         self.leave = true;
+        Ok(())
     }
 
     fn ended(&self, how: &str) -> Failure {

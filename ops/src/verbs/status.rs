@@ -170,6 +170,7 @@ fn document(status: &StatusResponse, verdict: &Verdict) -> Value {
             "keys_open": node.keys_open, "keys_total": node.keys_total,
             "writes_refused": node.writes_refused, "writes_refused_reason": node.writes_refused_reason,
             "log_syncs": node.log_syncs, "copy": node.copy.as_ref().map(copy_document),
+            "log_syncs": node.log_syncs, "disk_hangs": node.disk_hangs, "log_kept": node.log_kept,
         })
     };
     let sites: Vec<Value> = status

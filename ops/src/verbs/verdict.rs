@@ -113,7 +113,11 @@ fn is_out(node: &NodeStatus) -> bool {
 fn node_notes(node: &NodeStatus) -> Vec<String> {
     let name = name(node);
     if !node.reachable {
-        return vec![format!("node {name} does not answer: {}; start it, or see its log", node.error)];
+        let mut notes = vec![format!("node {name} does not answer: {}; start it, or see its log", node.error)];
+        if !node.log_kept.is_empty() {
+            notes.push(format!("node {name}: {}", node.log_kept));
+        }
+        return notes;
     }
     let mut notes = Vec::new();
     match node.error.as_str() {
@@ -133,7 +137,9 @@ fn node_notes(node: &NodeStatus) -> Vec<String> {
     if let Some(copy) = node.copy.as_ref().filter(|copy| !copy.alarm.is_empty()) {
         notes.push(format!("records of node {name}: {}; see `saola scrub status`", copy.alarm));
     }
-    if node.writes_refused {
+    if !node.disk_hangs.is_empty() {
+        notes.push(format!("node {name}: {}", node.disk_hangs));
+    } else if node.writes_refused {
         notes.push(format!("node {name} refuses writes: {}", node.writes_refused_reason));
     }
     if node.certificate_expires_in_s < CERTIFICATE_ENDS_SOON_S {
@@ -186,7 +192,7 @@ mod tests {
     #[test]
     fn every_fault_is_named_and_makes_it_degraded() {
         type Fault = fn(&mut StatusResponse);
-        let faults: [(Fault, &str); 6] = [
+        let faults: [(Fault, &str); 7] = [
             (
                 |status| {
                     status.nodes[1] =
@@ -196,6 +202,7 @@ mod tests {
             ),
             (|status| status.nodes[0].sealed = true, "main-1 is sealed"),
             (|status| status.nodes[0].writes_refused = true, "main-1 refuses writes"),
+            (|status| status.nodes[0].disk_hangs = "the disk hangs".into(), "main-1: the disk hangs"),
             (|status| status.nodes[0].certificate_expires_in_s = 86_400, "certificate ends in 24 h"),
             (|status| status.nodes[0].certificate_expires_in_s = -1, "certificate has expired"),
             (|status| status.sites[1].protection = "dr-2 is behind".into(), "site dr: dr-2 is behind"),

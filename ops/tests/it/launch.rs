@@ -1,8 +1,11 @@
 //! Local clusters: what stands in their folders, and that their processes end with them.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use saola_ops::connect::Profile;
 use saola_ops::launch::{LocalCluster, Place, Plan, PlannedNode};
@@ -101,4 +104,50 @@ async fn a_node_that_ends_at_once_is_reported_with_the_end_of_its_log() {
     assert!(failure.what().contains("node dies: it ended with exit status: 3"), "{failure}");
     assert!(failure.what().contains("port 7101 is taken"), "{failure}");
     assert!(failure.next().contains("node.log"), "{failure}");
+}
+
+/// Processes that a process has started.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let listed = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+    listed.flat_map(|ids| ids.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<u32>>()).collect()
+}
+
+/// It is gone, or nobody has taken note of its end yet.
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_none_or(|state| state.is_empty() || state.starts_with('Z'))
+}
+
+#[test]
+fn nodes_end_in_order_when_the_program_that_started_them_is_killed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut parent = Command::new(env!("CARGO_BIN_EXE_saola"))
+        .arg("dev")
+        .env("TMPDIR", temporary.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    // The first line is printed once the node serves.
+    BufReader::new(parent.stdout.take().unwrap()).read_line(&mut told).unwrap();
+    let nodes = children(parent.id());
+    assert_eq!(nodes.len(), 1, "said {told:?}");
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while !has_ended(nodes[0]) {
+        if Instant::now() >= until {
+            let pid = rustix::process::Pid::from_raw(nodes[0].try_into().unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            panic!("node {} went on", nodes[0]);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let cluster = fs::read_dir(temporary.path()).unwrap().next().unwrap().unwrap().path();
+    let node = fs::read_dir(cluster.join("nodes")).unwrap().next().unwrap().unwrap().path();
+    let log = fs::read_to_string(node.join("node.log")).unwrap();
+    assert!(log.contains("node stops"), "it was not in order: {log}");
 }

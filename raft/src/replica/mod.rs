@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
-//! `room` (free space), `maintenance` (flushing, purging), `offers` with `fetch` and `exports` (snapshots), `copy` with
+//! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `offers` with `fetch` and `exports` (snapshots), `copy` with
 //! `scrub`, `compare` and `repair` (is this node's copy of the records right, and what if not), `status`.
 
 use std::collections::BTreeMap;
@@ -53,6 +53,7 @@ mod repair;
 mod room;
 mod scrub;
 mod staleness;
+mod stall;
 mod start;
 mod status;
 
@@ -60,6 +61,8 @@ pub use admin::AdminError;
 pub use barrier::{ReadError, ReadPoint};
 pub use copy::{ScrubSettings, ScrubStatus};
 pub use propose::ProposeError;
+#[cfg(feature = "rocksdb")]
+pub use start::ReplicaLimits;
 pub use start::{ReplicaParts, ReplicaSettings, StartError};
 pub use status::ReplicaStatus;
 
@@ -98,16 +101,22 @@ pub(crate) struct Shared<RT: Runtime> {
     raft: OnceLock<RaftOf<RT>>,
     /// When a leader last spoke.
     heard: Mutex<Option<InstantOf<RT>>>,
+    /// Highest term of a leader that has spoken.
+    heard_term: AtomicU64,
     /// What leaders said of their frontier and their quorum.
     staleness: Mutex<staleness::Staleness<InstantOf<RT>>>,
     disk_free_bytes: AtomicU64,
     min_free_bytes: u64,
     keep_entries: u64,
-    log_budget_bytes: u64,
+    log_keep_bytes: u64,
+    log_keep_for: Duration,
+    /// On a leader: what the log keeps for members that are dead.
+    log_kept: Mutex<Vec<(NodeId, String)>>,
     /// On a leader: why no quorum of voters has room for another write, if so.
     no_quorum_with_room: Mutex<Option<String>>,
     /// What is known of this node's copy of the records.
     pub(crate) copy: copy::CopyCell,
+    stall: Mutex<stall::Stall>,
     refused: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
     proposals: mpsc::Sender<propose::Queued>,
@@ -188,6 +197,9 @@ impl<RT: Runtime> Shared<RT> {
     /// node's campaign succeeds, and pre-votes that fail leave no trace.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         let leader = self.with_metrics(|metrics| metrics.current_leader).flatten()?;
+        if leader == self.claim.node_id && self.is_superseded() {
+            return None;
+        }
         let silent = || self.heard.lock().as_ref().is_none_or(|heard| heard.elapsed() > self.silence());
         (leader == self.claim.node_id || !silent()).then_some(leader)
     }
@@ -283,6 +295,7 @@ impl<RT: Runtime> Shared<RT> {
         let (current, committed_next) = self.with_metrics(seen).unwrap_or((0, 0));
         // A leader of an older term is about to be refused by Raft; what it says counts for nothing.
         if term >= current {
+            self.heard_term.fetch_max(term, Ordering::AcqRel);
             self.heard_something();
             self.heard_confirmed(frontier_next, quorum_age_ms);
             // Nothing is shown that is not committed as far as this node knows itself; apply raises the rest.

@@ -46,6 +46,12 @@ pub enum ProposeError {
         /// Which disk, and what to do.
         reason: String,
     },
+    /// The leader's disk hangs, and it hands over; surely not applied.
+    #[error("{reason}")]
+    DiskHangs {
+        /// Which disk, and what to do.
+        reason: String,
+    },
     /// The leader's queue is full; surely not applied.
     #[error("the leader has too many writes waiting: try again in a moment")]
     Busy,
@@ -97,6 +103,7 @@ impl<RT: Runtime> Replica<RT> {
                     Ok(outcome) => Some(Ok(outcome)),
                     Err(refusal) => match refusal.kind() {
                         RefusalCode::DiskFull => Some(Err(ProposeError::WritesRefused { reason: refusal.message })),
+                        RefusalCode::DiskHangs => Some(Err(ProposeError::DiskHangs { reason: refusal.message })),
                         RefusalCode::Busy => Some(Err(ProposeError::Busy)),
                         RefusalCode::Unknown => Some(Err(ProposeError::Unknown { reason: refusal.message })),
                         RefusalCode::Stopped if shared.is_leader() || shared.raft().is_none() => {
@@ -175,6 +182,9 @@ impl<RT: Runtime> Replica<RT> {
         if let Some(reason) = shared.writes_refused() {
             return Err(Refusal::new(RefusalCode::DiskFull, reason));
         }
+        if let Some(reason) = shared.hung_leader() {
+            return Err(Refusal::new(RefusalCode::DiskHangs, reason));
+        }
         let (answer, outcome) = oneshot::channel();
         shared
             .proposals
@@ -208,6 +218,10 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             refuse_all(answers, &Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"));
             continue;
         };
+        if let Some(reason) = shared.hung_leader() {
+            refuse_all(answers, &Refusal::new(RefusalCode::DiskHangs, reason));
+            continue;
+        }
         let batch = CommandBatch { stamp_us: shared.stamp_us(), commands };
         let (responder, applied) = OneshotResponder::<TypeConfig<RT>, _>::new_pair();
         let proposed = raft.client_write_ff(encode_commands(&batch), Some(responder)).await;

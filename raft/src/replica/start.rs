@@ -17,6 +17,7 @@ use super::admin::to_its_end;
 use super::copy::{CopyCell, ScrubSettings};
 use super::exports::Exports;
 use super::staleness::Staleness;
+use super::stall::{self, Stall};
 use super::{AdminError, Replica, Shared, WallClock, barrier, changes, compare, maintenance, propose, room, scrub};
 use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};
@@ -43,9 +44,10 @@ pub struct ReplicaSettings {
     pub wall_clock: WallClock,
     /// The log keeps at least so many applied entries, so that a follower that was away for a moment needs no snapshot.
     pub keep_entries: u64,
-    /// The log may hold so many bytes of recent entries and of entries for members that are dead; then those members
-    /// need a snapshot.
-    pub log_budget_bytes: u64,
+    /// The log may hold so many bytes for members that are dead; then those members need a snapshot.
+    pub log_keep_bytes: u64,
+    /// It holds them for so long.
+    pub log_keep_for: Duration,
     /// Bytes of its records that this node sends to other nodes in a second, over all of them.
     pub snapshot_bytes_per_s: u64,
     /// How the copy of the records is checked.
@@ -140,13 +142,17 @@ impl<RT: Runtime> Replica<RT> {
             digest_taken: watch::Sender::new(0),
             raft: OnceLock::new(),
             heard: Mutex::new(None),
+            heard_term: AtomicU64::new(0),
             staleness: Mutex::new(Staleness::new()),
             disk_free_bytes: AtomicU64::new(first_free_bytes),
             min_free_bytes: settings.min_free_bytes,
             keep_entries: settings.keep_entries,
-            log_budget_bytes: settings.log_budget_bytes,
+            log_keep_bytes: settings.log_keep_bytes,
+            log_keep_for: settings.log_keep_for,
+            log_kept: Mutex::default(),
             no_quorum_with_room: Mutex::new(None),
             copy: CopyCell::new(settings.scrub),
+            stall: Mutex::new(Stall::default()),
             refused: Mutex::new(None),
             stopped: watch::Sender::new(None),
             proposals,
@@ -198,6 +204,7 @@ impl<RT: Runtime> Replica<RT> {
                 }
             }
         });
+        detach::<RT>(stall::watch(shared.clone()));
         detach::<RT>(maintenance::run(shared.clone()));
         if identity.role.is_data() {
             detach::<RT>(scrub::run(self.clone()));
@@ -273,6 +280,10 @@ impl<RT: Runtime> Replica<RT> {
     /// Hands leadership over if this node leads, then stops Raft.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
+        if let Some(reason) = shared.log_hangs() {
+            tracing::error!("stopping without waiting for the disk: {reason}");
+            return;
+        }
         if shared.is_leader()
             && let Some(to) = self.successor().await
             && let Err(error) = self.transfer_here(to).await
@@ -308,6 +319,9 @@ impl<RT: Runtime> Replica<RT> {
 }
 
 #[cfg(feature = "rocksdb")]
+pub use production::ReplicaLimits;
+
+#[cfg(feature = "rocksdb")]
 mod production {
     use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -321,8 +335,19 @@ mod production {
 
     /// Some seconds of a busy cluster.
     const KEEP_ENTRIES: u64 = 100_000;
-    /// 64 segments.
-    const LOG_BUDGET_BYTES: u64 = 4 << 30;
+
+    /// What an operator bounds.
+    #[derive(Clone, Copy, Debug)]
+    pub struct ReplicaLimits {
+        /// See [`ReplicaSettings::min_free_bytes`].
+        pub min_free_bytes: u64,
+        /// See [`ReplicaSettings::log_keep_bytes`].
+        pub log_keep_bytes: u64,
+        /// See [`ReplicaSettings::log_keep_for`].
+        pub log_keep_for: Duration,
+        /// See [`ReplicaSettings::snapshot_bytes_per_s`].
+        pub snapshot_bytes_per_s: u64,
+    }
 
     impl Replica<TokioRuntime> {
         /// Opens log and records in the folder and starts. The log's writer has a thread of its own, which ends the
@@ -331,8 +356,7 @@ mod production {
             folder: DataFolder,
             transport: Arc<dyn Transport>,
             timing: Timing,
-            min_free_bytes: u64,
-            snapshot_bytes_per_s: u64,
+            limits: ReplicaLimits,
             scrub: ScrubSettings,
         ) -> Result<Self, StartError> {
             let log_path = folder.path().join("log");
@@ -372,14 +396,25 @@ mod production {
             let parts = ReplicaParts { folder, log, store, transport, free_bytes: Box::new(move || disk.free_bytes()) };
             let settings = ReplicaSettings {
                 timing,
-                min_free_bytes,
+                min_free_bytes: limits.min_free_bytes,
                 wall_clock: wall_clock(),
                 keep_entries: KEEP_ENTRIES,
-                log_budget_bytes: LOG_BUDGET_BYTES,
-                snapshot_bytes_per_s,
+                log_keep_bytes: limits.log_keep_bytes,
+                log_keep_for: limits.log_keep_for,
+                snapshot_bytes_per_s: limits.snapshot_bytes_per_s,
                 scrub,
             };
-            Self::start_with(parts, settings).await
+            let replica = Self::start_with(parts, settings).await?;
+            let watched = replica.clone();
+            detach::<TokioRuntime>(async move {
+                let reason = watched.stopped().await;
+                if watched.shared.ended_by_stall() {
+                    // Nothing may wait for the disk any more, so nothing is stopped in order.
+                    tracing::error!("this process ends: {reason}");
+                    std::process::exit(1);
+                }
+            });
+            Ok(replica)
         }
     }
 

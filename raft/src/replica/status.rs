@@ -41,8 +41,12 @@ pub struct ReplicaStatus {
     pub log_syncs: u64,
     /// Why writes are refused, if they are.
     pub writes_refused: Option<String>,
+    /// What is wrong with the log's disk, if it completes no writes.
+    pub disk_hangs: Option<String>,
     /// On the leader: highest index that each member has flushed.
     pub replication: Vec<(NodeId, u64)>,
+    /// On the leader: what the log keeps for members that are dead, in words.
+    pub log_kept: Vec<(NodeId, String)>,
     /// Why this node does not take part, if peers or its folder forbid it.
     pub refused_by_peers: Option<String>,
     /// Peers that refuse this node's messages, and why.
@@ -79,6 +83,7 @@ impl<RT: Runtime> Replica<RT> {
             _ if refused_by_peers.is_some() => "refused",
             None => "waiting",
             Some(_) if stopped => "stopped",
+            Some(ServerState::Leader) if shared.is_superseded() => "follower",
             Some(ServerState::Leader) => "leader",
             Some(_) if shared.claim.role == Role::Witness => "witness",
             Some(ServerState::Follower) => "follower",
@@ -102,13 +107,15 @@ impl<RT: Runtime> Replica<RT> {
             disk_free_bytes: shared.free_bytes(),
             data_bytes: shared.store.data_bytes(),
             log_syncs: shared.log.stats().syncs,
-            writes_refused: shared.writes_refused(),
+            writes_refused: shared.writes_refused().or_else(|| shared.hung_leader()),
+            disk_hangs: shared.log_hangs(),
             replication: shared
                 .matched()
                 .unwrap_or_default()
                 .into_iter()
                 .map(|(id, index)| (id, index.unwrap_or(0)))
                 .collect(),
+            log_kept: if shared.is_leader() { shared.log_kept.lock().clone() } else { Vec::new() },
             refused_by_peers,
             refusals: shared.links.refusals().into_iter().map(|(id, refusal)| (id, refusal.message)).collect(),
             cluster_id: identity.as_ref().map(|own| own.cluster_id),

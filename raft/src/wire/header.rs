@@ -115,6 +115,8 @@ pub enum RefusalCode {
     TwoProcesses = 16,
     /// Nothing answers at the address that the membership records for the sender.
     Unverified = 17,
+    /// Surely not applied: the leader's disk hangs.
+    DiskHangs = 18,
 }
 
 impl Refusal {

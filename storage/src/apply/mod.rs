@@ -204,7 +204,7 @@ impl Machine {
             let decision = self.decide(draft, place, op)?;
             return Ok(self.outcome(place, decision));
         };
-        match self.requests.look_up(&request, place.index, self.applied.revision) {
+        match self.requests.look_up(&request, place.index) {
             Known::Decided(outcome) => Ok(Outcome { replayed: true, ..outcome }),
             Known::Expired => {
                 let floor = self.requests.floor();

@@ -2,7 +2,9 @@
 //!
 //! It lives decoded in memory and is written row by row with each batch. It is bounded: when it holds more outcomes
 //! than allowed, the clients whose newest call is oldest in the log are forgotten, and the floor rises to the
-//! `since` they had; an unknown client at or below the floor may be one of them and is refused.
+//! `since` they had; an unknown client at or below the floor may be one of them and is refused. `since` is a log index,
+//! and each command has one of its own, a refused one too: so whoever asks anew after an eviction is told of an index
+//! above the floor. (A revision can stand still while clients come and go, and then the floor would shut everybody out.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,8 +93,8 @@ impl RequestTable {
         self.floor
     }
 
-    /// Looks a command up, and notes that its client is alive.
-    pub(super) fn look_up(&mut self, request: &RequestId, index: u64, revision: u64) -> Known {
+    /// Looks a command of the entry at `index` up, and notes that its client is alive.
+    pub(super) fn look_up(&mut self, request: &RequestId, index: u64) -> Known {
         let client = match self.clients.get_mut(&request.client) {
             Some(client) => client,
             None if request.since <= self.floor => return Known::Expired,
@@ -105,8 +107,8 @@ impl RequestTable {
         self.by_use.insert((index, request.client.clone()));
         self.touched.insert(request.client.clone());
         client.last_used = index;
-        // A client cannot have seen a revision that does not exist; believed, it could raise the floor above everybody.
-        client.since = client.since.max(request.since.min(revision));
+        // A client saw its index before this entry was there; believed, it could raise the floor above everybody.
+        client.since = client.since.max(request.since.min(index.saturating_sub(1)));
         if let Some(outcome) = client.calls.get(&request.sequence) {
             return Known::Decided(outcome.clone());
         }

@@ -7,7 +7,7 @@ use crate::command::Outcome;
 /// What is remembered of one client.
 #[derive(Clone, PartialEq, Message)]
 pub struct RequestRow {
-    /// Newest revision that the client named as seen before its first call.
+    /// Newest log index that the client named as seen before its first call, below that of its newest call.
     #[prost(uint64, tag = "1")]
     pub since: u64,
     /// All lower sequences are settled.

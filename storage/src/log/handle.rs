@@ -33,6 +33,8 @@ pub(super) struct Inner {
     pub queue: VecDeque<Queued>,
     /// How many of the queue want a sync.
     pub urgent: usize,
+    /// How many operations that want a sync the writer has taken and not finished.
+    pub writing: usize,
     next_op: u64,
     /// Set once: nothing is accepted and nothing written any more.
     pub stopped: Option<LogError>,
@@ -138,6 +140,11 @@ impl Log {
         self.0.0.inner.lock().index.first_within(bytes)
     }
 
+    /// Bytes that the entries from `index` on take on the disk.
+    pub fn bytes_from(&self, index: u64) -> u64 {
+        self.0.0.inner.lock().index.bytes_from(index)
+    }
+
     fn read(&self, log_id: LogId, bytes: u32, location: Location) -> Result<LogEntry, LogError> {
         let Location { segment, offset } = location;
         let rot = LogError::Rot { segment, offset: offset.into(), index: log_id.index };
@@ -167,6 +174,7 @@ impl Log {
             bytes_written: inner.bytes_written,
             segments: inner.files.len() as u64,
             queued: inner.queue.len() as u64,
+            waiting: (inner.urgent + inner.writing) as u64,
             flushed_index: inner.index.flushed_index(),
         }
     }
@@ -208,6 +216,7 @@ impl Shared {
             index,
             queue: VecDeque::new(),
             urgent: 0,
+            writing: 0,
             next_op: 1,
             stopped: None,
             closed: false,

@@ -250,6 +250,12 @@ impl Index {
         index
     }
 
+    /// Bytes that the records of the entries from `from` on take on the disk.
+    pub fn bytes_from(&self, from: u64) -> u64 {
+        let older = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.slots.iter().skip(older).map(Slot::record_bytes).sum()
+    }
+
     /// Whether an entry is (still) at this place on the disk.
     pub fn is_at(&self, index: u64, location: Location) -> bool {
         self.slot(index).is_some_and(|slot| slot.place == Place::At(location))
@@ -290,6 +296,17 @@ mod tests {
 
     fn at(offset: u32) -> Location {
         Location { segment: 1, offset }
+    }
+
+    #[test]
+    fn bytes_are_counted_from_any_index() {
+        let mut index = Index::new(LogState::default(), 0);
+        for i in 5..8 {
+            index.append(&entry(1, i), i).unwrap();
+        }
+        let one = u64::from(record_bytes(10));
+        let counted = [0, 5, 6, 7, 8, u64::MAX].map(|from| index.bytes_from(from));
+        assert_eq!(counted, [3 * one, 3 * one, 2 * one, one, 0, 0]);
     }
 
     #[test]

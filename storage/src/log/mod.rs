@@ -106,6 +106,8 @@ pub struct LogStats {
     pub segments: u64,
     /// Operations submitted and not yet taken by the writer.
     pub queued: u64,
+    /// Operations that wait for a sync, those included that the writer is at.
+    pub waiting: u64,
     /// Highest index up to which every entry is durable (or purged).
     pub flushed_index: Option<u64>,
 }

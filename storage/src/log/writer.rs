@@ -85,10 +85,11 @@ impl<D: Disk> LogWriter<D> {
                 drop(inner);
                 return Err(self.shared.stop(error));
             }
-            inner.urgent = 0;
+            inner.writing = std::mem::take(&mut inner.urgent);
             std::mem::take(&mut inner.queue)
         };
         let result = self.write_all(&queue);
+        self.shared.inner.lock().writing = 0;
         let count = queue.len();
         for done in queue.into_iter().filter_map(|queued| queued.done) {
             done(result.clone());

@@ -11,6 +11,11 @@ fn small(home: &TestHome, max_request_entries: usize) -> Store {
     store
 }
 
+/// What a client is told that asks now.
+fn seen(store: &Store) -> u64 {
+    store.applied().log_id.expect("a store that was made").index
+}
+
 fn written(decision: &Decision) -> bool {
     matches!(decision, Decision::Written(_))
 }
@@ -81,7 +86,9 @@ fn settled_calls_are_forgotten_and_refused() {
 fn an_evicted_client_is_refused_and_a_new_one_is_served() {
     for home in homes() {
         let store = small(&home, 2);
+        apply(&store, vec![put("agency", 1, b"x", b"v", None)]);
         let call = |client, since| by(client, since, 1, 1, put("agency", 1, b"x", b"v", None));
+        assert_eq!(seen(&store), 1);
         assert!(written(&decide(&store, call(1, 1))));
         assert!(written(&decide(&store, call(2, 2))));
         // A third client pushes the first one out, and the floor rises to 1.
@@ -111,7 +118,7 @@ fn the_client_used_longest_ago_is_evicted_first() {
     decide(&store, call(1, 1));
     decide(&store, call(2, 1));
     decide(&store, call(1, 2));
-    let newer = by(3, store.applied().revision, 1, 1, put("agency", 1, b"x", b"v", None));
+    let newer = by(3, seen(&store), 1, 1, put("agency", 1, b"x", b"v", None));
     assert!(written(&decide(&store, newer)));
     assert!(apply(&store, vec![call(1, 2)])[0].replayed);
     assert!(expired(&decide(&store, call(2, 1))));
@@ -134,9 +141,27 @@ fn a_client_that_settles_nothing_loses_its_oldest_outcomes_only() {
 fn a_client_that_claims_to_have_seen_the_future_shuts_nobody_out() {
     let home = memory_home();
     let store = small(&home, 1);
-    assert!(written(&decide(&store, by(1, u64::MAX, 1, 1, put("agency", 1, b"x", b"v", None)))));
-    let since = store.applied().revision;
-    assert!(written(&decide(&store, by(2, since, 1, 1, put("agency", 1, b"x", b"v", None)))));
-    let since = store.applied().revision;
-    assert!(written(&decide(&store, by(3, since, 1, 1, put("agency", 1, b"x", b"v", None)))));
+    let first_call = |client, since| by(client, since, 1, 1, put("agency", 1, b"x", b"v", None));
+    assert!(written(&decide(&store, first_call(1, u64::MAX))));
+    // Each pushes the one before it out, with what it was told right after that one's call.
+    for client in 2..6 {
+        assert!(written(&decide(&store, first_call(client, seen(&store)))), "client {client}");
+    }
+    assert!(expired(&decide(&store, first_call(2, 1))), "one that was pushed out");
+}
+
+#[test]
+fn clients_that_change_nothing_shut_nobody_out() {
+    let home = memory_home();
+    let store = small(&home, 3);
+    let refused =
+        |client, since| by(client, since, 1, 1, put("agency", 1, b"x", b"v", expect(ExpectKind::Generation, 9)));
+    let revision = store.applied().revision;
+    for client in 1..100 {
+        let decision = decide(&store, refused(client, seen(&store)));
+        assert!(matches!(decision, Decision::Conflict(_)), "client {client}: {decision:?}");
+    }
+    assert_eq!(store.applied().revision, revision);
+    assert!(written(&decide(&store, by(200, seen(&store), 1, 1, put("agency", 1, b"x", b"v", None)))));
+    assert!(expired(&decide(&store, refused(1, 1))), "one that was pushed out");
 }

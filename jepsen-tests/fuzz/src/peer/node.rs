@@ -223,9 +223,10 @@ impl Node {
             min_free_bytes: 0,
             wall_clock: Arc::new(|| 1_700_000_000_000_000),
             keep_entries: 10,
-            log_budget_bytes: 1 << 20,
             scrub: ScrubSettings::default(),
             snapshot_bytes_per_s: 1 << 30,
+            log_keep_bytes: 1 << 20,
+            log_keep_for: Duration::from_secs(3600),
         };
         let replica = spawn_on(ID, Replica::<SimRuntime>::start_with(parts, settings));
         let replica = replica.await.expect("nothing aborts a starting node").expect("the copy is whole");

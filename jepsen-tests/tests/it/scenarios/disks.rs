@@ -193,7 +193,7 @@ fn dead_member_holds_the_log_within_its_budget_and_comes_back_with_all_records()
             |cluster: &Cluster, id| cluster.log(id).and_then(|log| log.last_purged).map_or(0, |last| last.index);
         let mut clerk = Clerk::new(1);
         let mut cluster = Cluster::new(3, false);
-        (cluster.keep_entries, cluster.log_budget_bytes) = (10, 8 * VALUE as u64);
+        (cluster.keep_entries, cluster.log_keep_bytes) = (10, 8 * VALUE as u64);
         cluster.init().await;
         clerk.padding = VALUE;
         clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
@@ -214,6 +214,40 @@ fn dead_member_holds_the_log_within_its_budget_and_comes_back_with_all_records()
         clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
         clerk.check(&cluster, 3).await;
         assert!(purged(&cluster, 3) > had, "the log alone brought it up to date");
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn log_kept_for_a_dead_member_ends_with_its_hours_and_the_leader_says_what_follows() {
+    under_seeds("disks::log_kept_for_a_dead_member_ends_with_its_hours_and_the_leader_says_what_follows", async |_| {
+        let purged =
+            |cluster: &Cluster, id| cluster.log(id).and_then(|log| log.last_purged).map_or(0, |last| last.index);
+        let mut clerk = Clerk::new(1);
+        let mut cluster = Cluster::new(3, false);
+        (cluster.keep_entries, cluster.log_keep_for) = (10, Duration::from_secs(240));
+        cluster.init().await;
+        have_lead(&cluster, 1).await;
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        cluster.crash(3).await;
+        let lacks_from = status(&cluster, 1).last_log_index;
+        for record in 0..30 {
+            clerk.put_surely(&cluster, &[1, 2], record, PATIENCE).await;
+        }
+        let said = |cluster: &Cluster| {
+            let kept = status(cluster, 1).log_kept;
+            kept.into_iter().find(|(id, _)| *id == 3).map_or_else(String::new, |(_, text)| text)
+        };
+        // Dead, and still within its hours.
+        until("it counts as dead", Duration::from_secs(200), || said(&cluster).contains("is kept in the log")).await;
+        assert!([1, 2].iter().all(|id| purged(&cluster, *id) <= lacks_from));
+        until("its hours are over", Duration::from_secs(200), || said(&cluster).contains("a whole snapshot")).await;
+        assert!(purged(&cluster, 1) > lacks_from);
+
+        cluster.start(3).await;
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        clerk.check(&cluster, 3).await;
+        until("nothing is kept for one that lives", Duration::from_secs(60), || said(&cluster).is_empty()).await;
         replicas_are_equal(&cluster).await;
     });
 }

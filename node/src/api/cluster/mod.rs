@@ -117,7 +117,8 @@ async fn init(node: &Node, call: InitRequest) -> Result<InitResponse, Refusal> {
 }
 
 fn header(node: &Node) -> Header {
-    convert::header(node, node.replica().status().revision)
+    let status = node.replica().status();
+    convert::header(node, status.revision, status.applied_index)
 }
 
 fn members(node: &Node, members: Vec<saola_raft::Member>) -> MembershipResponse {
@@ -165,6 +166,8 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         writes_refused_reason: status.writes_refused.clone().unwrap_or_default(),
         log_syncs: status.log_syncs,
         copy: (node.member().role() != Role::Witness).then(|| convert::copy_status(&status.scrub)),
+        disk_hangs: status.disk_hangs.clone().unwrap_or_default(),
+        log_kept: String::new(),
     }
 }
 
@@ -173,6 +176,11 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
     let mut nodes = vec![own_status(node, &own)];
     let others = own.members.iter().filter(|member| member.node_id != node.id());
     nodes.extend(join_all(others.map(|member| ask(node, &own, member, local))).await);
+    for node in &mut nodes {
+        let id = node.member.as_ref().map_or(0, |member| member.node_id);
+        let kept = own.log_kept.iter().find(|(dead, _)| *dead == id);
+        node.log_kept = kept.map_or_else(String::new, |(_, text)| text.clone());
+    }
     nodes.sort_by_key(|status| status.member.as_ref().map_or(0, |member| member.node_id));
 
     let view = node.store().view();
