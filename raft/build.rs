@@ -26,7 +26,7 @@ fn generate() {
         .method(
             method("append", "Append", "AppendRequest", "AppendReply").client_streaming().server_streaming().build(),
         )
-        .method(method("snapshot", "Snapshot", "SnapshotChunk", "PeerReply").client_streaming().build())
+        .method(method("fetch", "Fetch", "FetchRequest", "FetchReply").server_streaming().build())
         .build();
     Builder::new().compile(&[service]);
 }

@@ -4,6 +4,7 @@
 //! - `benches/seal.rs`: one value sealed and opened, at 256 B, 1 KiB and 4 KiB;
 //! - `benches/log_append.rs`: appends to the durable log with 1, 16 and 64 in flight, beside the disk's bare `fdatasync`;
 //! - `benches/apply.rs`: batches of 64 puts applied to RocksDB;
+//! - `benches/snapshot.rs`: a state moved from one RocksDB to a new one;
 //! - `benches/cluster_write.rs`: five processes, acknowledged puts a second and their latency;
 //! - `benches/failover.rs`: how long no write is acknowledged after SIGKILL of the leader and of the main site.
 //!

@@ -25,6 +25,7 @@ const SETTINGS: &str = r#"A settings file:
   preset = "lan"          # or wan
   [limits]                # may be left out
   min_free_bytes = 536870912
+  snapshot_bytes_per_s = 67108864
 
 The log goes to standard error; SAOLA_LOG=debug shows more. Exit codes: 0 stopped as asked, 1 failure, 2 wrong command
 line. With all nodes of a new cluster running: `saola cluster init`."#;

@@ -72,7 +72,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let peer_tls = PeerTls::new(&tls.ca_pem, &tls.cert_pem, &tls.key_pem)?;
     let transport = Arc::new(TonicTransport::new(peer_tls.clone()));
-    let replica = Replica::start(folder, transport, settings.timing, settings.min_free_bytes).await?;
+    let (min_free_bytes, snapshot_bytes_per_s) = (settings.min_free_bytes, settings.snapshot_bytes_per_s);
+    let replica = Replica::start(folder, transport, settings.timing, min_free_bytes, snapshot_bytes_per_s).await?;
     let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
     let weak = Arc::downgrade(&node);
     replica.set_status_source(Box::new(move || {

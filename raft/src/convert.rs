@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::types::TokioRuntime;
-    use crate::wire::{PeerReply, PeerRequest, Question, SnapshotChunk};
+    use crate::wire::{FetchReply, FetchRequest, PeerReply, PeerRequest, Question};
 
     #[test]
     fn an_index_that_would_wrap_is_refused() {
@@ -168,7 +168,8 @@ mod tests {
                 let _taken_or_refused = raft_ballot::<TokioRuntime>(ballot);
             }
             let _reply = PeerReply::decode(bytes.as_slice());
-            let _chunk = SnapshotChunk::decode(bytes.as_slice());
+            let _request = FetchRequest::decode(bytes.as_slice());
+            let _part = FetchReply::decode(bytes.as_slice());
         }
 
         #[test]

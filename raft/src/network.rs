@@ -23,7 +23,6 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{Instant as _, OptionalSend};
 use prost::Message;
 use saola_storage::types::NodeId;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::convert::{
     StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot, wire_log_id,
@@ -34,11 +33,16 @@ use crate::member::{Member, Role, membership_to_record};
 use crate::replica::Shared;
 use crate::state_machine::SnapshotBody;
 use crate::transport::{Lane, PeerAddress, TransportError};
-use crate::types::{Runtime, Takes, TypeConfig, detach};
+use crate::types::{Runtime, TypeConfig};
 use crate::wire::{
-    Answer, AppendReply, AppendRequest, PeerReply, PeerRequest, Question, Refusal, RefusalCode, SnapshotBegin,
-    SnapshotChunk, TakeOver,
+    Answer, AppendReply, AppendRequest, PeerRequest, Question, Refusal, RefusalCode, SnapshotOffer, TakeOver,
 };
+
+/// An offer of a snapshot is answered when the records have been installed. One that takes longer is repeated, and joins
+/// the transfer under way.
+const OFFER_LIMIT: Duration = Duration::from_secs(30);
+/// Before an offer is repeated.
+const OFFER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes the clients that openraft asks for.
 pub(crate) struct Network<RT: Runtime> {
@@ -208,6 +212,36 @@ impl<RT: Runtime> PeerClient<RT> {
     }
 }
 
+impl<RT: Runtime> PeerClient<RT> {
+    /// Offers a snapshot until the peer answers or has been silent for too long. The same one again, so that the pull
+    /// that the first offer began answers the later ones too.
+    async fn offer(&self, term: u64, mut offer: SnapshotOffer, offered: u64) -> Result<Answer, RpcError<RT>> {
+        let began = RT::Instant::now();
+        loop {
+            if offer.full {
+                offer.sources = self.shared.sources_for(&self.member, offered);
+            }
+            let question = Some(Question::OfferSnapshot(offer.clone()));
+            let request = PeerRequest { header: Some(self.shared.header(&self.member, term)), question };
+            let reply = self.shared.transport.call(&self.address(), self.lane, request, OFFER_LIMIT).await;
+            let error = match reply.map(|reply| reply.answer) {
+                Err(error) => error,
+                Ok(Some(Answer::Refused(refusal))) => return Err(self.refused(refusal)),
+                Ok(Some(answer)) => {
+                    self.shared.links.accepted(self.member.node_id);
+                    return Ok(answer);
+                }
+                Ok(None) => return Err(self.unexpected()),
+            };
+            let heard = self.shared.links.last_answer(self.member.node_id).map_or(began, |(at, _)| at.max(began));
+            if heard.elapsed() > OFFER_LIMIT {
+                return Err(rpc_error::<RT>(&error));
+            }
+            RT::sleep(OFFER_PAUSE).await;
+        }
+    }
+}
+
 impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
     type SnapshotData = SnapshotBody;
 
@@ -286,63 +320,29 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
                 "a witness cannot send a snapshot to a data node; leadership moves to a data node first",
             ));
         }
-        let begin = SnapshotBegin {
-            header: Some(self.shared.header(&self.member, vote.leader_id.term)),
+        let offered = snapshot.meta.last_log_id.as_ref().map_or(0, |log_id| log_id.index);
+        let mut offer = SnapshotOffer {
             vote: Some(wire_vote::<RT>(&vote)),
             last: snapshot.meta.last_log_id.as_ref().map(wire_log_id::<RT>),
-            membership_at: snapshot.meta.last_membership.log_id().as_ref().map(wire_log_id::<RT>),
-            membership: membership_to_record(snapshot.meta.last_membership.membership()).encode_to_vec().into(),
             full,
+            ..SnapshotOffer::default()
         };
-        let (chunks, queue) = tokio::sync::mpsc::channel(4);
-        let (problem, problem_seen) = tokio::sync::oneshot::channel::<String>();
-        detach::<RT>(async move {
-            if chunks.send(SnapshotChunk { begin: Some(begin), data: Default::default() }).await.is_err() || !full {
-                return;
-            }
-            let SnapshotBody::Outgoing(mut export) = snapshot.snapshot else {
-                return;
-            };
-            loop {
-                let chunk;
-                (export, chunk) = RT::disk(Takes::Long, move || {
-                    let chunk = export.next_chunk();
-                    (export, chunk)
-                })
-                .await;
-                match chunk {
-                    Ok(Some(data)) => {
-                        // The other end gave up: its answer says why.
-                        if chunks.send(SnapshotChunk { begin: None, data }).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => return,
-                    Err(error) => {
-                        let _sender_gone = problem.send(error.to_string());
-                        return;
-                    }
-                }
-            }
-        });
-        let sending = self.shared.transport.snapshot(&self.address(), ReceiverStream::new(queue).boxed());
+        if !full {
+            offer.membership_at = snapshot.meta.last_membership.log_id().as_ref().map(wire_log_id::<RT>);
+            offer.membership = membership_to_record(snapshot.meta.last_membership.membership()).encode_to_vec().into();
+        }
+        // Whoever sends the records pins its own state.
+        drop(snapshot);
         let cancel: Pin<Box<dyn Future<Output = ReplicationClosed> + Send>> = Box::pin(cancel);
-        let reply: PeerReply = match futures::future::select(sending, cancel).await {
-            futures::future::Either::Left((reply, _)) => reply.map_err(|error| refuse(&error.to_string()))?,
+        let offering = Box::pin(self.offer(vote.leader_id.term, offer, offered));
+        let answer = match futures::future::select(offering, cancel).await {
+            futures::future::Either::Left((answer, _)) => answer.map_err(|error| refuse(&error.to_string()))?,
             futures::future::Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
         };
-        if let Ok(problem) = { problem_seen }.try_recv() {
-            return Err(refuse(&format!("reading the snapshot failed: {problem}")));
-        }
-        match reply.answer {
-            Some(Answer::Ballot(ballot)) => {
+        match answer {
+            Answer::Ballot(ballot) => {
                 let vote = raft_vote::<RT>(ballot.vote).map_err(|refusal| refuse(&refusal.message))?;
                 Ok(SnapshotResponse { vote })
-            }
-            Some(Answer::Refused(refusal)) => {
-                let error = refuse(&refusal.message);
-                self.shared.heard_refusal(self.member.node_id, refusal);
-                Err(error)
             }
             _ => Err(refuse("answer of the wrong kind to a snapshot")),
         }

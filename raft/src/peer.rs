@@ -6,26 +6,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
 use openraft::raft::TransferLeaderError;
-use openraft::storage::{Snapshot, SnapshotMeta};
-use prost::Message;
 use saola_storage::types::NodeId;
 
 use crate::admission::{check_caller, check_speaks_for_itself};
 use crate::convert::{
-    place_in_log, raft_append, raft_ballot, raft_log_id, raft_vote, wire_append_result, wire_ballot_reply, wire_log_id,
-    wire_vote,
+    raft_append, raft_ballot, raft_log_id, raft_vote, wire_append_result, wire_ballot_reply, wire_log_id, wire_vote,
 };
-use crate::member::{MembershipRecord, membership_from_record};
+use crate::member::Role;
 use crate::replica::{RaftOf, Replica, Shared};
-use crate::state_machine::SnapshotBody;
 use crate::transport::Caller;
-use crate::types::{Runtime, Takes, TokioRuntime};
+use crate::types::{Runtime, TokioRuntime};
 use crate::wire::{
-    Answer, AppendReply, AppendRequest, AppendResult, BallotReply, Barrier, Header, Members, Nothing, PeerReply,
-    PeerRequest, Question, Refusal, RefusalCode, SnapshotChunk, TakeOver, TakeOverReply,
+    Answer, AppendReply, AppendRequest, AppendResult, Barrier, FetchPart, FetchReply, FetchRequest, Header, Members,
+    Nothing, PeerReply, PeerRequest, Question, Refusal, RefusalCode, TakeOver, TakeOverReply,
 };
 
 /// Answers peers on behalf of one node. Clones share the node.
@@ -101,6 +97,10 @@ impl<RT: Runtime> PeerService<RT> {
                 self.take_over(&raft, take_over).await
             }
             Question::Greet(Nothing {}) => Ok(Answer::Done(Nothing {})),
+            Question::OfferSnapshot(offer) => {
+                check_speaks_for_itself(&header, offer.vote.as_ref())?;
+                self.shared().take_offer(header, caller.clone(), &raft, offer).await.map(Answer::Ballot)
+            }
             Question::Propose(command) => self.replica.propose_here(command).await.map(Answer::Outcome),
             Question::ReadBarrier(Nothing {}) => {
                 let frontier_next = self.replica.barrier_here().await?;
@@ -236,72 +236,26 @@ impl<RT: Runtime> PeerService<RT> {
         replies.chain(end).boxed()
     }
 
-    /// Receives a snapshot and installs it.
-    pub async fn snapshot(
-        &self,
-        caller: &Caller,
-        mut chunks: impl Stream<Item = SnapshotChunk> + Send + Unpin,
-    ) -> PeerReply {
-        match self.receive_snapshot(caller, &mut chunks).await {
-            Ok(reply) => Answer::Ballot(reply).into(),
-            Err(refusal) => refusal.into(),
-        }
-    }
-
-    async fn receive_snapshot(
-        &self,
-        caller: &Caller,
-        chunks: &mut (impl Stream<Item = SnapshotChunk> + Send + Unpin),
-    ) -> Result<BallotReply, Refusal> {
-        let bad = |message: String| Refusal::new(RefusalCode::BadMessage, message);
-        let begin = chunks
-            .next()
-            .await
-            .and_then(|chunk| chunk.begin)
-            .ok_or_else(|| bad("snapshot without a beginning".into()))?;
-        let header = header_of(begin.header)?;
-        self.shared().admit(&header, caller).await?;
-        check_speaks_for_itself(&header, begin.vote.as_ref())?;
-        let is_data = self.shared().role().is_data();
-        if begin.full != is_data {
-            return Err(bad(format!(
-                "snapshot {} records offered to a node that keeps {}",
-                if begin.full { "with" } else { "without" },
-                if is_data { "records" } else { "log ids only" }
-            )));
-        }
-        let record = MembershipRecord::decode(begin.membership).map_err(|e| bad(format!("membership: {e}")))?;
-        let membership = membership_from_record(record).map_err(bad)?;
-        let meta = SnapshotMeta {
-            last_log_id: begin.last.map(place_in_log::<RT>).transpose()?,
-            last_membership: openraft::StoredMembership::new(
-                begin.membership_at.map(place_in_log::<RT>).transpose()?,
-                membership,
-            ),
-        };
-        let snapshot = match begin.full {
-            false => SnapshotBody::LogIdsOnly,
-            true => {
-                let failed = |error: saola_storage::error::StoreError| bad(format!("receive snapshot: {error}"));
-                let store = self.shared().store.clone();
-                let mut import = RT::disk(Takes::Long, move || store.import()).await.map_err(failed)?;
-                while let Some(chunk) = chunks.next().await {
-                    import = RT::disk(Takes::Long, move || import.write(&chunk.data).map(|()| import))
-                        .await
-                        .map_err(failed)?;
-                    self.shared().heard_something();
+    /// Answers a request for this node's records with the export stream, or the rest of it.
+    pub async fn fetch(&self, caller: &Caller, mut request: FetchRequest) -> BoxStream<'static, FetchReply> {
+        let admitted = async {
+            let header = header_of(request.header.take())?;
+            self.shared().admit(&header, caller).await?;
+            self.check_still_member(header.from)?;
+            for (role, which) in
+                [(Role::try_from(header.from_role).ok(), "asks"), (Some(self.shared().role()), "is asked")]
+            {
+                if !role.is_some_and(Role::is_data) {
+                    let message = format!("a node that keeps no records {which} for records: ask a data node");
+                    return Err(Refusal::new(RefusalCode::Invalid, message));
                 }
-                SnapshotBody::received::<RT>(import, &meta).map_err(bad)?
             }
+            Ok(header.from)
         };
-        let vote = raft_vote::<RT>(begin.vote)?;
-        // Again: a transfer takes long enough for the sender to be removed meanwhile.
-        let raft = self.shared().admit(&header, caller).await?;
-        let response = raft
-            .install_full_snapshot(vote, Snapshot { meta, snapshot })
-            .await
-            .map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
-        Ok(BallotReply { vote: Some(wire_vote::<RT>(&response.vote)), granted: true, last: None })
+        match admitted.await {
+            Ok(receiver) => self.shared().serve_export(receiver, request).await,
+            Err(refusal) => futures::stream::iter([FetchPart::Refused(refusal).into()]).boxed(),
+        }
     }
 }
 

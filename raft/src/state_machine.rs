@@ -20,6 +20,7 @@ use saola_storage::store::{Applied, ApplyEntry, ApplyPayload, Store};
 use saola_storage::types::LogId;
 use tokio::sync::watch;
 
+use crate::convert::place_in_log;
 use crate::frontier::FrontierCell;
 use crate::member::{MembershipRecord, membership_from_record, membership_to_record};
 use crate::payload;
@@ -45,29 +46,18 @@ pub(crate) enum SnapshotBody {
 }
 
 impl SnapshotBody {
-    /// A state that has come whole, if it is the one that was announced: what Raft is told of a snapshot must be true
-    /// before it is installed.
-    pub(crate) fn received<RT: Runtime>(
-        import: Import,
-        announced: &SnapshotMetaOf<TypeConfig<RT>>,
-    ) -> Result<Self, String> {
+    /// A state that has come whole, and what Raft must be told of it: what it holds, not what was announced.
+    pub(crate) fn received<RT: Runtime>(import: Import) -> Result<(SnapshotMetaOf<TypeConfig<RT>>, Self), String> {
         let Some(manifest) = import.manifest() else {
-            return Err("snapshot stream ended before its manifest: the sender will start again".into());
+            return Err("the records have not come whole".into());
         };
-        let log_id = manifest.log_id.map(LogId::from);
-        let expected = announced.last_log_id.as_ref().map(log_id_from::<RT>);
-        if log_id != expected {
-            return Err(format!("snapshot was announced as ending at {expected:?}, its content ends at {log_id:?}"));
-        }
+        let last = manifest.log_id.map(|row| place_in_log::<RT>(LogId::from(row).into())).transpose();
         let membership = manifest.membership.clone().map(|row| (row.log_id.into(), row.membership));
-        let membership = stored_membership::<RT>(membership.as_ref()).map_err(|error| error.to_string())?;
-        if membership != announced.last_membership {
-            return Err(format!(
-                "snapshot was announced with the membership {}, its content has {membership}",
-                announced.last_membership
-            ));
-        }
-        Ok(SnapshotBody::Incoming(Box::new(import)))
+        let meta = openraft::storage::SnapshotMeta {
+            last_log_id: last.map_err(|refusal| refusal.message)?,
+            last_membership: stored_membership::<RT>(membership.as_ref()).map_err(|error| error.to_string())?,
+        };
+        Ok((meta, SnapshotBody::Incoming(Box::new(import))))
     }
 }
 
@@ -307,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_is_not_what_its_sender_announced_is_refused() {
+    fn raft_is_told_what_was_received_and_nothing_before_it_is_whole() {
         let membership = |node_id| membership_to_record(&member_of(node_id)).encode_to_vec();
         let sender = store();
         let first = log_id_from::<TokioRuntime>(&at(1));
@@ -317,30 +307,21 @@ mod tests {
             ApplyEntry { log_id: last, payload: ApplyPayload::Blank },
         ];
         sender.apply(entries).unwrap();
-        let receive = |store: &Store, all: bool| {
-            let (mut import, mut export) = (store.import().unwrap(), sender.export().unwrap());
-            while let Some(chunk) = export.next_chunk().unwrap() {
-                if all || import.manifest().is_some() {
+        let receiver = store();
+        let receive = |chunks: usize| {
+            let (mut import, mut export) = (receiver.import().unwrap(), sender.export().unwrap());
+            for _ in 0..chunks {
+                if let Some(chunk) = export.next_chunk().unwrap() {
                     import.write(&chunk).unwrap();
                 }
             }
-            import
+            SnapshotBody::received::<TokioRuntime>(import)
         };
-        let meta = |index, membership_at, node_id| SnapshotMeta {
-            last_log_id: Some(at(index)),
-            last_membership: openraft::StoredMembership::new(Some(at(membership_at)), member_of(node_id)),
-        };
-        let receiver = store();
-        let refused = |all, announced| {
-            let import = receive(&receiver, all);
-            SnapshotBody::received::<TokioRuntime>(import, &announced).map(|_| ()).unwrap_err()
-        };
-        assert!(refused(true, meta(3, 1, 1)).contains("announced as ending at"));
-        assert!(refused(true, meta(2, 2, 1)).contains("announced with the membership"));
-        assert!(refused(true, meta(2, 1, 2)).contains("announced with the membership"));
-        assert!(refused(false, meta(2, 1, 1)).contains("before its manifest"));
-        assert_eq!(receiver.applied().log_id, None, "nothing was installed");
-        let body = SnapshotBody::received::<TokioRuntime>(receive(&receiver, true), &meta(2, 1, 1)).unwrap();
+        assert!(receive(1).map(|_| ()).unwrap_err().contains("not come whole"));
+        let (meta, body) = receive(usize::from(u16::MAX)).unwrap();
+        assert_eq!(meta.last_log_id, Some(at(2)));
+        assert_eq!(meta.last_membership, openraft::StoredMembership::new(Some(at(1)), member_of(1)));
+        assert_eq!(receiver.applied().log_id, None, "nothing is installed yet");
         let SnapshotBody::Incoming(import) = body else { panic!("it came from a peer") };
         assert_eq!(import.finish().unwrap().log_id, Some(last));
     }

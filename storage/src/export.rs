@@ -5,6 +5,8 @@
 //! by kind and key; the last one, the manifest, has the number of chunks before it and the SHA-256 of their bytes.
 //! [`crate::import`] receives it.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use prost::{Message, Oneof};
 use sha2::{Digest, Sha256};
@@ -17,6 +19,9 @@ use crate::read::View;
 
 /// Rows are gathered into a chunk until it is this long.
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// So many of the newest chunks can be read again: all that a connection can have under way (8 MiB) and more.
+const RESUMABLE: usize = 256;
 
 /// Format version of the stream.
 pub(crate) const FORMAT: u32 = 1;
@@ -116,26 +121,52 @@ impl Manifest {
     }
 }
 
-/// The state at one moment, read as it is pulled. Holds a view until it is dropped.
-pub struct Export {
-    view: View,
-    keeps: Keeps,
-    hash: Sha256,
+/// Where a chunk begins: all that is needed to read on from there.
+#[derive(Clone)]
+struct Place {
     sequence: u64,
     /// The kind that is being read, as its place in [`Kind::ALL`], and its last key that was sent.
     kind: usize,
     last_key: Option<Bytes>,
+    /// Over all chunks before.
+    hash: Sha256,
+}
+
+/// The state at one moment, read as it is pulled. Holds a view until it is dropped.
+pub struct Export {
+    view: View,
+    keeps: Keeps,
+    next: Place,
+    /// Where the newest chunks began, oldest first.
+    behind: VecDeque<Place>,
     ended: bool,
 }
 
 impl Export {
     pub(crate) fn new(view: View, keeps: Keeps) -> Export {
-        Export { view, keeps, hash: Sha256::new(), sequence: 0, kind: 0, last_key: None, ended: false }
+        let next = Place { sequence: 0, kind: 0, last_key: None, hash: Sha256::new() };
+        Export { view, keeps, next, behind: VecDeque::new(), ended: false }
     }
 
     /// The point of the log whose state this is.
     pub fn applied(&self) -> &Applied {
         &self.view.state.applied
+    }
+
+    /// Goes on at chunk `sequence`, whose bytes and those after it come again as they were; what is before it counts
+    /// as received. False when that chunk has not been read yet, or lies more than 256 chunks back: then only a new
+    /// export helps.
+    pub fn resume_at(&mut self, sequence: u64) -> bool {
+        let Some(at) = self.behind.iter().position(|place| place.sequence == sequence) else {
+            return sequence == self.next.sequence;
+        };
+        self.behind.drain(..at);
+        if let Some(place) = self.behind.pop_front() {
+            self.next = place;
+            self.behind.clear();
+            self.ended = false;
+        }
+        true
     }
 
     /// The next chunk; none after the manifest.
@@ -146,26 +177,36 @@ impl Export {
         if self.ended {
             return Ok(None);
         }
-        let body = if self.sequence == 0 {
+        let begins = self.next.clone();
+        let body = if begins.sequence == 0 {
             Body::Start(Start { format: FORMAT, log_ids_only: self.keeps == Keeps::LogIdsOnly })
         } else if let Some(rows) = self.next_rows()? {
             Body::Rows(rows)
         } else {
             self.ended = true;
-            let sha256: [u8; 32] = self.hash.clone().finalize().into();
-            Body::Manifest(Manifest::new(Bytes::copy_from_slice(&sha256), self.sequence, &self.view.state.applied))
+            let sha256: [u8; 32] = begins.hash.clone().finalize().into();
+            Body::Manifest(Manifest::new(Bytes::copy_from_slice(&sha256), begins.sequence, &self.view.state.applied))
         };
-        let chunk = frame(&Chunk { sequence: self.sequence, body: Some(body) });
-        self.hash.update(&chunk);
-        self.sequence += 1;
+        let chunk = frame(&Chunk { sequence: begins.sequence, body: Some(body) });
+        self.next.hash.update(&chunk);
+        self.next.sequence += 1;
+        if self.behind.len() == RESUMABLE {
+            self.behind.pop_front();
+        }
+        self.behind.push_back(begins);
         Ok(Some(chunk))
+    }
+
+    /// True once the manifest has been read.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Rows of one kind; none when all have been sent.
     fn next_rows(&mut self) -> Result<Option<RowList>, StoreError> {
-        while let Some(kind) = Kind::ALL.get(self.kind) {
+        while let Some(kind) = Kind::ALL.get(self.next.kind) {
             let mut range = KeyRange::all();
-            if let Some(last) = &self.last_key {
+            if let Some(last) = &self.next.last_key {
                 range.start = [last, &[0][..]].concat();
             }
             let mut list = RowList { kind: u32::from(kind.tag()), rows: Vec::new() };
@@ -179,11 +220,11 @@ impl Export {
                 }
             }
             if let Some(last) = list.rows.last() {
-                self.last_key = Some(last.key.clone());
+                self.next.last_key = Some(last.key.clone());
                 return Ok(Some(list));
             }
-            self.kind += 1;
-            self.last_key = None;
+            self.next.kind += 1;
+            self.next.last_key = None;
         }
         Ok(None)
     }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::apply::{self, Applied, Keeps, Machine};
 use crate::digest::{Buckets, Item};
-use crate::engine::{Batch, Engine, Kind};
+use crate::engine::{Engine, Kind, Loader};
 use crate::error::StoreError;
 use crate::export::{Body, Chunk, ExportedRow, FORMAT, Manifest, RowList, Start};
 use crate::keyspace::encode_value;
@@ -85,11 +85,13 @@ pub struct Import {
     shared: Arc<Shared>,
     generation: u64,
     engine: Arc<dyn Engine>,
+    /// Takes the rows; none once all have come.
+    loader: Option<Box<dyn Loader>>,
     hash: Sha256,
     sequence: u64,
     last: Option<(Kind, Bytes)>,
     buckets: Buckets,
-    manifest: Option<Manifest>,
+    whole: Option<(Manifest, Machine)>,
     refused: bool,
 }
 
@@ -99,20 +101,27 @@ impl Import {
         Ok(Import {
             shared,
             generation,
+            loader: Some(engine.loader()),
             engine,
             hash: Sha256::new(),
             sequence: 0,
             last: None,
             buckets: Buckets::default(),
-            manifest: None,
+            whole: None,
             refused: false,
         })
+    }
+
+    /// Chunks taken so far, which is the number of the one that must come next.
+    pub fn received(&self) -> u64 {
+        self.sequence
     }
 
     /// Takes the next chunk.
     ///
     /// # Errors
-    /// The chunk is damaged or out of place, or the engine failed; then this import is over.
+    /// The chunk is damaged or out of place, the last one closes a state that does not hold together, or the engine
+    /// failed; then this import is over.
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
         if self.refused {
             return Err(ImportError::Ended.into());
@@ -121,7 +130,7 @@ impl Import {
         let sequence = self.sequence;
         let damaged = |why: String| ImportError::Damaged { sequence, why };
         let parsed = unframe(chunk).map_err(damaged)?;
-        if parsed.sequence != sequence || self.manifest.is_some() {
+        if parsed.sequence != sequence || self.whole.is_some() {
             return Err(damaged(format!("chunk {} came in its place", parsed.sequence)).into());
         }
         match (sequence, parsed.body) {
@@ -150,7 +159,6 @@ impl Import {
         let inconsistent = |why: String| ImportError::Inconsistent { why };
         let kind = u8::try_from(list.kind).ok().and_then(Kind::from_tag);
         let kind = kind.ok_or_else(|| inconsistent(format!("there is no row kind {}", list.kind)))?;
-        let mut batch = Batch::default();
         for ExportedRow { key, value } in list.rows {
             let place = (kind, key.clone());
             if self.last.as_ref().is_some_and(|last| *last >= place) {
@@ -162,64 +170,68 @@ impl Import {
                 if kind != Kind::Meta {
                     self.buckets.add(Item::new(kind, &key, &value));
                 }
-                batch.put(kind, key, value);
+                self.load(kind, key, value)?;
             }
         }
-        Ok(self.engine.write(batch)?)
-    }
-
-    fn close(&mut self, manifest: Manifest) -> Result<(), StoreError> {
-        let sha256: [u8; 32] = self.hash.clone().finalize().into();
-        if manifest.chunks != self.sequence || manifest.sha256 != sha256[..] {
-            let why = "its manifest is about other chunks".to_owned();
-            return Err(ImportError::Inconsistent { why }.into());
-        }
-        if self.shared.keeps == Keeps::LogIdsOnly {
-            let mut batch = Batch::default();
-            let row = AppliedRow { log_id: manifest.log_id, revision: 1, log_ids_only: true, ..AppliedRow::default() };
-            batch.put(Kind::Meta, meta::APPLIED, encode_value(&row));
-            if let Some(row) = &manifest.membership {
-                batch.put(Kind::Meta, meta::MEMBERSHIP, apply::membership_value(row.log_id.into(), &row.membership));
-            }
-            self.engine.write(batch)?;
-        }
-        self.manifest = Some(manifest);
         Ok(())
     }
 
-    /// What the stream says of itself, once all of it has come. [`Import::finish`] checks that it is true.
-    pub fn manifest(&self) -> Option<&Manifest> {
-        self.manifest.as_ref()
+    fn load(&mut self, kind: Kind, key: Bytes, value: Bytes) -> Result<(), StoreError> {
+        let loader = self.loader.as_mut().ok_or(ImportError::Ended)?;
+        Ok(loader.add(kind, key, value)?)
     }
 
-    /// Checks the whole state, brings it to stable storage and makes it the current one. Views taken before stay as
-    /// they are.
-    ///
-    /// # Errors
-    /// The stream is incomplete or does not hold together, its state is older than the one that is here, or the engine
-    /// failed; the old state stays.
-    pub fn finish(self) -> Result<Applied, StoreError> {
-        if self.refused {
-            return Err(ImportError::Ended.into());
+    /// All rows have come: brings them to stable storage and checks the whole state.
+    fn close(&mut self, manifest: Manifest) -> Result<(), StoreError> {
+        let inconsistent = |why: &str| ImportError::Inconsistent { why: why.to_owned() };
+        let sha256: [u8; 32] = self.hash.clone().finalize().into();
+        if manifest.chunks != self.sequence || manifest.sha256 != sha256[..] {
+            return Err(inconsistent("its manifest is about other chunks").into());
         }
-        let Some(manifest) = self.manifest else {
-            return Err(ImportError::Incomplete { chunks: self.sequence }.into());
-        };
+        let log_ids_only = self.shared.keeps == Keeps::LogIdsOnly;
+        if log_ids_only {
+            let row = AppliedRow { log_id: manifest.log_id, revision: 1, log_ids_only: true, ..AppliedRow::default() };
+            self.load(Kind::Meta, Bytes::from_static(meta::APPLIED), encode_value(&row).into())?;
+            if let Some(row) = &manifest.membership {
+                let value = apply::membership_value(row.log_id.into(), &row.membership);
+                self.load(Kind::Meta, Bytes::from_static(meta::MEMBERSHIP), value.into())?;
+            }
+        }
+        self.loader.take().ok_or(ImportError::Ended)?.finish()?;
+        self.engine.flush()?;
         let machine = Machine::load(&*self.engine.view(), self.shared.keeps, self.shared.settings.max_request_entries)?;
         if *machine.digest.buckets() != self.buckets {
-            let why = "its rows do not give the state digest that came with them".to_owned();
-            return Err(ImportError::Inconsistent { why }.into());
+            return Err(inconsistent("its rows do not give the state digest that came with them").into());
         }
         let mut expected = Manifest::new(manifest.sha256.clone(), manifest.chunks, &machine.applied);
-        if self.shared.keeps == Keeps::LogIdsOnly {
+        if log_ids_only {
             // A witness counts no revisions.
             (expected.revision, expected.clock_us) = (manifest.revision, manifest.clock_us);
         }
         if expected != manifest {
-            let why = "its rows stand at another point of the log than its manifest says".to_owned();
-            return Err(ImportError::Inconsistent { why }.into());
+            return Err(inconsistent("its rows stand at another point of the log than its manifest says").into());
         }
-        self.engine.flush()?;
+        self.whole = Some((manifest, machine));
+        Ok(())
+    }
+
+    /// What the stream says of itself, once all of it has come, is checked and on stable storage.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.whole.as_ref().map(|(manifest, _)| manifest)
+    }
+
+    /// Makes the received state the current one. Views taken before stay as they are.
+    ///
+    /// # Errors
+    /// The stream is incomplete, its state is older than the one that is here, or the engine failed; the old state
+    /// stays.
+    pub fn finish(self) -> Result<Applied, StoreError> {
+        if self.refused {
+            return Err(ImportError::Ended.into());
+        }
+        let Some((_, machine)) = self.whole else {
+            return Err(ImportError::Incomplete { chunks: self.sequence }.into());
+        };
         self.shared.install(self.generation, self.engine, machine)
     }
 }

@@ -53,6 +53,8 @@ pub struct Cluster {
     pub log_budget_bytes: u64,
     /// Below so many free bytes a node has no room for writes; nodes that start later take it.
     pub min_free_bytes: u64,
+    /// Bytes of its records that a node sends in a second; nodes that start later take it.
+    pub snapshot_bytes_per_s: u64,
     nodes: BTreeMap<u64, Node>,
     root: tempfile::TempDir,
 }
@@ -65,6 +67,7 @@ impl Cluster {
             keep_entries: 100_000,
             log_budget_bytes: u64::MAX,
             min_free_bytes: 0,
+            snapshot_bytes_per_s: 64 << 20,
             nodes: BTreeMap::new(),
             root,
         }
@@ -156,6 +159,7 @@ impl Cluster {
     pub async fn start(&mut self, id: u64) {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
         let (log_budget_bytes, min_free_bytes) = (self.log_budget_bytes, self.min_free_bytes);
+        let snapshot_bytes_per_s = self.snapshot_bytes_per_s;
         let node = self.node_mut(id);
         let role = node.member.role_value();
         let Member { node_id, name, site, .. } = node.member.clone();
@@ -184,6 +188,7 @@ impl Cluster {
             wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
             keep_entries,
             log_budget_bytes,
+            snapshot_bytes_per_s,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use saola_raft::{Role, Timing};
 
 use super::file::{KekSection, LimitsSection, ListenSection, NodeSection, SettingsFile, TimingSection, TlsSection};
-use super::{DEFAULT_MIN_FREE_BYTES, Settings, SettingsError, TlsPaths};
+use super::{
+    DEFAULT_MIN_FREE_BYTES, DEFAULT_SNAPSHOT_BYTES_PER_S, MIN_SNAPSHOT_BYTES_PER_S, Settings, SettingsError, TlsPaths,
+};
 
 /// Names go into certificates as a DNS label, hence this bound and alphabet.
 const MAX_NAME_CHARS: usize = 63;
@@ -80,6 +82,15 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
     }
     let timing = timing(&raw.timing).map_err(|(key, reason, next)| value(key, reason, &next))?;
 
+    let snapshot_bytes_per_s = raw.limits.snapshot_bytes_per_s.unwrap_or(DEFAULT_SNAPSHOT_BYTES_PER_S);
+    if snapshot_bytes_per_s < MIN_SNAPSHOT_BYTES_PER_S {
+        return Err(value(
+            "limits.snapshot_bytes_per_s",
+            format!("{snapshot_bytes_per_s} is so slow that the receiver would give up"),
+            "write 1048576 (1 MiB) or more",
+        ));
+    }
+
     let base = path.parent().unwrap_or_else(|| Path::new("."));
     // `join` keeps an absolute path as it is.
     let resolve = |p: PathBuf| base.join(p);
@@ -96,6 +107,7 @@ pub fn check(path: &Path, raw: SettingsFile) -> Result<Settings, SettingsError> 
         kek: raw.kek.map(|k| resolve(k.file)),
         timing,
         min_free_bytes: raw.limits.min_free_bytes.unwrap_or(DEFAULT_MIN_FREE_BYTES),
+        snapshot_bytes_per_s,
     })
 }
 
@@ -126,7 +138,10 @@ impl Settings {
                 election_min_ms: Some(self.timing.election_min_ms),
                 election_max_ms: Some(self.timing.election_max_ms),
             },
-            limits: LimitsSection { min_free_bytes: Some(self.min_free_bytes) },
+            limits: LimitsSection {
+                min_free_bytes: Some(self.min_free_bytes),
+                snapshot_bytes_per_s: Some(self.snapshot_bytes_per_s),
+            },
         })
     }
 }
@@ -225,6 +240,7 @@ file = "main.kek"
         assert_eq!(settings.data_dir, Path::new("/etc/node/data"));
         assert_eq!(settings.tls.key, Path::new("/etc/saola/node.key"));
         assert_eq!(settings.min_free_bytes, DEFAULT_MIN_FREE_BYTES);
+        assert_eq!(settings.snapshot_bytes_per_s, DEFAULT_SNAPSHOT_BYTES_PER_S);
     }
 
     #[test]

@@ -99,4 +99,7 @@ pub struct LimitsSection {
     /// Below this much free space, bytes, the node takes no writes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_free_bytes: Option<u64>,
+    /// Bytes of its records that the node sends to other nodes in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_bytes_per_s: Option<u64>,
 }

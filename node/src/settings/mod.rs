@@ -12,6 +12,10 @@ use saola_raft::{Role, Timing};
 
 /// Free space below which writes are refused unless the file says otherwise: 512 MiB.
 pub const DEFAULT_MIN_FREE_BYTES: u64 = 512 * 1024 * 1024;
+/// Leaves most of a gigabit link and of a disk's bandwidth to the writes that go on.
+pub const DEFAULT_SNAPSHOT_BYTES_PER_S: u64 = 64 << 20;
+/// A receiver waits 30 s for a chunk, and one with the largest record has a little over 1 MiB.
+pub const MIN_SNAPSHOT_BYTES_PER_S: u64 = 1 << 20;
 
 /// Checked settings; every path is ready to open.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Below this much free space, bytes, the node takes no writes.
     pub min_free_bytes: u64,
+    /// Bytes of its records that the node sends to other nodes in a second.
+    pub snapshot_bytes_per_s: u64,
 }
 
 /// PEM files of one node.

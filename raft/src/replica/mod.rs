@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
-//! `room` (free space), `maintenance` (flushing, purging), `status`.
+//! `room` (free space), `maintenance` (flushing, purging), `offers` with `fetch` and `exports` (snapshots), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -37,10 +37,13 @@ use crate::wire::{Header, Identity, WIRE_VERSION};
 mod admin;
 mod barrier;
 mod changes;
+mod exports;
+mod fetch;
 mod handover;
 mod init;
 mod maintenance;
 mod newcomer;
+mod offers;
 mod propose;
 mod room;
 mod staleness;
@@ -70,6 +73,10 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) frontier: Arc<FrontierCell>,
     pub(crate) links: Links<InstantOf<RT>>,
     pub(crate) processes: Processes,
+    /// States that other nodes pull from this one.
+    exports: exports::Exports<InstantOf<RT>>,
+    /// The state that this node pulls.
+    offers: offers::Offers,
     /// Drawn when this process started: tells it from another one on a copy of its folder.
     boot_id: [u8; 16],
     pub(crate) transport: Arc<dyn Transport>,

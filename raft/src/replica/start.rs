@@ -14,6 +14,7 @@ use saola_storage::store::Store;
 use tokio::sync::{mpsc, watch};
 
 use super::admin::to_its_end;
+use super::exports::Exports;
 use super::staleness::Staleness;
 use super::{AdminError, Replica, Shared, WallClock, barrier, changes, maintenance, propose, room};
 use crate::admission::{self, Processes};
@@ -44,6 +45,8 @@ pub struct ReplicaSettings {
     /// The log may hold so many bytes of recent entries and of entries for members that are dead; then those members
     /// need a snapshot.
     pub log_budget_bytes: u64,
+    /// Bytes of its records that this node sends to other nodes in a second, over all of them.
+    pub snapshot_bytes_per_s: u64,
 }
 
 /// What a replica is made of. [`Replica::start`] makes the production parts from a data folder; the simulator brings
@@ -121,6 +124,8 @@ impl<RT: Runtime> Replica<RT> {
             frontier: Arc::new(FrontierCell::new()),
             links: Links::default(),
             processes: Processes::default(),
+            exports: Exports::new(settings.snapshot_bytes_per_s),
+            offers: Default::default(),
             boot_id: rand::RngExt::random(&mut RT::thread_rng()),
             transport,
             folder: Mutex::new(folder),
@@ -318,6 +323,7 @@ mod production {
             transport: Arc<dyn Transport>,
             timing: Timing,
             min_free_bytes: u64,
+            snapshot_bytes_per_s: u64,
         ) -> Result<Self, StartError> {
             let log_path = folder.path().join("log");
             let db_path = folder.path().join("db");
@@ -360,6 +366,7 @@ mod production {
                 wall_clock: wall_clock(),
                 keep_entries: KEEP_ENTRIES,
                 log_budget_bytes: LOG_BUDGET_BYTES,
+                snapshot_bytes_per_s,
             };
             Self::start_with(parts, settings).await
         }

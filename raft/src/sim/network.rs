@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::runtime::{SimRuntime, random_u64, spawn_on};
 use crate::peer::PeerService;
 use crate::transport::{Caller, Lane, PeerAddress, Transport, TransportError};
-use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
+use crate::wire::{AppendReply, AppendRequest, FetchPart, FetchReply, FetchRequest, PeerReply, PeerRequest};
 
 /// Messages of one direction of a stream that are under way.
 const IN_FLIGHT: usize = 64;
@@ -45,6 +45,18 @@ struct Machine {
 struct State {
     services: BTreeMap<NodeId, Machine>,
     cuts: BTreeSet<(NodeId, NodeId)>,
+    fetched: BTreeMap<(NodeId, NodeId), Fetched>,
+}
+
+/// What a node has sent of its records to another one so far over connections that were up, whether or not it arrived.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Exports, by their ids.
+    pub exports: BTreeSet<Vec<u8>>,
+    /// Streams: one more than there were cuts.
+    pub streams: u64,
+    /// Chunks; those that were sent again count again.
+    pub chunks: u64,
 }
 
 impl SimNetwork {
@@ -81,6 +93,24 @@ impl SimNetwork {
     /// No message is lost from now on.
     pub fn heal(&self) {
         self.state.lock().cuts.clear();
+    }
+
+    /// What `from` has sent of its records to `to`.
+    pub fn fetched(&self, from: NodeId, to: NodeId) -> Fetched {
+        self.state.lock().fetched.get(&(from, to)).cloned().unwrap_or_default()
+    }
+
+    fn count(&self, from: NodeId, to: NodeId, reply: &FetchReply) {
+        let mut state = self.state.lock();
+        let fetched = state.fetched.entry((from, to)).or_default();
+        match &reply.part {
+            Some(FetchPart::Began(id)) => {
+                fetched.exports.insert(id.to_vec());
+                fetched.streams += 1;
+            }
+            Some(FetchPart::Chunk(_)) => fetched.chunks += 1,
+            _ => {}
+        }
     }
 
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
@@ -212,22 +242,30 @@ impl Transport for SimTransport {
         })
     }
 
-    fn snapshot(
+    fn fetch(
         &self,
         to: &PeerAddress,
-        chunks: BoxStream<'static, SnapshotChunk>,
-    ) -> BoxFuture<'static, Result<PeerReply, TransportError>> {
+        request: FetchRequest,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<FetchReply, TransportError>>, TransportError>> {
         let (network, from, to, caller) = (self.network.clone(), self.node, to.clone(), self.caller());
         Box::pin(async move {
             let target = node_of(&to);
             network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
             let service = network.service(target, &to)?;
-            let arriving = ReceiverStream::new(pump(network.clone(), from, target, chunks));
-            let reply = spawn_on(target, async move { service.snapshot(&caller, arriving).await })
-                .await
-                .map_err(|_| broken(&to, "the peer crashed"))?;
-            network.travel(target, from).await.map_err(|Lost| broken(&to, "the connection died"))?;
-            Ok(through_bytes(&reply))
+            let request = through_bytes(&request);
+            let (replies, answered) = mpsc::channel(IN_FLIGHT);
+            let counting = network.clone();
+            spawn_on(target, async move {
+                let mut answers = service.fetch(&caller, request).await;
+                while let Some(answer) = answers.next().await {
+                    if replies.send(answer.clone()).await.is_err() {
+                        return;
+                    }
+                    counting.count(target, from, &answer);
+                }
+            });
+            let back = pump(network, target, from, ReceiverStream::new(answered));
+            Ok(ReceiverStream::new(back).map(Ok).boxed())
         })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
-use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
+use crate::wire::{AppendReply, AppendRequest, FetchReply, FetchRequest, PeerReply, PeerRequest};
 
 #[cfg(feature = "tonic")]
 mod tls;
@@ -105,10 +105,10 @@ pub trait Transport: Send + Sync + 'static {
         requests: BoxStream<'static, AppendRequest>,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<AppendReply, TransportError>>, TransportError>>;
 
-    /// Sends a snapshot.
-    fn snapshot(
+    /// Asks for the records of a peer; they come in order, until the stream ends or the connection breaks.
+    fn fetch(
         &self,
         to: &PeerAddress,
-        chunks: BoxStream<'static, SnapshotChunk>,
-    ) -> BoxFuture<'static, Result<PeerReply, TransportError>>;
+        request: FetchRequest,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<FetchReply, TransportError>>, TransportError>>;
 }

@@ -25,7 +25,7 @@ pub use super::tls::{PeerTls, PeerTlsError};
 use super::{Caller, Lane, PeerAddress, Transport, TransportError};
 use crate::peer::PeerService;
 use crate::types::TokioRuntime;
-use crate::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
+use crate::wire::{AppendReply, AppendRequest, FetchReply, FetchRequest, PeerReply, PeerRequest};
 
 #[allow(missing_docs, clippy::all)]
 mod generated {
@@ -161,16 +161,16 @@ impl Transport for TonicTransport {
         })
     }
 
-    fn snapshot(
+    fn fetch(
         &self,
         to: &PeerAddress,
-        chunks: BoxStream<'static, SnapshotChunk>,
-    ) -> BoxFuture<'static, Result<PeerReply, TransportError>> {
+        request: FetchRequest,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<FetchReply, TransportError>>, TransportError>> {
         let client = self.client(to, Lane::Snapshot);
         let to = to.clone();
         Box::pin(async move {
-            let reply = client?.snapshot(Outgoing(chunks)).await.map_err(|status| failed(&to, &status))?;
-            Ok(reply.into_inner())
+            let replies = client?.fetch(request).await.map_err(|status| failed(&to, &status))?.into_inner();
+            Ok(replies.map(move |reply| reply.map_err(|status| failed(&to, &status))).boxed())
         })
     }
 }
@@ -278,9 +278,11 @@ impl Peer for Handler {
         Ok(Response::new(replies.flatten().boxed()))
     }
 
-    async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<PeerReply>, Status> {
+    type FetchStream = BoxStream<'static, Result<FetchReply, Status>>;
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let caller = caller(&request)?;
-        let chunks = UntilBroken { inner: request.into_inner() };
-        Ok(Response::new(self.service.snapshot(&caller, chunks).await))
+        let replies = self.service.fetch(&caller, request.into_inner()).await;
+        Ok(Response::new(replies.map(Ok).boxed()))
     }
 }

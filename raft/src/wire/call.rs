@@ -6,7 +6,7 @@ use saola_storage::command::{Command, Outcome};
 
 use super::{
     AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, DigestAt, Header, Identity, Members, Refusal,
-    TakeOver, TakeOverReply,
+    SnapshotOffer, TakeOver, TakeOverReply,
 };
 
 /// A single question to a peer.
@@ -16,7 +16,7 @@ pub struct PeerRequest {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     /// What.
-    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 24")]
     pub question: Option<Question>,
 }
 
@@ -59,13 +59,16 @@ pub enum Question {
     /// Do you let me in?
     #[prost(message, tag = "21")]
     Greet(Nothing),
+    /// The log cannot bring you up to date; this can.
+    #[prost(message, tag = "24")]
+    OfferSnapshot(SnapshotOffer),
 }
 
 /// Nothing to say.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Nothing {}
 
-/// Answer to a [`PeerRequest`] or a snapshot.
+/// Answer to a [`PeerRequest`].
 #[derive(Clone, PartialEq, Message)]
 pub struct PeerReply {
     /// The answer.
@@ -79,7 +82,7 @@ pub enum Answer {
     /// Not for this node, or not now.
     #[prost(message, tag = "1")]
     Refused(Refusal),
-    /// Answer to a vote or pre-vote.
+    /// Answer to a vote, a pre-vote or the offer of a snapshot.
     #[prost(message, tag = "10")]
     Ballot(BallotReply),
     /// Answer to an append.

@@ -19,7 +19,7 @@ pub use log::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
     WireLogId, WireVote,
 };
-pub use snapshot::{SnapshotBegin, SnapshotChunk};
+pub use snapshot::{FetchPart, FetchReply, FetchRequest, SnapshotOffer};
 
 #[cfg(test)]
 mod tests {
@@ -80,6 +80,34 @@ mod tests {
         }
     }
 
+    fn offer() -> SnapshotOffer {
+        let record = MembershipRecord {
+            configs: vec![VoterSet { node_ids: vec![1] }],
+            seats: vec![Seat { node_id: 1, member: Some(member()) }],
+        };
+        SnapshotOffer {
+            vote: Some(VOTE),
+            last: Some(AT),
+            membership_at: Some(AT),
+            membership: record.encode_to_vec().into(),
+            full: true,
+            sources: vec![member()],
+        }
+    }
+
+    fn fetch() -> FetchRequest {
+        FetchRequest { header: Some(header()), export_id: id(9), from_chunk: 3, at_least: Some(AT) }
+    }
+
+    fn parts() -> Vec<FetchPart> {
+        vec![
+            FetchPart::Refused(Refusal::new(RefusalCode::Busy, "later")),
+            FetchPart::Began(id(9)),
+            FetchPart::Chunk(Bytes::from_static(b"frame")),
+            FetchPart::Gone(Nothing {}),
+        ]
+    }
+
     fn questions() -> Vec<Question> {
         let ballot = Ballot { vote: Some(VOTE), last: Some(AT), leadership_transfer: true };
         let add = Admin::Replace(ReplaceWith { node_id: 3, member: Some(member()) });
@@ -92,6 +120,7 @@ mod tests {
             Question::Digest(DigestAt { index: 9 }),
             Question::Admin(AdminVerb { verb: Some(add) }),
             Question::Greet(Nothing {}),
+            Question::OfferSnapshot(offer()),
         ]
     }
 
@@ -108,24 +137,10 @@ mod tests {
         ]
     }
 
-    /// Encoded messages of all four kinds that arrive on a connection.
+    /// Encoded messages of all kinds that arrive on a connection.
     fn messages() -> Vec<Vec<u8>> {
-        let record = MembershipRecord {
-            configs: vec![VoterSet { node_ids: vec![1] }],
-            seats: vec![Seat { node_id: 1, member: Some(member()) }],
-        };
-        let begin = SnapshotBegin {
-            header: Some(header()),
-            vote: Some(VOTE),
-            last: Some(AT),
-            membership_at: Some(AT),
-            membership: record.encode_to_vec().into(),
-            full: true,
-        };
-        let mut all = vec![
-            append().encode_to_vec(),
-            SnapshotChunk { begin: Some(begin), data: Bytes::from_static(b"frame") }.encode_to_vec(),
-        ];
+        let mut all = vec![append().encode_to_vec(), fetch().encode_to_vec()];
+        all.extend(parts().into_iter().map(|part| FetchReply::from(part).encode_to_vec()));
         let ask = |question| PeerRequest { header: Some(header()), question: Some(question) }.encode_to_vec();
         all.extend(questions().into_iter().map(ask));
         all.extend(answers().into_iter().map(|answer| PeerReply::from(answer).encode_to_vec()));
@@ -164,6 +179,10 @@ mod tests {
         match requests.and_then(|request| request.question) {
             Some(Question::Vote(ballot) | Question::PreVote(ballot)) => drop(raft_ballot::<TokioRuntime>(ballot)),
             Some(Question::Append(request)) => drop(raft_append::<TokioRuntime>(request)),
+            Some(Question::OfferSnapshot(offer)) => {
+                drop(MembershipRecord::decode(offer.membership).map(membership_from_record));
+                drop(offer.last.map(place_in_log::<TokioRuntime>));
+            }
             Some(Question::TransferLeader(ask)) => drop(raft_vote::<TokioRuntime>(ask.from_leader)),
             _ => {}
         }
@@ -180,10 +199,10 @@ mod tests {
         if let Ok(reply) = AppendReply::decode(bytes) {
             drop(raft_append_result::<TokioRuntime>(reply.result));
         }
-        if let Some(begin) = SnapshotChunk::decode(bytes).ok().and_then(|chunk| chunk.begin) {
-            drop(MembershipRecord::decode(begin.membership).map(membership_from_record));
-            drop(begin.last.map(place_in_log::<TokioRuntime>));
+        if let Ok(request) = FetchRequest::decode(bytes) {
+            request.header.as_ref().inspect(|header| check_all(header));
         }
+        drop(FetchReply::decode(bytes));
     }
 
     #[test]
@@ -195,6 +214,11 @@ mod tests {
         for answer in answers() {
             let reply = PeerReply::from(answer);
             assert_eq!(PeerReply::decode(reply.encode_to_vec().as_slice()).unwrap(), reply);
+        }
+        assert_eq!(FetchRequest::decode(fetch().encode_to_vec().as_slice()).unwrap(), fetch());
+        for part in parts() {
+            let reply = FetchReply::from(part);
+            assert_eq!(FetchReply::decode(reply.encode_to_vec().as_slice()).unwrap(), reply);
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Row, Rows};
+use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Loader, Row, Rows};
 
 /// Values of one row, oldest first, each with the batch that wrote it; none is a deletion.
 type Values = Vec<(u64, Option<Bytes>)>;
@@ -140,6 +140,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn loader(&self) -> Box<dyn Loader> {
+        Box::new(MemoryLoader { table: Arc::clone(&self.table) })
+    }
+
     fn flush(&self) -> Result<(), EngineError> {
         mark_durable(&mut self.table.write());
         Ok(())
@@ -158,6 +162,23 @@ impl Engine for MemoryEngine {
             bytes += (key.len() + values) as u64;
         }
         bytes
+    }
+}
+
+struct MemoryLoader {
+    table: Arc<RwLock<Table>>,
+}
+
+impl Loader for MemoryLoader {
+    fn add(&mut self, kind: Kind, key: Bytes, value: Bytes) -> Result<(), EngineError> {
+        let mut batch = Batch::default();
+        batch.put(kind, key, value);
+        self.table.write().write(batch);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 

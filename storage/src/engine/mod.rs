@@ -164,6 +164,9 @@ pub trait Engine: Send + Sync {
     /// Writes a batch: at once visible to new views, on stable storage at the latest after the next flush.
     fn write(&self, batch: Batch) -> Result<(), EngineError>;
 
+    /// Fills this engine, which nobody has written to, with rows that come in order.
+    fn loader(&self) -> Box<dyn Loader>;
+
     /// Brings every batch written before the call to stable storage.
     fn flush(&self) -> Result<(), EngineError>;
 
@@ -172,6 +175,15 @@ pub trait Engine: Send + Sync {
 
     /// Bytes that the rows take, roughly.
     fn size_bytes(&self) -> u64;
+}
+
+/// Fills a new engine, faster than batches do.
+pub trait Loader: Send {
+    /// Adds a row. Kinds come in the order of their tags, the rows of a kind in key order, each once.
+    fn add(&mut self, kind: Kind, key: Bytes, value: Bytes) -> Result<(), EngineError>;
+
+    /// Makes all rows visible; on stable storage at the latest after the next flush.
+    fn finish(self: Box<Self>) -> Result<(), EngineError>;
 }
 
 /// All rows at one batch boundary.

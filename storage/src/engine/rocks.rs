@@ -13,12 +13,13 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, IteratorMode,
-    LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions,
+    IngestExternalFileOptions, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, SstFileWriter,
+    WriteBatch, WriteOptions,
 };
 use self_cell::self_cell;
 
-use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Row, Rows};
+use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Loader, Row, Rows};
 
 /// How much memory an engine may take.
 #[derive(Clone, Copy, Debug)]
@@ -67,9 +68,14 @@ impl RocksSettings {
     }
 }
 
+/// A loader begins a new file once the current one holds so much: RocksDB's own target for the files of a level.
+const LOADED_FILE_BYTES: u64 = 64 << 20;
+
 struct RocksEngine {
     db: Arc<DB>,
     folder: PathBuf,
+    settings: RocksSettings,
+    cache: Cache,
 }
 
 impl RocksEngine {
@@ -82,13 +88,17 @@ impl RocksEngine {
             let next = "see that no other process uses it and that its files are whole and may be written";
             EngineError { what: format!("open database {}: {next}", folder.display()), source: source.into() }
         })?;
-        Ok(RocksEngine { db: Arc::new(db), folder: folder.to_owned() })
+        Ok(RocksEngine { db: Arc::new(db), folder: folder.to_owned(), settings: *settings, cache })
     }
 
     fn failed(&self, verb: &str, source: rocksdb::Error) -> EngineError {
-        let next = "see that the disk has space and is sound, then restart the node";
-        EngineError { what: format!("{verb} database {}: {next}", self.folder.display()), source: source.into() }
+        failed_write(verb, &self.folder, source)
     }
+}
+
+fn failed_write(verb: &str, folder: &Path, source: rocksdb::Error) -> EngineError {
+    let next = "see that the disk has space and is sound, then restart the node";
+    EngineError { what: format!("{verb} database {}: {next}", folder.display()), source: source.into() }
 }
 
 fn family(db: &DB, kind: Kind) -> &ColumnFamily {
@@ -113,6 +123,12 @@ impl Engine for RocksEngine {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.db.write_opt(writes, &options).map_err(|source| self.failed("write to", source))
+    }
+
+    fn loader(&self) -> Box<dyn Loader> {
+        let db = Arc::clone(&self.db);
+        let (folder, settings, cache) = (self.folder.clone(), self.settings, self.cache.clone());
+        Box::new(RocksLoader { db, folder, settings, cache, open: None, files: 0 })
     }
 
     fn flush(&self) -> Result<(), EngineError> {
@@ -140,6 +156,78 @@ impl Engine for RocksEngine {
             }
         }
         bytes
+    }
+}
+
+self_cell!(
+    /// A file that is being written, and its options, which must outlive the writer.
+    struct OpenFile {
+        owner: Options,
+        #[covariant]
+        dependent: SstFileWriter,
+    }
+);
+
+/// Writes sorted files beside those of the database and hands each over when it is full. RocksDB syncs them: its
+/// `SstFileWriter::Finish` syncs the content, and an ingestion syncs the file under its new name, the folder, and the
+/// manifest entry (`external_sst_file_ingestion_job.cc`) before it returns.
+struct RocksLoader {
+    db: Arc<DB>,
+    folder: PathBuf,
+    settings: RocksSettings,
+    cache: Cache,
+    open: Option<(Kind, PathBuf, OpenFile)>,
+    files: u64,
+}
+
+impl RocksLoader {
+    fn begin(&mut self, kind: Kind) -> Result<(), EngineError> {
+        self.files += 1;
+        // No name that RocksDB gives a file, so it neither uses nor removes it before it is handed over.
+        let path = self.folder.join(format!("load-{}.sst", self.files));
+        let writer =
+            OpenFile::new(self.settings.kind_options(kind, &self.cache), |options| SstFileWriter::create(options));
+        writer.borrow_dependent().open(&path).map_err(|source| self.failed(source))?;
+        self.open = Some((kind, path, writer));
+        Ok(())
+    }
+
+    fn hand_over(&mut self) -> Result<(), EngineError> {
+        let Some((kind, path, mut file)) = self.open.take() else {
+            return Ok(());
+        };
+        file.with_dependent_mut(|_, writer| writer.finish()).map_err(|source| self.failed(source))?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let ingested = self.db.ingest_external_file_cf_opts(family(&self.db, kind), &options, vec![path]);
+        ingested.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: rocksdb::Error) -> EngineError {
+        failed_write("load rows into", &self.folder, source)
+    }
+}
+
+impl Loader for RocksLoader {
+    fn add(&mut self, kind: Kind, key: Bytes, value: Bytes) -> Result<(), EngineError> {
+        let full = |(of, _, file): &(Kind, PathBuf, OpenFile)| {
+            *of != kind || file.borrow_dependent().file_size() >= LOADED_FILE_BYTES
+        };
+        if self.open.as_ref().is_some_and(full) {
+            self.hand_over()?;
+        }
+        if self.open.is_none() {
+            self.begin(kind)?;
+        }
+        let Some((_, _, file)) = &mut self.open else {
+            return Ok(());
+        };
+        let added = file.with_dependent_mut(|_, writer| writer.put(&key, &value));
+        added.map_err(|source| self.failed(source))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
+        self.hand_over()
     }
 }
 

@@ -8,6 +8,8 @@ mod log_support;
 mod state_engine;
 mod state_export;
 mod state_keys;
+#[cfg(feature = "rocksdb")]
+mod state_kill;
 mod state_model;
 mod state_requests;
 mod state_store;

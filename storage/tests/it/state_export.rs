@@ -104,6 +104,24 @@ fn an_export_shows_the_moment_it_began() {
 }
 
 #[test]
+fn a_cut_stream_goes_on_at_any_chunk_with_the_same_bytes() {
+    for home in homes() {
+        let store = filled(&home);
+        let mut export = store.export().expect("an export begins");
+        let whole: Vec<Bytes> = std::iter::from_fn(|| export.next_chunk().expect("a chunk")).collect();
+        apply(&store, vec![put("agency", 1, b"later", b"v", None)]);
+        for cut in 0..whole.len() {
+            assert!(export.resume_at(cut as u64), "chunk {cut} is not to be had again");
+            let rest: Vec<Bytes> = std::iter::from_fn(|| export.next_chunk().expect("a chunk")).collect();
+            assert!(rest == whole[cut..], "other bytes from chunk {cut} on");
+        }
+        assert!(!export.resume_at(0), "what was acknowledged is gone");
+        assert!(!export.resume_at(whole.len() as u64 + 1), "there is no such chunk yet");
+        assert!(export.resume_at(whole.len() as u64) && export.has_ended());
+    }
+}
+
+#[test]
 fn a_stream_with_a_missing_or_repeated_part_is_refused_and_the_old_state_stays() {
     let home = memory_home();
     let sent = chunks(&filled(&home));

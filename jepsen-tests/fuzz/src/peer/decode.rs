@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 use saola_raft::Member;
 use saola_raft::member::{MembershipRecord, Seat, VoterSet};
-use saola_raft::wire::{AppendReply, AppendRequest, PeerReply, PeerRequest, SnapshotChunk};
+use saola_raft::wire::{AppendReply, AppendRequest, FetchPart, FetchReply, FetchRequest, PeerReply, PeerRequest};
 
 use crate::{Seed, input};
 
@@ -19,7 +19,8 @@ pub fn run(bytes: &[u8]) {
         1 => there_and_back::<PeerReply>(bytes),
         2 => there_and_back::<AppendRequest>(bytes),
         3 => there_and_back::<AppendReply>(bytes),
-        4 => there_and_back::<SnapshotChunk>(bytes),
+        4 => there_and_back::<FetchRequest>(bytes),
+        6 => there_and_back::<FetchReply>(bytes),
         _ => there_and_back::<MembershipRecord>(bytes),
     }
 }
@@ -46,7 +47,9 @@ pub fn seeds() -> Vec<Seed> {
         ("reply", with(1, ballot.encode_to_vec())),
         ("append", with(2, append.encode_to_vec())),
         ("append_reply", with(3, appended.encode_to_vec())),
-        ("snapshot", with(4, super::sample_snapshot().encode_to_vec())),
+        ("fetch", with(4, super::sample_fetch().encode_to_vec())),
+        ("chunk", with(6, FetchReply::from(FetchPart::Chunk(Bytes::from_static(b"frame"))).encode_to_vec())),
+        ("offer", with(0, super::sample_offer().encode_to_vec())),
         ("membership", with(5, membership(&super::members()).encode_to_vec())),
     ]
 }

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | 0 | a question, `PeerRequest` |
 //! | 1 | an `AppendRequest`; those that follow one another are one stream |
-//! | 2 | a `SnapshotChunk`, likewise |
+//! | 2 | a `FetchRequest` |
+//! | 6 | a `FetchReply`; those up to one without a part are the answer to the next fetch of the replica |
 //! | 3 | `PeerReply`, the answer to the next question that the replica asks |
 //! | 4 | `AppendReply`, the answer to the next append that the replica sends |
 //! | 5 | time passes: 10 ms for each bit that is set in the next byte |
@@ -22,8 +23,8 @@ use prost::Message;
 use saola_raft::Member;
 use saola_raft::sim;
 use saola_raft::wire::{
-    AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, Header, PeerReply, PeerRequest, Question,
-    SnapshotBegin, SnapshotChunk, TakeOver, WireEntry, WireLogId, WireVote,
+    AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, FetchPart, FetchReply, FetchRequest, Flushed,
+    Header, PeerReply, PeerRequest, Question, SnapshotOffer, TakeOver, WireEntry, WireLogId, WireVote,
 };
 use saola_storage::command::CommandBatch;
 use saola_storage::engine::memory::MemoryHome;
@@ -36,22 +37,25 @@ const PARTS_MAX: usize = 16;
 
 const CALL: u8 = 0;
 const APPEND: u8 = 1;
-const SNAPSHOT: u8 = 2;
+const FETCH: u8 = 2;
 const REPLY: u8 = 3;
 const APPEND_REPLY: u8 = 4;
 const TIME: u8 = 5;
+const FETCH_REPLY: u8 = 6;
 
 /// See the module.
 pub fn run(bytes: &[u8]) {
     let (mode, bytes) = input::mode(bytes);
     let mut parts: Vec<(u8, &[u8])> = input::parts(bytes).into_iter().take(PARTS_MAX).map(input::mode).collect();
     let mut decodes = false;
-    let answers = parts.extract_if(.., |(kind, _)| matches!(*kind, REPLY | APPEND_REPLY)).collect::<Vec<_>>();
+    let answers =
+        parts.extract_if(.., |(kind, _)| matches!(*kind, REPLY | APPEND_REPLY | FETCH_REPLY)).collect::<Vec<_>>();
     for (kind, part) in parts.iter().chain(&answers) {
         decodes |= match *kind {
             CALL => PeerRequest::decode(*part).is_ok(),
             APPEND => AppendRequest::decode(*part).is_ok(),
-            SNAPSHOT => SnapshotChunk::decode(*part).is_ok(),
+            FETCH => FetchRequest::decode(*part).is_ok(),
+            FETCH_REPLY => FetchReply::decode(*part).is_ok(),
             REPLY => PeerReply::decode(*part).is_ok(),
             APPEND_REPLY => AppendReply::decode(*part).is_ok(),
             _ => false,
@@ -64,17 +68,14 @@ pub fn run(bytes: &[u8]) {
     home();
     sim::run(1, async move {
         let node = Node::start(&answers).await;
-        for same in parts.chunk_by(|one, next| one.0 == next.0 && matches!(one.0, APPEND | SNAPSHOT)) {
+        for same in parts.chunk_by(|one, next| one.0 == next.0 && one.0 == APPEND) {
             let messages = same.iter().map(|(_, part)| *part);
             match same[0].0 {
                 CALL => node.call(decoded(messages, |m: &mut PeerRequest| put_right(mode, &mut m.header))).await,
                 APPEND => {
                     node.append(decoded(messages, |m: &mut AppendRequest| put_right(mode, &mut m.header))).await;
                 }
-                SNAPSHOT => {
-                    let right = |m: &mut SnapshotChunk| m.begin.iter_mut().for_each(|b| put_right(mode, &mut b.header));
-                    node.snapshot(decoded(messages, right)).await;
-                }
+                FETCH => node.fetch(decoded(messages, |m: &mut FetchRequest| put_right(mode, &mut m.header))).await,
                 TIME => node.wait(same[0].1.first().map_or(0, |bits| bits.count_ones())).await,
                 _ => {}
             }
@@ -148,16 +149,20 @@ fn sample_replies() -> (PeerReply, AppendReply) {
     (saola_raft::wire::Answer::Ballot(granted).into(), reply)
 }
 
-fn sample_snapshot() -> SnapshotChunk {
-    let begin = SnapshotBegin {
-        header: Some(home().header()),
+/// A leader's offer of records that node 2 has.
+fn sample_offer() -> PeerRequest {
+    question(Question::OfferSnapshot(SnapshotOffer {
         vote: vote(20, true),
-        last: Some(WireLogId { term: 1, node_id: 1, index: 1 }),
+        last: Some(WireLogId { term: 1, node_id: 1, index: 1 + last().index }),
         membership_at: Some(WireLogId { term: 1, node_id: 1, index: 0 }),
         membership: decode::membership(&members()).encode_to_vec().into(),
         full: true,
-    };
-    SnapshotChunk { begin: Some(begin), data: Bytes::new() }
+        sources: members(),
+    }))
+}
+
+fn sample_fetch() -> FetchRequest {
+    FetchRequest { header: Some(home().header()), at_least: Some(last()), ..FetchRequest::default() }
 }
 
 /// What members send: votes, entries, a snapshot, questions; and answers that make the replica lead.
@@ -184,10 +189,12 @@ pub fn seeds() -> Vec<Seed> {
     questions.push(Question::TransferLeader(TakeOver { from_leader: vote(20, true), to: 1, last: Some(last()) }));
     let questions = questions.into_iter().map(|asked| part(CALL, &|| question(asked.clone()).encode_to_vec()));
     let mut export = store::furnished(&Arc::new(MemoryHome::new())).export().expect("a good store exports");
-    let mut snapshot = vec![part(SNAPSHOT, &|| sample_snapshot().encode_to_vec())];
+    let mut snapshot =
+        vec![part(FETCH, &|| sample_fetch().encode_to_vec()), part(CALL, &|| sample_offer().encode_to_vec())];
     while let Some(data) = export.next_chunk().expect("memory reads") {
         if data.len() < usize::from(u16::MAX) / 2 {
-            snapshot.push(part(SNAPSHOT, &|| SnapshotChunk { begin: None, data: data.clone() }.encode_to_vec()));
+            let chunk = FetchReply::from(FetchPart::Chunk(data.clone()));
+            snapshot.push(part(FETCH_REPLY, &|| chunk.encode_to_vec()));
         }
     }
     let replies: Vec<_> = [REPLY, REPLY, APPEND_REPLY, APPEND_REPLY, APPEND_REPLY]

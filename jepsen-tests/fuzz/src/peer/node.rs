@@ -13,7 +13,8 @@ use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::sim::{SimRuntime, kill, run, spawn_on};
 use saola_raft::transport::{Caller, Lane, PeerAddress, Transport, TransportError};
 use saola_raft::wire::{
-    Answer, AppendReply, AppendRequest, Header, Identity, PeerReply, PeerRequest, Question, SnapshotChunk, WIRE_VERSION,
+    Answer, AppendReply, AppendRequest, FetchReply, FetchRequest, Header, Identity, PeerReply, PeerRequest, Question,
+    WIRE_VERSION,
 };
 use saola_raft::{Member, PeerService, Replica, ReplicaParts, ReplicaSettings, Timing};
 use saola_storage::log::{Log, LogSettings};
@@ -105,6 +106,7 @@ impl Home {
 struct Script {
     replies: Mutex<VecDeque<PeerReply>>,
     append_replies: Arc<Mutex<VecDeque<AppendReply>>>,
+    fetch_replies: Arc<Mutex<VecDeque<FetchReply>>>,
 }
 
 fn unreachable(to: &PeerAddress) -> TransportError {
@@ -154,15 +156,20 @@ impl Transport for Scripted {
         Box::pin(async { Ok(answers.boxed()) })
     }
 
-    fn snapshot(
+    fn fetch(
         &self,
-        to: &PeerAddress,
-        chunks: BoxStream<'static, SnapshotChunk>,
-    ) -> BoxFuture<'static, Result<PeerReply, TransportError>> {
-        let reply = self.0.next(to);
+        _to: &PeerAddress,
+        _request: FetchRequest,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<FetchReply, TransportError>>, TransportError>> {
+        let replies = self.0.fetch_replies.clone();
         Box::pin(async move {
-            let _sent = chunks.count().await;
-            reply.await
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut left = replies.lock().await;
+            let end = left.iter().position(|reply| reply.part.is_none()).unwrap_or(left.len());
+            let answer: Vec<_> = left.drain(..end).map(Ok).collect();
+            // The one without a part.
+            left.pop_front();
+            Ok(stream::iter(answer).boxed())
         })
     }
 }
@@ -182,10 +189,10 @@ impl Node {
         let script = Arc::new(Script::default());
         for (kind, bytes) in answers {
             let bytes = Bytes::copy_from_slice(bytes);
-            if *kind == super::REPLY {
-                script.replies.lock().await.extend(PeerReply::decode(bytes));
-            } else {
-                script.append_replies.lock().await.extend(AppendReply::decode(bytes));
+            match *kind {
+                super::REPLY => script.replies.lock().await.extend(PeerReply::decode(bytes)),
+                super::FETCH_REPLY => script.fetch_replies.lock().await.extend(FetchReply::decode(bytes)),
+                _ => script.append_replies.lock().await.extend(AppendReply::decode(bytes)),
             }
         }
         let (disk, rows) = home.copy.restore();
@@ -217,6 +224,7 @@ impl Node {
             wall_clock: Arc::new(|| 1_700_000_000_000_000),
             keep_entries: 10,
             log_budget_bytes: 1 << 20,
+            snapshot_bytes_per_s: 1 << 30,
         };
         let replica = spawn_on(ID, Replica::<SimRuntime>::start_with(parts, settings));
         let replica = replica.await.expect("nothing aborts a starting node").expect("the copy is whole");
@@ -246,9 +254,14 @@ impl Node {
         .await;
     }
 
-    pub async fn snapshot(&self, chunks: Vec<SnapshotChunk>) {
-        let (service, caller) = (self.service.clone(), self.caller.clone());
-        self.on_node(async move { drop(service.snapshot(&caller, stream::iter(chunks)).await) }).await;
+    pub async fn fetch(&self, requests: Vec<FetchRequest>) {
+        for request in requests {
+            let (service, caller) = (self.service.clone(), self.caller.clone());
+            self.on_node(async move {
+                let _parts = service.fetch(&caller, request).await.count().await;
+            })
+            .await;
+        }
     }
 
     pub async fn wait(&self, steps: u32) {

@@ -21,8 +21,14 @@ fn purged(cluster: &Cluster, id: u64) -> u64 {
 
 /// Three nodes whose logs begin far behind the first write.
 async fn purged_cluster(clerk: &mut Clerk) -> Cluster {
+    purged_cluster_that_sends(clerk, 64 << 20).await
+}
+
+/// The same, with a budget for sending records.
+async fn purged_cluster_that_sends(clerk: &mut Clerk, bytes_per_s: u64) -> Cluster {
     let mut cluster = Cluster::new(3, false);
     cluster.keep_entries = KEEP_ENTRIES;
+    cluster.snapshot_bytes_per_s = bytes_per_s;
     cluster.init().await;
     clerk.padding = PADDING;
     for record in 0..WRITES {
@@ -156,6 +162,8 @@ async fn interrupted(trouble: Trouble) -> bool {
             cluster.crash(4).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
             cluster.start(4).await;
+            let view = cluster.replica(4).expect("it was just started").store().view();
+            assert_eq!(view.kept_digest().unwrap(), view.recomputed_digest().unwrap(), "half a state");
         }
         Trouble::SenderCrashes => {
             cluster.crash(1).await;
@@ -221,4 +229,96 @@ fn transfer_whose_sender_crashes_ends_with_an_equal_node() {
 #[test]
 fn transfer_over_a_link_that_is_cut_ends_with_an_equal_node() {
     interrupted_over_seeds("snapshots::transfer_over_a_link_that_is_cut_ends_with_an_equal_node", Trouble::LinkIsCut);
+}
+
+/// A chunk in about two seconds of virtual time.
+const SLOW: u64 = 128 << 10;
+
+/// Chunks of the stream of a node's whole state.
+fn stream_chunks(cluster: &Cluster, node: u64) -> u64 {
+    let mut export = cluster.replica(node).expect("it runs").store().export().expect("it exports");
+    std::iter::from_fn(|| export.next_chunk().expect("memory reads")).count() as u64
+}
+
+/// Node 4 joins a cluster that node 1 leads; the records take a minute to come, from node 2.
+async fn joining(clerk: &mut Clerk) -> (Cluster, tokio::task::JoinHandle<Result<Vec<saola_raft::Member>, AdminError>>) {
+    let mut cluster = purged_cluster_that_sends(clerk, SLOW).await;
+    for record in 0..2 * WRITES {
+        clerk.put_surely(&cluster, &[1, 2, 3], record % 50, PATIENCE).await;
+    }
+    have_lead(&cluster, 1).await;
+    let member = cluster.add(4, "main", Role::Voter);
+    cluster.start(4).await;
+    let replica = cluster.replica(1).expect("it leads");
+    let adding = saola_raft::sim::spawn_on(1, async move { replica.add_member(member).await });
+    (cluster, adding)
+}
+
+#[test]
+fn transfer_that_is_cut_ten_times_goes_on_where_it_was() {
+    under_seeds("snapshots::transfer_that_is_cut_ten_times_goes_on_where_it_was", async |_| {
+        let mut clerk = Clerk::new(1);
+        let (cluster, adding) = joining(&mut clerk).await;
+        let sent = || cluster.network.fetched(2, 4);
+        for cut in 0..10 {
+            until("a stream begins", PATIENCE, || sent().streams > cut).await;
+            let before = sent().chunks;
+            until("a chunk comes", PATIENCE, || sent().chunks > before).await;
+            tokio::time::sleep(Duration::from_micros(10_000 + random_u64() % 1_000_000)).await;
+            // Also between the receiver and the leader, whose offer is repeated.
+            cluster.part(&[1, 2], &[4]);
+            tokio::time::sleep(Duration::from_millis(3_100)).await;
+            cluster.network.heal();
+        }
+        let whole = stream_chunks(&cluster, 2);
+        adding.await.expect("the leader runs").expect("a healed link carries the rest");
+        let sent = sent();
+        assert_eq!(sent.exports.len(), 1, "it began again");
+        assert!(sent.streams > 10, "{sent:?}");
+        // A cut loses what is under way: the two chunks of its three seconds.
+        assert!(sent.chunks <= whole + 10 * 3, "{} chunks were sent of a stream of {whole}", sent.chunks);
+        assert!(cluster.network.fetched(1, 4).exports.is_empty() && cluster.network.fetched(3, 4).exports.is_empty());
+        clerk.check(&cluster, 4).await;
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn records_come_from_a_follower_and_are_not_outdated_when_they_arrive() {
+    under_seeds("snapshots::records_come_from_a_follower_and_are_not_outdated_when_they_arrive", async |_| {
+        let mut clerk = Clerk::new(1);
+        let (cluster, adding) = joining(&mut clerk).await;
+        // Writes go on, and the logs are purged meanwhile, for as long as the records travel.
+        clerk.padding = 0;
+        while !adding.is_finished() {
+            for record in 0..2 * KEEP_ENTRIES {
+                clerk.put_surely(&cluster, &[1, 2, 3], record, PATIENCE).await;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        adding.await.expect("the leader runs").expect("a quiet cluster takes a node");
+        assert_eq!(cluster.network.fetched(2, 4).exports.len(), 1, "one transfer was enough");
+        assert_eq!(cluster.network.fetched(2, 4).streams, 1);
+        assert!(cluster.network.fetched(1, 4).exports.is_empty(), "the leader has other work");
+        clerk.check(&cluster, 4).await;
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn source_that_crashes_midway_is_replaced_by_the_next() {
+    under_seeds("snapshots::source_that_crashes_midway_is_replaced_by_the_next", async |_| {
+        let mut clerk = Clerk::new(1);
+        let (mut cluster, adding) = joining(&mut clerk).await;
+        until("some chunks are on their way", PATIENCE, || cluster.network.fetched(2, 4).chunks >= 3).await;
+        cluster.crash(2).await;
+        let before = cluster.replica(4).expect("it runs").store().applied();
+        assert_eq!(before.log_id, None, "half a state");
+        adding.await.expect("the leader runs").expect("two nodes are left to send the records");
+        assert_eq!(cluster.network.fetched(3, 4).exports.len(), 1);
+        assert!(cluster.network.fetched(1, 4).exports.is_empty(), "the leader has other work");
+        cluster.start(2).await;
+        clerk.check(&cluster, 4).await;
+        replicas_are_equal(&cluster).await;
+    });
 }

@@ -1,0 +1,180 @@
+//! The receiving side of a state: pulls it from one node, over as many cuts of the link as it takes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use openraft::Instant as _;
+use saola_storage::error::StoreError;
+use saola_storage::import::Import;
+use saola_storage::types::LogId;
+
+use super::{InstantOf, Shared};
+use crate::member::Member;
+use crate::transport::PeerAddress;
+use crate::types::{Runtime, Takes};
+use crate::wire::{FetchPart, FetchRequest, Refusal};
+
+/// Pause before a cut transfer is tried again; doubles up to the longest while nothing arrives.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A chunk may take so long: the slowest budget that a source may have sends one in a quarter of it. A connection that
+/// is dead ends much earlier, by its keep-alives.
+const CHUNK_LIMIT: Duration = Duration::from_secs(30);
+/// So often a transfer is begun with one source. It forgets an export that was not asked for in a while.
+const BEGINNINGS_MAX: u32 = 3;
+
+/// Why a node's state could not be had. Nothing has changed here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// It does not give it, at least not now.
+    #[error("{node} does not send its records: {}", .refusal.message)]
+    Refused {
+        /// Its name.
+        node: String,
+        /// What it says.
+        refusal: Refusal,
+    },
+    /// Nothing has come for too long.
+    #[error("{node} has sent nothing for {silent_s} s ({reason}); see that it runs and can be reached")]
+    Silent {
+        /// Its name.
+        node: String,
+        /// Seconds.
+        silent_s: u64,
+        /// What the last attempt ended with.
+        reason: String,
+    },
+    /// It lets go of each transfer before it has ended.
+    #[error(
+        "{node} forgets each transfer of its records before it has ended; see that it does not restart all the time"
+    )]
+    Forgets {
+        /// Its name.
+        node: String,
+    },
+    /// What it sends cannot be taken.
+    #[error("the records that {node} sends cannot be taken")]
+    Bad {
+        /// Its name.
+        node: String,
+        /// What is wrong.
+        source: StoreError,
+    },
+}
+
+/// A transfer under way.
+struct Transfer {
+    /// What the source calls it; empty: it has not answered yet.
+    export_id: Bytes,
+    import: Import,
+}
+
+/// How one connection ended.
+enum End {
+    Whole,
+    Gone,
+    Cut(String),
+    Failed(FetchError),
+}
+
+/// Pulls the whole state of `from`, which must have applied `at_least`. What comes back is complete, checked and on
+/// stable storage beside the present state; `Import::finish` would make it the current one. Gives up when nothing has
+/// come for `patience`.
+pub(crate) async fn fetch_state<RT: Runtime>(
+    shared: &Arc<Shared<RT>>,
+    from: &Member,
+    at_least: Option<LogId>,
+    patience: Duration,
+) -> Result<Import, FetchError> {
+    let mut transfer = begin(shared, from).await?;
+    let (mut beginnings, mut pause, mut came) = (1, PAUSE, InstantOf::<RT>::now());
+    loop {
+        let before = transfer.import.received();
+        let end;
+        (transfer, end) = attempt(shared, from, at_least, transfer).await;
+        if transfer.import.received() > before {
+            (pause, came) = (PAUSE, InstantOf::<RT>::now());
+        }
+        let reason = match end {
+            End::Whole => return Ok(transfer.import),
+            End::Failed(error) => return Err(error),
+            End::Gone if beginnings < BEGINNINGS_MAX => {
+                beginnings += 1;
+                transfer = begin(shared, from).await?;
+                continue;
+            }
+            End::Gone => return Err(FetchError::Forgets { node: from.name.clone() }),
+            End::Cut(reason) => reason,
+        };
+        if came.elapsed() >= patience {
+            let silent_s = came.elapsed().as_secs();
+            return Err(FetchError::Silent { node: from.name.clone(), silent_s, reason });
+        }
+        RT::sleep(pause).await;
+        pause = (2 * pause).min(PAUSE_MAX);
+    }
+}
+
+async fn begin<RT: Runtime>(shared: &Arc<Shared<RT>>, from: &Member) -> Result<Transfer, FetchError> {
+    let store = shared.store.clone();
+    let import = RT::disk(Takes::Long, move || store.import()).await;
+    let import = import.map_err(|source| FetchError::Bad { node: from.name.clone(), source })?;
+    Ok(Transfer { export_id: Bytes::new(), import })
+}
+
+/// Takes what comes over one connection.
+async fn attempt<RT: Runtime>(
+    shared: &Arc<Shared<RT>>,
+    from: &Member,
+    at_least: Option<LogId>,
+    mut transfer: Transfer,
+) -> (Transfer, End) {
+    let address = PeerAddress { address: from.peer_address.clone(), name: from.name.clone() };
+    let request = FetchRequest {
+        header: Some(shared.header(from, 0)),
+        export_id: transfer.export_id.clone(),
+        from_chunk: transfer.import.received(),
+        at_least: at_least.map(Into::into),
+    };
+    let late = |_| format!("nothing within {} s", CHUNK_LIMIT.as_secs());
+    let mut replies = match RT::timeout(CHUNK_LIMIT, shared.transport.fetch(&address, request)).await.map_err(late) {
+        Ok(Ok(replies)) => replies,
+        Ok(Err(error)) => return (transfer, End::Cut(error.reason().to_owned())),
+        Err(reason) => return (transfer, End::Cut(reason)),
+    };
+    loop {
+        let reply = match RT::timeout(CHUNK_LIMIT, replies.next()).await.map_err(late) {
+            Ok(Some(Ok(reply))) => reply,
+            Ok(Some(Err(error))) => return (transfer, End::Cut(error.reason().to_owned())),
+            Ok(None) => return (transfer, End::Cut("the connection was closed".to_owned())),
+            Err(reason) => return (transfer, End::Cut(reason)),
+        };
+        match reply.part {
+            Some(FetchPart::Began(id)) => transfer.export_id = id,
+            Some(FetchPart::Chunk(chunk)) => {
+                let Transfer { export_id, mut import } = transfer;
+                let (import, written) = RT::disk(Takes::Long, move || {
+                    let written = import.write(&chunk);
+                    (import, written)
+                })
+                .await;
+                transfer = Transfer { export_id, import };
+                if let Err(source) = written {
+                    let node = from.name.clone();
+                    return (transfer, End::Failed(FetchError::Bad { node, source }));
+                }
+                if transfer.import.manifest().is_some() {
+                    return (transfer, End::Whole);
+                }
+            }
+            Some(FetchPart::Gone(_)) => return (transfer, End::Gone),
+            Some(FetchPart::Refused(refusal)) => {
+                let node = from.name.clone();
+                return (transfer, End::Failed(FetchError::Refused { node, refusal }));
+            }
+            None => return (transfer, End::Cut("an answer of the wrong kind".to_owned())),
+        }
+    }
+}
