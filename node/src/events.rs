@@ -101,7 +101,9 @@ fn changes(before: &Seen, now: &Seen) -> Vec<Line> {
         Some(what) if before.alarm != now.alarm => {
             lines.push(Line::Warn(format!("records of this node: {what}; `saola scrub status` shows the repair")));
         }
-        None if before.alarm.is_some() => lines.push(Line::Info("records of this node: all as they should be again".into())),
+        None if before.alarm.is_some() => {
+            lines.push(Line::Info("records of this node: all as they should be again".into()))
+        }
         _ => {}
     }
     for (id, member) in &now.members {

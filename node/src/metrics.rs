@@ -166,9 +166,17 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
     gauge("keys_open", "Data keys that are open", ring.open_count() as u64);
     gauge("keys_total", "Data keys in the key ring", ring.total() as u64);
     gauge("writes_refused", "1 when the disk is below its mark", u64::from(status.writes_refused.is_some()));
-    gauge("quarantined_buckets", "Buckets of the records, of 4096, that this node does not serve", status.scrub.quarantined_buckets);
+    gauge(
+        "quarantined_buckets",
+        "Buckets of the records, of 4096, that this node does not serve",
+        status.scrub.quarantined_buckets,
+    );
     gauge("scrub_running", "1 while all rows are being read", u64::from(status.scrub.running.is_some()));
-    gauge("scrub_read_bytes", "Bytes that the running scrub has read", status.scrub.running.map_or(0, |(read, _)| read));
+    gauge(
+        "scrub_read_bytes",
+        "Bytes that the running scrub has read",
+        status.scrub.running.map_or(0, |(read, _)| read),
+    );
     gauge("process_resident_bytes", "Resident memory", process::rss_bytes());
     registry.register(
         "certificate_expires_in_seconds",
@@ -177,8 +185,16 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
     );
     registry.register("log_syncs", "Syncs of the log since the start", ConstCounter::new(status.log_syncs));
     registry.register("scrub_passes", "Scrubs that came to their end", ConstCounter::new(status.scrub.passes));
-    registry.register("scrub_damaged_rows", "Damaged rows that scrubs and reads met", ConstCounter::new(status.scrub.damaged_rows));
-    registry.register("scrub_repairs", "Times that the copy of the records was replaced", ConstCounter::new(status.scrub.repairs));
+    registry.register(
+        "scrub_damaged_rows",
+        "Damaged rows that scrubs and reads met",
+        ConstCounter::new(status.scrub.damaged_rows),
+    );
+    registry.register(
+        "scrub_repairs",
+        "Times that the copy of the records was replaced",
+        ConstCounter::new(status.scrub.repairs),
+    );
     let lag = Family::<PeerLabel, Gauge>::default();
     for (peer, matched) in &status.replication {
         let behind = status.last_log_index.saturating_sub(*matched);

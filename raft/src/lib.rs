@@ -40,8 +40,8 @@ pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
 pub use member::{Member, Role};
 pub use peer::PeerService;
 pub use replica::{
-    AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings,
-    ScrubStatus, StartError,
+    AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus,
+    ScrubSettings, ScrubStatus, StartError,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

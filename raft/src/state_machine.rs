@@ -296,7 +296,11 @@ mod tests {
     async fn witness_takes_a_newer_snapshot_whose_membership_it_has_applied() {
         let store = Store::open(Arc::new(MemoryHome::new()), Keeps::LogIdsOnly, StoreSettings::default()).unwrap();
         let frontier = Arc::new(FrontierCell::new());
-        let mut machine = StateMachine::<TokioRuntime>::new(Arc::new(store), frontier, (watch::Sender::new(0), watch::Sender::new(0)));
+        let mut machine = StateMachine::<TokioRuntime>::new(
+            Arc::new(store),
+            frontier,
+            (watch::Sender::new(0), watch::Sender::new(0)),
+        );
         let members = BTreeMap::from([(1, Member { node_id: 1, ..Member::default() })]);
         let membership = Membership::new(vec![BTreeSet::from([1])], members).unwrap();
         for last in [10, 20] {

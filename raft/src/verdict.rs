@@ -135,7 +135,8 @@ mod tests {
         let elsewhere = BucketSet::from_iter([0, 1, 2]);
         assert_eq!(judged(&[checked(copy(1, 1), elsewhere), sound[1].clone()]), (vec![], true), "other rows fail");
         // One of two that agree fails: the rest has a majority.
-        let four = [one, checked(copy(2, 1), none.clone()), checked(copy(3, 2), none.clone()), checked(copy(4, 2), none)];
+        let four =
+            [one, checked(copy(2, 1), none.clone()), checked(copy(3, 2), none.clone()), checked(copy(4, 2), none)];
         assert_eq!(judged(&four), (vec![1, 2], false));
     }
 

@@ -169,9 +169,9 @@ pub(crate) fn name_row(catalog: &Catalog, kind: Kind, key: &[u8]) -> String {
     };
     let named = match kind {
         Kind::Heads => heads::decode_key(&Bytes::copy_from_slice(key)).ok().map(|(number, id)| record(number, &id)),
-        Kind::Versions => {
-            versions::decode_key(key).ok().map(|(number, id, generation)| format!("{} g{generation}", record(number, &id)))
-        }
+        Kind::Versions => versions::decode_key(key)
+            .ok()
+            .map(|(number, id, generation)| format!("{} g{generation}", record(number, &id))),
         Kind::Changes => changes::decode_key(key).ok().map(|revision| format!("change of revision {revision}")),
         _ => None,
     };

@@ -97,10 +97,8 @@ pub struct Scrub {
 
 impl Scrub {
     pub(crate) fn new(view: View) -> Scrub {
-        let report = ScrubReport {
-            index: view.state.applied.log_id.map_or(0, |last| last.index),
-            ..ScrubReport::default()
-        };
+        let report =
+            ScrubReport { index: view.state.applied.log_id.map_or(0, |last| last.index), ..ScrubReport::default() };
         let mut scrub = Scrub {
             view,
             kept: None,

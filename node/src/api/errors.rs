@@ -136,9 +136,7 @@ impl From<ReadError> for Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
         match &error {
-            StoreError::Corrupt { .. } => {
-                Refusal::plain(Reason::Corrupt, error.to_string())
-            }
+            StoreError::Corrupt { .. } => Refusal::plain(Reason::Corrupt, error.to_string()),
             StoreError::Quarantined { .. } => Refusal::from_replica(Reason::Corrupt, &error.to_string()),
             _ => Refusal::internal(error),
         }

@@ -97,7 +97,8 @@ fn print_copies(status: &StatusResponse, format: Format) -> Result<Exit, Failure
     let alarm = copies.iter().any(|(_, copy)| !copy.alarm.is_empty());
     match format {
         Format::Json => {
-            let copy = |(node, copy): &(&NodeStatus, &CopyStatus)| json!({"node": name(node), "copy": copy_document(copy)});
+            let copy =
+                |(node, copy): &(&NodeStatus, &CopyStatus)| json!({"node": name(node), "copy": copy_document(copy)});
             print_json("scrub", json!({"copies": copies.iter().map(copy).collect::<Vec<Value>>()}))?;
         }
         Format::Table => {

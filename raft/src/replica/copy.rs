@@ -179,7 +179,9 @@ impl<RT: Runtime> Replica<RT> {
             Some(CopyVerb::Replace(Nothing {})) => {
                 let others = shared.members().into_iter().filter(|member| member.role_value().is_data()).count();
                 if others < 2 {
-                    return Err(invalid("there is no other data node that could replace this copy: add one first").into());
+                    return Err(
+                        invalid("there is no other data node that could replace this copy: add one first").into()
+                    );
                 }
                 copy.known.lock().bad = Some("an operator has named this copy as the bad one".into());
                 tracing::warn!("an operator has named this node's copy as the bad one: it will be replaced");

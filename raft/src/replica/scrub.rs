@@ -45,7 +45,11 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
                 let (one, other) = (std::pin::pin!(asked.changed()), std::pin::pin!(damage.changed()));
                 let _due = futures::future::select(one, other).await;
             };
-            let pause = if quiet { due.saturating_duration_since_now().min(AFTER_DAMAGE) } else { due.saturating_duration_since_now() };
+            let pause = if quiet {
+                due.saturating_duration_since_now().min(AFTER_DAMAGE)
+            } else {
+                due.saturating_duration_since_now()
+            };
             let timed_out = RT::timeout(pause, woken).await.is_err();
             if timed_out && due.saturating_duration_since_now() > Duration::ZERO {
                 continue;

@@ -14,9 +14,9 @@ use saola_storage::store::Store;
 use tokio::sync::{mpsc, watch};
 
 use super::admin::to_its_end;
+use super::copy::{CopyCell, ScrubSettings};
 use super::exports::Exports;
 use super::staleness::Staleness;
-use super::copy::{CopyCell, ScrubSettings};
 use super::{AdminError, Replica, Shared, WallClock, barrier, changes, compare, maintenance, propose, room, scrub};
 use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use saola_storage::digest::{BucketSet, bucket_of};
 use saola_storage::engine::{Batch, KeyRange, Kind};
 use saola_storage::error::StoreError;
+use saola_storage::import::ImportError;
 use saola_storage::keyspace::{heads, versions};
 use saola_storage::quarantine::Held;
 use saola_storage::scrub::{Scrub, ScrubReport};
-use saola_storage::import::ImportError;
 use saola_storage::store::{ApplyEntry, At, Store};
 
 use crate::state_support::*;
@@ -62,7 +62,17 @@ fn scrub_of_a_sound_copy_finds_nothing_and_reads_every_row() {
 
 #[test]
 fn scrub_finds_a_flipped_byte_in_any_row_of_any_kind() {
-    let count = |kind| rows(&{ let home = memory_home(); filled(&home); home }, kind).len();
+    let count = |kind| {
+        rows(
+            &{
+                let home = memory_home();
+                filled(&home);
+                home
+            },
+            kind,
+        )
+        .len()
+    };
     let mut tried = 0;
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Meta) {
         for place in 0..count(kind) {

@@ -13,11 +13,8 @@ use saola_storage::store::At;
 use super::{have_lead, leader, leads, on, pick, replicas_are_equal, status, under_seeds, until};
 
 /// Passes and comparisons come so soon that a run sees several.
-const OFTEN: ScrubSettings = ScrubSettings {
-    bytes_per_s: 1 << 20,
-    every: Duration::from_secs(40),
-    compare_every: Duration::from_secs(15),
-};
+const OFTEN: ScrubSettings =
+    ScrubSettings { bytes_per_s: 1 << 20, every: Duration::from_secs(40), compare_every: Duration::from_secs(15) };
 /// By then a pass has begun and ended, and what it found is mended.
 const MENDED: Duration = Duration::from_secs(180);
 const RECORDS: u64 = 20;
@@ -101,11 +98,15 @@ fn a_damaged_row_is_found_named_not_served_and_mended_by_itself() {
         damage(&cluster, victim, 7);
         // A new view has the row as it is now.
         clerk.put_surely(&cluster, &[1, 2, 3], 1, PATIENCE).await;
-        until("the damage is found", MENDED, || scrub(&cluster, victim).bad || scrub(&cluster, victim).repairs > 0).await;
+        until("the damage is found", MENDED, || scrub(&cluster, victim).bad || scrub(&cluster, victim).repairs > 0)
+            .await;
         if scrub(&cluster, victim).bad {
             let alarm = scrub(&cluster, victim).alarm.expect("it is alarming");
             assert!(alarm.contains("drill/r7 g2"), "{alarm}");
-            assert!(matches!(read(&cluster, victim, 7), Err(StoreError::Quarantined { .. } | StoreError::Corrupt { .. })));
+            assert!(matches!(
+                read(&cluster, victim, 7),
+                Err(StoreError::Quarantined { .. } | StoreError::Corrupt { .. })
+            ));
         }
         // Writes go on meanwhile.
         for record in 0..RECORDS {
