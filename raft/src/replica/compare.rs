@@ -28,9 +28,9 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
     let (shared, copy) = (replica.shared.clone(), &replica.shared.copy);
     let (mut taken, mut asked) = (shared.digest_taken.subscribe(), copy.compare_now.subscribe());
     let mut due = InstantOf::<RT>::now() + copy.settings.compare_every;
-    let mut revision = None;
+    let (mut revision, mut again) = (None, false);
     while !shared.has_stopped() {
-        let open = copy.known.lock().open;
+        let open = copy.known.lock().open || again;
         let left = due.saturating_duration_since_now();
         let woken = async {
             let (one, other) = (std::pin::pin!(taken.changed()), std::pin::pin!(asked.changed()));
@@ -44,7 +44,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
             let leads = shared.is_leader() && revision != Some(written);
             if open || leads {
                 replica.take_digest().await;
-                revision = Some(written);
+                (revision, again) = (Some(written), false);
             }
             if due.saturating_duration_since_now() == Duration::ZERO {
                 due = InstantOf::<RT>::now() + copy.settings.compare_every;
@@ -53,7 +53,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
         }
         taken.mark_unchanged();
         if let Some(index) = shared.store.newest_digest() {
-            replica.compare(index).await;
+            again = !replica.compare(index).await;
         }
     }
 }
@@ -66,17 +66,18 @@ impl<RT: Runtime> Replica<RT> {
         }
     }
 
-    /// Compares all copies at a log index.
-    async fn compare(&self, index: u64) {
+    /// Compares all copies at a log index. False when some differ and the buckets of that moment are gone with a restart:
+    /// then another digest is needed.
+    async fn compare(&self, index: u64) -> bool {
         let own_id = self.shared.claim.node_id;
-        let Some(own_total) = self.shared.store.digest_at(index) else { return };
+        let Some(own_total) = self.shared.store.digest_at(index) else { return true };
         let members = self.shared.members();
         let others = members.iter().filter(|member| member.role_value().is_data() && member.node_id != own_id);
         let asked = others.map(|member| async move { (member.node_id, self.total_of(member.node_id, index).await) });
         let totals: Vec<(NodeId, [u8; 32])> =
             join_all(asked).await.into_iter().filter_map(|(id, total)| Some((id, total?))).collect();
         if totals.is_empty() {
-            return;
+            return true;
         }
         let verdict = if totals.iter().all(|(_, total)| *total == own_total) {
             Verdict::default()
@@ -84,14 +85,15 @@ impl<RT: Runtime> Replica<RT> {
             let others = totals.iter().map(|(id, _)| async move { (*id, self.peer_copy(*id, index).await) });
             let states = join_all(others).await.into_iter().filter_map(|(id, state)| Some((id, state.ok()?)));
             // Without its own sums of that moment it has nothing to compare: it restarted since, or fell behind.
-            let Some(own) = view_of(own_id, &self.own_copy(index)) else { return };
+            let Some(own) = view_of(own_id, &self.own_copy(index)) else { return false };
             let copies: Vec<CopyView> = states.filter_map(|(id, state)| view_of(id, &state)).chain([own]).collect();
             if copies.len() < 2 {
-                return;
+                return false;
             }
             judge(&copies)
         };
         self.act_on(verdict, index).await;
+        true
     }
 
     /// A node's digest, once it has applied that far.
@@ -126,6 +128,9 @@ impl<RT: Runtime> Replica<RT> {
         };
         if !verdict.open.is_empty() {
             if !was_open {
+                bump(&copy.scrub_now);
+            }
+            if self.shared.store.held().is_none_or(|held| held.buckets != verdict.open) {
                 let why = format!(
                     "copies differ in {} of 4096 buckets since log index {index}, and no majority tells which is right",
                     verdict.open.len()
@@ -135,7 +140,6 @@ impl<RT: Runtime> Replica<RT> {
                      `saola scrub repair --node NAME`"
                 );
                 self.hold(Held { whole: false, buckets: verdict.open, why }).await;
-                bump(&copy.scrub_now);
             }
         } else if self.shared.store.held().is_some() {
             let store = self.shared.store.clone();
