@@ -13,10 +13,11 @@
 //! simulator drives. One step is one write and one `fdatasync`, however many operations were waiting.
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
-//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`.
+//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and all damage).
 
 mod batch;
 mod error;
+mod examine;
 mod format;
 mod handle;
 mod memory;
@@ -29,6 +30,8 @@ use bytes::Bytes;
 use crate::types::{LogId, Vote};
 
 pub use error::LogError;
+pub use examine::{Damage, DamageKind, Examination, Item, examine};
+pub use format::Record;
 pub use handle::Log;
 pub use writer::{LogWriter, Wait};
 

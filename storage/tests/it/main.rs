@@ -1,5 +1,6 @@
 //! Integration tests of the storage crate: one module per part and promise.
 
+mod log_examine;
 mod log_faults;
 mod log_full;
 mod log_model;
