@@ -60,19 +60,25 @@ pub trait DiskFile: Send + Sync {
 pub struct RealDisk {
     folder: PathBuf,
     handle: File,
+    writes: bool,
 }
 
 impl RealDisk {
     /// Opens a folder, which must exist.
     pub fn open(folder: &Path) -> io::Result<RealDisk> {
-        Ok(RealDisk { folder: folder.to_path_buf(), handle: File::open(folder)? })
+        Ok(RealDisk { folder: folder.to_path_buf(), handle: File::open(folder)?, writes: true })
+    }
+
+    /// Opens a folder, which must exist, to look at it: its files are opened for reading only.
+    pub fn open_to_read(folder: &Path) -> io::Result<RealDisk> {
+        Ok(RealDisk { writes: false, ..RealDisk::open(folder)? })
     }
 }
 
 impl Disk for RealDisk {
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.folder.join(name);
-        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+        let file = OpenOptions::new().read(true).write(self.writes).create(create).truncate(false).open(path)?;
         Ok(Arc::new(RealFile(file)))
     }
 

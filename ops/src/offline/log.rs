@@ -1,65 +1,74 @@
 //! `saola offline log …`.
 
 use saola_storage::command::{Command, CommandBatch, Op};
+use saola_storage::disk::RealDisk;
 use saola_storage::folder::StoppedFolder;
-use saola_storage::log::{LOG_FORMAT, LogEntry, LogRecord, Met, walk};
+use saola_storage::log::{Damage, DamageKind, Examination, Item, LOG_FORMAT, Record, examine};
 use saola_storage::member::MembershipRecord;
 use saola_storage::payload;
 use saola_storage::store::ApplyPayload;
 use saola_storage::types::LogId;
 use serde_json::{Value, json};
 
+use super::formats::writer;
 use crate::cli::{DumpArgs, FolderArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, hex, print_json, print_line};
 use crate::{show, time};
 
-/// Index of the log's last entry; none if there is none or the log cannot be read, which the log's own verbs explain.
-pub(super) fn last_index(folder: &StoppedFolder) -> Option<u64> {
-    walk(&folder.log(), &mut |_| {}).ok()?.last.map(|last| last.index)
+fn look(folder: &StoppedFolder, visit: impl FnMut(Item<'_>)) -> Result<Examination, Failure> {
+    let path = folder.log();
+    let disk = RealDisk::open_to_read(&path);
+    let disk = disk.map_err(|source| Failure::file(format!("open {}", path.display()), &source))?;
+    Ok(examine(&disk, None, visit)?)
 }
 
-/// What a folder's segments are written in.
+/// Index of the log's last entry; none if there is none or the log cannot be read, which the log's own verbs explain.
+pub(super) fn last_index(folder: &StoppedFolder) -> Option<u64> {
+    look(folder, |_| {}).ok()?.state.last.map(|last| last.index)
+}
+
+/// What a folder's segments are written in, and by which releases.
 pub(super) fn releases(folder: &StoppedFolder) -> String {
-    let mut segments = 0;
-    let count = &mut |met| segments += u64::from(matches!(met, Met::Segment { .. }));
-    match walk(&folder.log(), count) {
-        Ok(_) => format!("{LOG_FORMAT}, {segments} segments"),
-        Err(error) => error.to_string(),
+    let (mut segments, mut unknown) = (0, Vec::new());
+    let mut writers = std::collections::BTreeSet::new();
+    let looked = look(folder, |item| match item {
+        Item::Head { release, .. } => {
+            segments += 1;
+            writers.insert(release);
+        }
+        Item::Damage(Damage { segment, what: DamageKind::UnknownVersion { version, release }, .. }) => {
+            unknown.push(format!("segment {segment:016x} has format {version}, by {}", writer(&release)));
+        }
+        Item::Record { .. } | Item::Damage(_) => {}
+    });
+    match looked {
+        Ok(_) => {
+            let writers: Vec<String> = writers.iter().map(|release| writer(release)).collect();
+            let known = format!("{LOG_FORMAT}, {segments} segments by {}", writers.join(", "));
+            std::iter::once(known).chain(unknown).collect::<Vec<_>>().join("; ")
+        }
+        Err(error) => error.what().to_owned(),
     }
 }
 
-/// What a walk counts.
-#[derive(Default)]
-struct Seen {
-    segments: u64,
-    records: u64,
-    entries: u64,
-    bytes: u64,
-    first: Option<u64>,
-    damaged: Vec<String>,
-    torn: Option<String>,
-}
-
-impl Seen {
-    fn meet(&mut self, met: Met) {
-        match met {
-            Met::Segment { bytes, .. } => {
-                self.segments += 1;
-                self.bytes += bytes;
-            }
-            Met::Record { record, .. } => {
-                self.records += 1;
-                if let LogRecord::Entry(entry) = record {
-                    self.entries += 1;
-                    self.first.get_or_insert(entry.log_id.index);
-                }
-            }
-            Met::TornTail { segment, offset } => self.torn = Some(format!("segment {segment:016x} byte {offset}")),
-            Met::Damage { segment, offset, index, what } => {
-                self.damaged
-                    .push(format!("segment {segment:016x} byte {offset} (log index {index} or near it): {what}"));
-            }
+fn damage_line(damage: &Damage) -> String {
+    let Damage { segment, from_offset, to_offset, first_index, what } = damage;
+    let place =
+        format!("segment {segment:016x} bytes {from_offset} to {to_offset} (log index {first_index} or near it)");
+    match what {
+        DamageKind::Rot if from_offset == to_offset => {
+            format!("{place}: the next record does not follow the one before it")
+        }
+        DamageKind::Rot => format!("{place}: changed although it was synced"),
+        DamageKind::Head => format!("{place}: the segment's head cannot be read"),
+        DamageKind::TornTail => format!("{place}: torn tail, never acknowledged; the next start cuts it off"),
+        DamageKind::Missing => format!("segments up to {segment:016x} are missing, from log index {first_index} on"),
+        DamageKind::Foreign { found_segment, found_group } => {
+            format!("{place}: the file says it is segment {found_segment:016x} of group {found_group}")
+        }
+        DamageKind::UnknownVersion { version, release } => {
+            format!("{place}: format {version}, by {}; use that release", writer(release))
         }
     }
 }
@@ -67,44 +76,53 @@ impl Seen {
 /// Checks all segments and records.
 pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure> {
     let folder = super::open(&args.data_dir)?;
-    let mut seen = Seen::default();
-    let state = walk(&folder.log(), &mut |met| seen.meet(met))?;
+    let (mut first, mut bytes) = (None, 0);
+    let (mut damaged, mut torn) = (Vec::new(), None);
+    let found = look(&folder, |item| match item {
+        Item::Head { file_bytes, .. } => bytes += file_bytes,
+        Item::Record { record: Record::Entry(id, _), .. } => {
+            first.get_or_insert(id.index);
+        }
+        Item::Record { .. } => {}
+        Item::Damage(damage) if damage.what == DamageKind::TornTail => torn = Some(damage_line(&damage)),
+        Item::Damage(damage) => damaged.push(damage_line(&damage)),
+    })?;
+    let state = found.state;
     let place = |id: Option<LogId>| id.map_or_else(|| "none".to_owned(), |id| id.to_string());
     // What was purged still stands in the oldest segment.
     let after_purge = state.last_purged.map(|purged| purged.index + 1);
-    let first = after_purge.max(seen.first).filter(|first| state.last.is_some_and(|last| last.index >= *first));
+    let first = after_purge.max(first).filter(|first| state.last.is_some_and(|last| last.index >= *first));
     let vote = state.vote.map_or_else(|| "none".to_owned(), |vote| vote.to_string());
     match format {
         Format::Json => {
             let body = json!({
-                "segments": seen.segments, "records": seen.records, "entries": seen.entries, "bytes": seen.bytes,
+                "segments": found.segments, "records": found.records, "entries": found.entries, "bytes": bytes,
                 "first_index": first, "last": place(state.last), "purged": place(state.last_purged),
-                "committed": place(state.committed), "vote": vote, "records_end": seen.torn, "findings": seen.damaged,
+                "committed": place(state.committed), "vote": vote, "torn_tail": torn, "findings": damaged,
             });
             print_json("offline-log-verify", body)?;
         }
         Format::Table => {
-            seen.damaged.iter().try_for_each(print_line)?;
-            if let Some(torn) = &seen.torn {
-                eprintln!("records end at {torn}; what stands behind was never acknowledged");
+            damaged.iter().try_for_each(print_line)?;
+            if let Some(torn) = &torn {
+                eprintln!("{torn}");
             }
             print_line(format!(
-                "log verify: {} segments={} records={} entries={} bytes={} first={} last={} purged={} committed={} \
+                "log verify: {} segments={} records={} entries={} bytes={bytes} first={} last={} purged={} committed={} \
                  vote={vote} damaged={}",
-                if seen.damaged.is_empty() { "OK" } else { "DAMAGED" },
-                seen.segments,
-                seen.records,
-                seen.entries,
-                seen.bytes,
+                if damaged.is_empty() { "OK" } else { "DAMAGED" },
+                found.segments,
+                found.records,
+                found.entries,
                 first.map_or_else(|| "none".to_owned(), |index| index.to_string()),
                 place(state.last),
                 place(state.last_purged),
                 place(state.committed),
-                seen.damaged.len(),
+                damaged.len(),
             ))?;
         }
     }
-    Ok(if seen.damaged.is_empty() { Exit::Done } else { Exit::Verification })
+    Ok(if damaged.is_empty() { Exit::Done } else { Exit::Verification })
 }
 
 /// Prints one line per record.
@@ -120,22 +138,22 @@ pub(super) fn dump(args: &DumpArgs, format: Format) -> Result<Exit, Failure> {
         Format::Table if printed.is_ok() => printed = print_line(line),
         Format::Table => {}
     };
-    walk(&folder.log(), &mut |met| match met {
-        Met::Segment { segment, bytes, .. } if !ranged => print(format!("segment {segment:016x}  {bytes} bytes")),
-        Met::Record { offset, record: LogRecord::Entry(entry), .. } if wanted(entry.log_id.index) => {
-            print(format!("{offset:>10}  entry {}", entry_line(&entry)));
+    look(&folder, |item| match item {
+        Item::Head { segment, file_bytes, release, .. } if !ranged => {
+            print(format!("segment {segment:016x}  {file_bytes} bytes  by {}", writer(&release)));
+        }
+        Item::Record { offset, record: Record::Entry(id, payload), .. } if wanted(id.index) => {
+            print(format!("{offset:>10}  entry {}", entry_line(id, payload)));
             if args.raw {
-                print(format!("            {}", hex(&entry.payload)));
+                print(format!("            {}", hex(payload)));
             }
         }
-        Met::Record { record: LogRecord::Entry(_), .. } | Met::Segment { .. } => {}
-        Met::Record { offset, record, .. } if !ranged => print(format!("{offset:>10}  {}", other_line(&record))),
-        Met::Record { .. } => {}
-        Met::TornTail { offset, .. } if !ranged => print(format!("{offset:>10}  end of the records")),
-        Met::TornTail { .. } => {}
-        Met::Damage { segment, offset, index, what } => {
-            damaged = true;
-            eprintln!("damaged: segment {segment:016x} byte {offset} (log index {index} or near it): {what}");
+        Item::Record { record: Record::Entry(..), .. } | Item::Head { .. } => {}
+        Item::Record { offset, record, .. } if !ranged => print(format!("{offset:>10}  {}", other_line(&record))),
+        Item::Record { .. } => {}
+        Item::Damage(damage) => {
+            damaged |= damage.what != DamageKind::TornTail;
+            eprintln!("{}", damage_line(&damage));
         }
     })?;
     printed?;
@@ -145,27 +163,27 @@ pub(super) fn dump(args: &DumpArgs, format: Format) -> Result<Exit, Failure> {
     Ok(if damaged { Exit::Verification } else { Exit::Done })
 }
 
-fn other_line(record: &LogRecord) -> String {
+fn other_line(record: &Record<&[u8]>) -> String {
     let place = |id: &Option<LogId>| id.map_or_else(|| "nothing".to_owned(), |id| id.to_string());
     match record {
-        LogRecord::Entry(entry) => format!("entry {}", entry_line(entry)),
-        LogRecord::Vote(vote) => format!("vote {vote}"),
-        LogRecord::TruncateAfter(last) => format!("truncate after {}", place(last)),
-        LogRecord::Purge(upto) => format!("purge up to {upto}"),
-        LogRecord::Committed(committed) => format!("committed {}", place(committed)),
-        LogRecord::SyncMark => "sync mark".to_owned(),
+        Record::Entry(id, payload) => format!("entry {}", entry_line(*id, payload)),
+        Record::Vote(vote) => format!("vote {vote}"),
+        Record::TruncateAfter(last) => format!("truncate after {}", place(last)),
+        Record::Purge(upto) => format!("purge up to {upto}"),
+        Record::Committed(committed) => format!("committed {}", place(committed)),
+        Record::Mark(Some(vote)) => format!("sync mark, vote {vote}"),
+        Record::Mark(None) => "sync mark".to_owned(),
     }
 }
 
-fn entry_line(entry: &LogEntry) -> String {
-    let bytes = entry.payload.len();
-    let what = match payload::decode(&entry.payload) {
+fn entry_line(id: LogId, bytes: &[u8]) -> String {
+    let what = match payload::decode(&bytes::Bytes::copy_from_slice(bytes)) {
         Ok(ApplyPayload::Blank) => "blank".to_owned(),
         Ok(ApplyPayload::Membership(record)) => membership_line(&record),
         Ok(ApplyPayload::Commands(batch)) => batch_line(&batch),
         Err(error) => format!("not readable: {error}"),
     };
-    format!("{}  {bytes} bytes  {what}", entry.log_id)
+    format!("{id}  {} bytes  {what}", bytes.len())
 }
 
 fn membership_line(record: &bytes::Bytes) -> String {

@@ -47,14 +47,11 @@ impl Batch {
 
     pub fn push(&mut self, record: &Record<&Bytes>) -> Location {
         let offset = self.end();
-        let (head, payload) = match *record {
-            Record::Entry(id, payload) => (Record::Entry(id, payload.as_ref()), Some(payload)),
-            Record::Vote(vote) => (Record::Vote(vote), None),
-            Record::TruncateAfter(id) => (Record::TruncateAfter(id), None),
-            Record::Purge(id) => (Record::Purge(id), None),
-            Record::Committed(id) => (Record::Committed(id), None),
-            Record::Mark => (Record::Mark, None),
+        let payload = match *record {
+            Record::Entry(_, payload) => Some(payload),
+            _ => None,
         };
+        let head = record.with_payload(|payload| payload.as_ref());
         self.small.extend_from_slice(&format::encode_record(self.segment, offset, self.start, &head));
         let payload_bytes = payload.map_or(0, Bytes::len);
         match payload {

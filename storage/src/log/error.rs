@@ -57,13 +57,17 @@ pub enum LogError {
     },
     /// The segment was written by a release that knows more.
     #[error(
-        "log segment {segment:016x} has format version {version}, which this release does not know; start a newer release"
+        "log segment {segment:016x} was written by Saola {release} in format version {version}, which this release ({}) does \
+         not know; install Saola {release} or newer and start that",
+        crate::release::RELEASE
     )]
     UnknownVersion {
         /// Segment id.
         segment: u64,
         /// Format version found.
         version: u32,
+        /// The release that wrote it.
+        release: String,
     },
     /// The segment belongs to another Raft group or was renamed by hand.
     #[error(

@@ -4,14 +4,14 @@
 //! a head of 4,096 bytes and then records, each starting at a multiple of 8, up to the first place where no
 //! valid record stands. The log is what its records say in order: nothing is ever overwritten.
 //!
-//! Head (128 bytes used, the rest zero). It repeats what the records before it add up to, so older segments
+//! Head (144 bytes used, the rest zero). It repeats what the records before it add up to, so older segments
 //! can go as soon as their entries are purged:
 //!
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `SAOLALOG` |
 //! | 8 | 4 | format version, 1 |
-//! | 12 | 4 | CRC-32 of bytes 0–11 and 16–127 |
+//! | 12 | 4 | CRC-32 of bytes 0–11 and 16–143 |
 //! | 16 | 8 | group id |
 //! | 24 | 8 | segment id |
 //! | 32 | 4 | where the records of the segment before this one end; all of them were synced before this one existed |
@@ -20,6 +20,10 @@
 //! | 56 | 24 | last purged log id: term, node id, index |
 //! | 80 | 24 | last log id, likewise |
 //! | 104 | 24 | committed log id, likewise |
+//! | 128 | 16 | release that wrote the segment, ASCII, padded with zeros |
+//!
+//! Magic, format version and release keep their places in every later format, so that a release which does not know
+//! a version can still name the one that does. What the CRC covers may change with the version.
 //!
 //! Record (40 bytes and the payload, then zeros up to a multiple of 8):
 //!
@@ -28,11 +32,11 @@
 //! | 0 | 4 | payload length, at most 2^30 |
 //! | 4 | 4 | CRC-32 of: segment id (8), offset of the record in the segment (8), bytes 0–3, bytes 8–39, payload |
 //! | 8 | 1 | kind: 1 entry, 2 vote, 3 truncate after, 4 purge, 5 committed, 6 sync mark |
-//! | 9 | 1 | flag: vote: committed; truncate after and committed: a log id follows (else: none); otherwise 0 |
+//! | 9 | 1 | flag: vote and mark: the vote is committed; truncate after and committed: a log id follows (else: none); otherwise 0 |
 //! | 10 | 2 | zero |
 //! | 12 | 4 | offset in this segment below which everything was synced before this record was written |
-//! | 16 | 8 | index (0 in a vote and a mark) |
-//! | 24 | 16 | leader id: term, node id (0 in a mark) |
+//! | 16 | 8 | index; in a vote 0; in a mark 1: it repeats the live vote, 0: it says nothing of one |
+//! | 24 | 16 | leader id: term, node id; in a mark those of the live vote |
 //! | 40 | | payload (entries only) |
 //!
 //! Because segment id and offset are under the CRC, the bytes of a recycled file, or of a record that landed
@@ -53,7 +57,8 @@ pub(super) const MAX_PAYLOAD: u32 = 1 << 30;
 const MAGIC: [u8; 8] = *b"SAOLALOG";
 /// Format version of the log that this release writes and reads.
 pub const VERSION: u32 = 1;
-const HEAD_USED: usize = 128;
+const HEAD_USED: usize = 144;
+const RELEASE_AT: usize = 128;
 
 const VOTE: u32 = 1;
 const VOTE_COMMITTED: u32 = 2;
@@ -70,13 +75,15 @@ pub(super) struct Head {
     pub previous_end: u32,
     /// The log as it was when this segment began.
     pub state: LogState,
+    /// The release that wrote the segment.
+    pub release: String,
 }
 
 /// Why a page is not a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HeadError {
     Damaged,
-    UnknownVersion(u32),
+    UnknownVersion { version: u32, release: String },
 }
 
 impl Head {
@@ -104,6 +111,8 @@ impl Head {
             put_leader(&mut page, id.leader);
             page.extend_from_slice(&id.index.to_le_bytes());
         }
+        page.extend_from_slice(&self.release.as_bytes()[..self.release.len().min(HEAD_USED - RELEASE_AT)]);
+        page.resize(HEAD_USED, 0);
         let crc = head_crc(&page);
         page[12..16].copy_from_slice(&crc.to_le_bytes());
         page.resize(HEAD_BYTES as usize, 0);
@@ -112,12 +121,14 @@ impl Head {
 
     pub fn decode(page: &[u8]) -> Result<Head, HeadError> {
         let page = page.get(..HEAD_USED).ok_or(HeadError::Damaged)?;
-        if page[..8] != MAGIC || u32_at(page, 12) != head_crc(page) {
-            return Err(HeadError::Damaged);
-        }
+        let sound = u32_at(page, 12) == head_crc(page);
         let version = u32_at(page, 8);
-        if version != VERSION {
-            return Err(HeadError::UnknownVersion(version));
+        if page[..8] == MAGIC && version != VERSION && !is_first_version(page) {
+            let release = release_at(&page[RELEASE_AT..]).ok_or(HeadError::Damaged)?;
+            return Err(HeadError::UnknownVersion { version, release });
+        }
+        if page[..8] != MAGIC || version != VERSION || !sound {
+            return Err(HeadError::Damaged);
         }
         let flags = u32_at(page, 36);
         let log_id = |at: usize, flag: u32| {
@@ -135,6 +146,7 @@ impl Head {
                 last: log_id(80, LAST),
                 committed: log_id(104, COMMITTED),
             },
+            release: release_at(&page[RELEASE_AT..]).unwrap_or_default(),
         })
     }
 }
@@ -146,15 +158,50 @@ fn head_crc(page: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// One record; `P` is the payload of an entry: bytes to write, or where they lie in what was read.
+/// Whether a head of another version is one of version 1 in which that number alone has changed: damage, not news.
+fn is_first_version(page: &[u8]) -> bool {
+    let mut repaired = page.to_vec();
+    repaired[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    u32_at(page, 12) == head_crc(&repaired)
+}
+
+/// The name of a release: printable ASCII, then zeros.
+fn release_at(bytes: &[u8]) -> Option<String> {
+    let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let (name, padding) = bytes.split_at(len);
+    let plausible = !name.is_empty() && name.iter().all(u8::is_ascii_graphic) && padding.iter().all(|byte| *byte == 0);
+    plausible.then(|| String::from_utf8_lossy(name).into_owned())
+}
+
+/// One record; `P` is the payload of an entry: its bytes, or how many they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Record<P> {
+pub enum Record<P> {
+    /// An entry.
     Entry(LogId, P),
+    /// The vote from now on.
     Vote(Vote),
+    /// All entries after this one are gone; `None`: all.
     TruncateAfter(Option<LogId>),
+    /// All entries up to and including this one are gone.
     Purge(LogId),
+    /// What is known to be committed.
     Committed(Option<LogId>),
-    Mark,
+    /// With the live vote; `None`: it says nothing of one.
+    Mark(Option<Vote>),
+}
+
+impl<P> Record<P> {
+    /// The same with another form of the payload.
+    pub(super) fn with_payload<Q>(self, payload: impl FnOnce(P) -> Q) -> Record<Q> {
+        match self {
+            Record::Entry(id, p) => Record::Entry(id, payload(p)),
+            Record::Vote(vote) => Record::Vote(vote),
+            Record::TruncateAfter(id) => Record::TruncateAfter(id),
+            Record::Purge(id) => Record::Purge(id),
+            Record::Committed(id) => Record::Committed(id),
+            Record::Mark(vote) => Record::Mark(vote),
+        }
+    }
 }
 
 /// Bytes that a record with this much payload takes.
@@ -176,7 +223,8 @@ pub(super) fn encode_record(
         Record::TruncateAfter(id) => (3, id.is_some(), id.unwrap_or(none), &[]),
         Record::Purge(id) => (4, false, id, &[]),
         Record::Committed(id) => (5, id.is_some(), id.unwrap_or(none), &[]),
-        Record::Mark => (6, false, none, &[]),
+        Record::Mark(None) => (6, false, none, &[]),
+        Record::Mark(Some(vote)) => (6, vote.committed, LogId { leader: vote.leader, index: 1 }, &[]),
     };
     let mut head = [0; RECORD_BYTES as usize];
     head[0..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
@@ -231,7 +279,7 @@ pub(super) fn decode_record(segment: u64, offset: u32, bytes: &[u8]) -> Option<D
         3 => Record::TruncateAfter(present),
         4 => Record::Purge(log_id),
         5 => Record::Committed(present),
-        _ => Record::Mark,
+        _ => Record::Mark((log_id.index == 1).then_some(Vote { leader, committed: flag == 1 })),
     };
     Some(Decoded { record, synced: u32_at(head, 12) })
 }
@@ -272,6 +320,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::release::RELEASE;
 
     fn log_id() -> impl Strategy<Value = LogId> {
         any::<(u64, u64, u64)>().prop_map(|(term, node_id, index)| LogId { leader: LeaderId { term, node_id }, index })
@@ -288,20 +337,16 @@ mod tests {
             prop::option::of(log_id()).prop_map(Record::TruncateAfter),
             log_id().prop_map(Record::Purge),
             prop::option::of(log_id()).prop_map(Record::Committed),
-            Just(Record::Mark),
+            prop::option::of(vote()).prop_map(Record::Mark),
         ]
     }
 
     fn bytes_of(record: &Record<Vec<u8>>, segment: u64, offset: u32, synced: u32) -> Vec<u8> {
-        let (record, payload): (Record<&[u8]>, &[u8]) = match record {
-            Record::Entry(id, p) => (Record::Entry(*id, p), p),
-            Record::Vote(v) => (Record::Vote(*v), &[]),
-            Record::TruncateAfter(id) => (Record::TruncateAfter(*id), &[]),
-            Record::Purge(id) => (Record::Purge(*id), &[]),
-            Record::Committed(id) => (Record::Committed(*id), &[]),
-            Record::Mark => (Record::Mark, &[]),
+        let payload = match record {
+            Record::Entry(_, payload) => payload.as_slice(),
+            _ => &[],
         };
-        let mut bytes = encode_record(segment, offset, synced, &record).to_vec();
+        let mut bytes = encode_record(segment, offset, synced, &record.clone().with_payload(|_| payload)).to_vec();
         bytes.extend_from_slice(payload);
         bytes
     }
@@ -325,6 +370,21 @@ mod tests {
                 "73616f6c61"
             )
         );
+        let mark = bytes_of(&Record::Mark(Some(Vote { leader: id.leader, committed: true })), 5, 4144, 4144);
+        assert_eq!(
+            hex(&mark),
+            concat!(
+                "00000000",
+                "f91c0827",
+                "06",
+                "01",
+                "0000",
+                "30100000",
+                "0100000000000000",
+                "0300000000000000",
+                "0200000000000000"
+            )
+        );
         let head = Head {
             group_id: 1,
             segment: 5,
@@ -335,13 +395,14 @@ mod tests {
                 last: Some(id),
                 committed: None,
             },
+            release: "0.1.0".into(),
         };
         assert_eq!(
             hex(&head.encode()[..HEAD_USED]),
             concat!(
                 "53414f4c414c4f47",
                 "01000000",
-                "7ac57ad1",
+                "9b627dc3",
                 "0100000000000000",
                 "0500000000000000",
                 "28100000",
@@ -350,7 +411,8 @@ mod tests {
                 "0200000000000000",
                 "000000000000000000000000000000000000000000000000",
                 "030000000000000002000000000000000700000000000000",
-                "000000000000000000000000000000000000000000000000"
+                "000000000000000000000000000000000000000000000000",
+                "302e312e300000000000000000000000"
             )
         );
     }
@@ -364,14 +426,7 @@ mod tests {
         fn records_come_back_as_written(record in record(), segment: u64, offset: u32, synced: u32) {
             let bytes = bytes_of(&record, segment, offset, synced);
             let decoded = decode_record(segment, offset, &bytes).unwrap();
-            let expected = match record {
-                Record::Entry(id, p) => Record::Entry(id, p.len() as u32),
-                Record::Vote(v) => Record::Vote(v),
-                Record::TruncateAfter(id) => Record::TruncateAfter(id),
-                Record::Purge(id) => Record::Purge(id),
-                Record::Committed(id) => Record::Committed(id),
-                Record::Mark => Record::Mark,
-            };
+            let expected = record.with_payload(|payload| payload.len() as u32);
             prop_assert_eq!(decoded, Decoded { record: expected, synced });
         }
 
@@ -402,13 +457,15 @@ mod tests {
             ids in prop::array::uniform3(prop::option::of(log_id())),
         ) {
             let [last_purged, last, committed] = ids;
-            let head = Head { group_id, segment, previous_end, state: LogState { vote, last_purged, last, committed } };
+            let state = LogState { vote, last_purged, last, committed };
+            let head = Head { group_id, segment, previous_end, state, release: RELEASE.into() };
             prop_assert_eq!(Head::decode(&head.encode()), Ok(head));
         }
 
         #[test]
         fn a_damaged_head_is_never_taken(group_id: u64, bit in 0..HEAD_USED * 8) {
-            let head = Head { group_id, segment: 1, previous_end: 0, state: LogState::default() };
+            let (state, release) = (LogState::default(), RELEASE.into());
+            let head = Head { group_id, segment: 1, previous_end: 0, state, release };
             let mut page = head.encode();
             page[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(Head::decode(&page), Err(HeadError::Damaged));

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::format::record_bytes;
+use super::format::{Record, record_bytes};
 use super::{LogEntry, LogError, LogState};
 use crate::types::{LeaderId, LogId, Vote};
 
@@ -274,6 +274,25 @@ impl Index {
     pub fn missing(&self) -> Option<u64> {
         let purged = self.purged.map(|id| id.index);
         (self.base.map(|id| id.index) > purged).then(|| purged.map_or(0, |index| index.saturating_add(1)))
+    }
+}
+
+impl LogState {
+    /// The state after one more record.
+    pub(super) fn follow<P>(&mut self, record: &Record<P>) {
+        match *record {
+            Record::Entry(id, _) => self.last = Some(id),
+            Record::Vote(vote) | Record::Mark(Some(vote)) => self.vote = Some(vote),
+            Record::TruncateAfter(last) if last.map(|id| id.index) < self.last.map(|id| id.index) => {
+                self.last = later(last, self.last_purged);
+            }
+            Record::Purge(upto) => {
+                self.last_purged = later(self.last_purged, Some(upto));
+                self.last = later(self.last, Some(upto));
+            }
+            Record::Committed(committed) => self.committed = committed,
+            Record::TruncateAfter(_) | Record::Mark(None) => {}
+        }
     }
 }
 

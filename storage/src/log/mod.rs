@@ -13,17 +13,17 @@
 //! simulator drives. One step is one write and one `fdatasync`, however many operations were waiting.
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
-//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `walk` (the same of a node that is
-//! stopped, changing nothing), `handle`.
+//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and
+//! all damage, changing nothing).
 
 mod batch;
 mod error;
+mod examine;
 mod format;
 mod handle;
 mod memory;
 mod open;
 mod segment;
-mod walk;
 mod writer;
 
 use bytes::Bytes;
@@ -31,9 +31,10 @@ use bytes::Bytes;
 use crate::types::{LogId, Vote};
 
 pub use error::LogError;
+pub use examine::{Damage, DamageKind, Examination, Item, examine};
+pub use format::Record;
 pub use format::VERSION as LOG_FORMAT;
 pub use handle::Log;
-pub use walk::{LogRecord, Met, walk};
 pub use writer::{LogWriter, Wait};
 
 /// One entry: opaque bytes at a place in the log.

@@ -16,6 +16,8 @@ use super::segment::{Files, Segment, segment_name};
 use super::writer::LogWriter;
 use super::{LogError, LogSettings, LogState};
 use crate::disk::Disk;
+use crate::release::RELEASE;
+use crate::types::Vote;
 
 const FIRST_SEGMENT: u64 = 1;
 
@@ -30,7 +32,7 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<
         None => {
             files.discard_strays()?;
             let state = LogState::default();
-            let head = Head { group_id, segment: FIRST_SEGMENT, previous_end: 0, state };
+            let head = Head { group_id, segment: FIRST_SEGMENT, previous_end: 0, state, release: RELEASE.into() };
             let file = files.create(&head, 0)?;
             (Index::new(state, tail_bytes), Batch::at(FIRST_SEGMENT, HEAD_BYTES), file)
         }
@@ -42,7 +44,7 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<
             }
             files.discard_strays()?;
             let segment = first.segment + (heads.len() - 1) as u64;
-            newest.seal(segment);
+            newest.seal(segment, index.state().vote);
             let file = files.replace_newest(segment, &newest.0)?;
             (index, Batch::at(segment, newest.end()), file)
         }
@@ -77,9 +79,9 @@ impl Content {
     }
 
     /// Adds a mark: once this content is in place under its name, all of it is synced.
-    fn seal(&mut self, segment: u64) {
+    fn seal(&mut self, segment: u64, vote: Option<Vote>) {
         let end = self.end();
-        self.0.extend_from_slice(&encode_record(segment, end, end, &Record::Mark));
+        self.0.extend_from_slice(&encode_record(segment, end, end, &Record::Mark(vote)));
     }
 }
 
@@ -139,7 +141,7 @@ fn replay_segment<D: Disk>(
             Record::TruncateAfter(last) => index.truncate_after(last),
             Record::Purge(upto) => index.purge(upto),
             Record::Committed(committed) => index.set_committed(committed),
-            Record::Mark => {}
+            Record::Mark(_) => {}
         }
         at = next;
     }

@@ -116,7 +116,9 @@ impl<D: Disk> Files<D> {
             segment.file.read_at(0, &mut page).map_err(LogError::io("read log segment", &segment_name(segment.id)))?;
         let head = Head::decode(&page[..read]).map_err(|e| match e {
             HeadError::Damaged => LogError::Rot { segment: segment.id, offset: 0, index: next_index },
-            HeadError::UnknownVersion(version) => LogError::UnknownVersion { segment: segment.id, version },
+            HeadError::UnknownVersion { version, release } => {
+                LogError::UnknownVersion { segment: segment.id, version, release }
+            }
         })?;
         if (head.segment, head.group_id) != (segment.id, group) {
             let (found_segment, found_group) = (head.segment, head.group_id);

@@ -9,14 +9,17 @@ use bytes::Bytes;
 use super::batch::Batch;
 use super::format::{HEAD_BYTES, Head, Record, record_bytes};
 use super::handle::{Inner, Queued, Shared};
-use super::memory::{Location, Placed, later};
+use super::memory::{Location, Placed};
 use super::segment::{Files, segment_name};
 use super::{LogError, LogOp, LogState};
 use crate::disk::{Disk, DiskFile};
+use crate::release::RELEASE;
 use crate::types::LogId;
 
 /// A log that rests this long gets its mark, so within a second of the last write everything is proven.
 const IDLE: Duration = Duration::from_millis(500);
+/// A busy log gets a mark after so many bytes of records: damage before it leaves no doubt about the vote.
+const MARK_EVERY_BYTES: u32 = 256 << 10;
 
 /// What a writer should do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct LogWriter<D> {
     unwritten_committed: Option<Option<LogId>>,
     /// The newest record is a mark, so everything that matters is proven synced.
     marked: bool,
+    /// Bytes of the records since the last mark or head.
+    unmarked_bytes: u32,
     /// Entries of the step that are in the batch or synced, not yet shown as durable.
     placed: Vec<Placed>,
 }
@@ -59,7 +64,19 @@ impl<D: Disk> LogWriter<D> {
         written: LogState,
     ) -> LogWriter<D> {
         let (unwritten_committed, placed) = (None, Vec::new());
-        LogWriter { shared, files, group_id, file, capacity, batch, written, unwritten_committed, marked: true, placed }
+        LogWriter {
+            shared,
+            files,
+            group_id,
+            file,
+            capacity,
+            batch,
+            written,
+            unwritten_committed,
+            marked: true,
+            unmarked_bytes: 0,
+            placed,
+        }
     }
 
     /// Waits until there is work, the log is closed, or `timeout` is over.
@@ -108,7 +125,7 @@ impl<D: Disk> LogWriter<D> {
             return Ok(());
         }
         self.put_committed()
-            .and_then(|()| self.put(&Record::Mark))
+            .and_then(|()| self.put_mark())
             .and_then(|_| self.flush())
             .map_err(|error| self.shared.stop(error))?;
         self.marked = true;
@@ -177,25 +194,22 @@ impl<D: Disk> LogWriter<D> {
             self.flush()?;
             self.rotate(bytes)?;
         }
-        let written = &mut self.written;
-        match *record {
-            Record::Entry(id, _) => {
-                written.last = Some(id);
-                self.files.note_entry(self.batch.segment(), id.index);
-            }
-            Record::Vote(vote) => written.vote = Some(vote),
-            Record::TruncateAfter(last) if last.map(|id| id.index) < written.last.map(|id| id.index) => {
-                written.last = later(last, written.last_purged);
-            }
-            Record::Purge(upto) => {
-                written.last_purged = later(written.last_purged, Some(upto));
-                written.last = later(written.last, Some(upto));
-            }
-            Record::Committed(committed) => written.committed = committed,
-            Record::TruncateAfter(_) | Record::Mark => {}
+        if let Record::Entry(id, _) = record {
+            self.files.note_entry(self.batch.segment(), id.index);
         }
+        self.written.follow(record);
         self.marked = false;
-        Ok(self.batch.push(record))
+        let location = self.batch.push(record);
+        self.unmarked_bytes = if matches!(record, Record::Mark(_)) { 0 } else { self.unmarked_bytes + bytes };
+        if self.unmarked_bytes >= MARK_EVERY_BYTES {
+            self.put_mark()?;
+        }
+        Ok(location)
+    }
+
+    /// What a mark says of the vote is certain even if all before it is damaged.
+    fn put_mark(&mut self) -> Result<Location, LogError> {
+        self.put(&Record::Mark(self.written.vote))
     }
 
     /// Writes and syncs the batch; then its entries are durable.
@@ -221,9 +235,11 @@ impl<D: Disk> LogWriter<D> {
     /// Begins the next segment. The present one is synced: [`LogWriter::flush`] came before.
     fn rotate(&mut self, room: u32) -> Result<(), LogError> {
         let segment = self.batch.segment() + 1;
-        let head = Head { group_id: self.group_id, segment, previous_end: self.batch.end(), state: self.written };
+        let (group_id, previous_end, state) = (self.group_id, self.batch.end(), self.written);
+        let head = Head { group_id, segment, previous_end, state, release: RELEASE.into() };
         (self.file, self.capacity) = self.files.create(&head, room)?;
         self.batch = Batch::at(segment, HEAD_BYTES);
+        self.unmarked_bytes = 0;
         let mut inner = self.shared.inner.lock();
         inner.files.insert(segment, self.file.clone());
         inner.syncs += 1;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::{Operation, SimDisk};
-use saola_storage::log::{Log, LogError, LogOp, LogSettings, Wait};
+use saola_storage::log::{Log, LogError, LogOp, LogSettings, Wait, examine};
 
 use crate::log_support::{Model, Running, SETTINGS, append, entry, id, vote};
 
@@ -473,8 +473,13 @@ proptest! {
         for (name, offset, bytes) in chunks {
             disk.open(names[name], false).unwrap().write_at(offset, &[IoSlice::new(&bytes)]).unwrap();
         }
-        if let Ok(running) = Running::open(&disk) {
+        let found = examine(&disk, Some(SETTINGS.group_id), |_| {}).unwrap();
+        let opened = Running::open(&disk);
+        prop_assert_eq!(opened.is_ok(), found.damaged == 0, "an examination and a start agree: {:?}", found);
+        if let Ok(running) = opened {
             prop_assert!(running.entries().len() <= 120);
+            prop_assert_eq!(running.log.state().last, found.state.last);
+            prop_assert_eq!(running.log.state().vote, found.state.vote);
         }
     }
 }

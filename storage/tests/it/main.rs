@@ -3,6 +3,7 @@
 #[cfg(feature = "rocksdb")]
 mod fixtures;
 mod formats;
+mod log_examine;
 mod log_faults;
 mod log_full;
 mod log_model;

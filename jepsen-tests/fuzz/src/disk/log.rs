@@ -1,6 +1,6 @@
 //! A folder of log segments, opened, read, written to and opened again.
 //!
-//! Each part is a segment: the 128 bytes of its head that are used, then its records. Mode bit 0: magic, version, ids
+//! Each part is a segment: the 144 bytes of its head that are used, then its records. Mode bit 0: magic, version, ids
 //! and checksums are put right, as `storage/src/log/format.rs` lays them out, so that the records are replayed.
 
 use std::io::IoSlice;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
-use saola_storage::log::{Log, LogEntry, LogOp, LogSettings, LogState};
+use saola_storage::log::{Log, LogEntry, LogOp, LogSettings, LogState, examine};
 use saola_storage::types::{LeaderId, LogId, Vote};
 
 use crate::{Seed, input};
 
 const CHECKSUMS: u8 = 1;
-const HEAD_USED: usize = 128;
+const HEAD_USED: usize = 144;
 const HEAD_BYTES: usize = 4096;
 const RECORD_BYTES: usize = 40;
 const SETTINGS: LogSettings = LogSettings { group_id: 0, segment_bytes: 8 << 10, tail_bytes: 64, reserve_bytes: 0 };
@@ -39,7 +39,10 @@ pub fn run(bytes: &[u8]) {
         write(&disk, id, &content);
     }
     disk.sync_dir().expect("nothing fails here");
-    let Ok((log, writer)) = Log::open(disk.clone(), SETTINGS) else { return };
+    let found = examine(&*disk, Some(SETTINGS.group_id), |_| {}).expect("nothing fails here");
+    let opened = Log::open(disk.clone(), SETTINGS);
+    assert_eq!(opened.is_ok(), found.damaged == 0, "an examination and a start agree on {found:?}");
+    let Ok((log, writer)) = opened else { return };
     let (state, entries) = (log.state(), entries(&log));
     drop((log, writer));
 
