@@ -22,6 +22,7 @@ pub mod member;
 mod network;
 mod payload;
 pub mod peer;
+mod pins;
 pub mod replica;
 mod state_machine;
 pub mod timing;
@@ -38,8 +39,10 @@ pub mod sim;
 pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
 pub use member::{Member, Role};
 pub use peer::PeerService;
+pub use pins::PinError;
 pub use replica::{
-    AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, StartError,
+    AdminError, CollectorSettings, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings,
+    ReplicaStatus, StartError,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

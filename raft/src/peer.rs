@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::Instant as _;
 use openraft::raft::TransferLeaderError;
 use openraft::storage::{Snapshot, SnapshotMeta};
 use prost::Message;
@@ -19,6 +20,7 @@ use crate::convert::{
     wire_vote,
 };
 use crate::member::{MembershipRecord, membership_from_record};
+use crate::pins::Announcement;
 use crate::replica::{RaftOf, Replica, Shared};
 use crate::state_machine::SnapshotBody;
 use crate::transport::Caller;
@@ -201,6 +203,8 @@ impl<RT: Runtime> PeerService<RT> {
                 let request = requests.next().await?;
                 let (frontier_next, needed_from) = (request.frontier_next, request.needed_from);
                 let quorum_age_ms = request.quorum_age_ms;
+                let (round, collection, below) =
+                    (request.collect_round, request.collect_collection, request.collect_below);
                 let admitted = async {
                     let (header, caller) = &*sender;
                     shared.admit(header, caller).await?;
@@ -209,7 +213,9 @@ impl<RT: Runtime> PeerService<RT> {
                 };
                 match admitted.await {
                     Ok(rpc) => {
-                        shared.heard_leader(rpc.vote.leader_id.term, frontier_next, needed_from, quorum_age_ms);
+                        let term = rpc.vote.leader_id.term;
+                        shared.heard_leader(term, frontier_next, needed_from, quorum_age_ms);
+                        shared.pins.hear(Announcement { term, round, collection, below }, RT::Instant::now());
                         Some((rpc, (requests, bad)))
                     }
                     Err(refusal) => {
@@ -224,12 +230,18 @@ impl<RT: Runtime> PeerService<RT> {
         let results = raft.stream_append(decoded.boxed());
         let free = shared.clone();
         let replies = results.map(move |result| match result {
-            Ok(result) => AppendReply {
-                result: Some(wire_append_result::<RT>(result)),
-                free_bytes: free.free_bytes(),
-                clock_us: free.now_us(),
-                min_free_bytes: free.min_free_bytes(),
-            },
+            Ok(result) => {
+                let said = free.pins.confirm(RT::Instant::now());
+                AppendReply {
+                    result: Some(wire_append_result::<RT>(result)),
+                    free_bytes: free.free_bytes(),
+                    clock_us: free.now_us(),
+                    min_free_bytes: free.min_free_bytes(),
+                    collect_term: said.term,
+                    collect_round: said.round,
+                    lowest_pin: said.lowest_pin,
+                }
+            }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),
         });
         let end = futures::stream::once(bad_seen).filter_map(|seen| async move { seen.ok().map(refused) });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
-use saola_raft::{Member, Replica, ReplicaParts, ReplicaSettings, Role, Timing};
+use saola_raft::{CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, Timing};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;
@@ -51,6 +51,8 @@ pub struct Cluster {
     pub keep_entries: u64,
     /// Bytes that a log holds for dead members; nodes that start later take it.
     pub log_budget_bytes: u64,
+    /// How old versions are removed.
+    pub collector: CollectorSettings,
     /// Below so many free bytes a node has no room for writes; nodes that start later take it.
     pub min_free_bytes: u64,
     nodes: BTreeMap<u64, Node>,
@@ -64,6 +66,7 @@ impl Cluster {
             network: SimNetwork::new(),
             keep_entries: 100_000,
             log_budget_bytes: u64::MAX,
+            collector: CollectorSettings::default(),
             min_free_bytes: 0,
             nodes: BTreeMap::new(),
             root,
@@ -156,6 +159,7 @@ impl Cluster {
     pub async fn start(&mut self, id: u64) {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
         let (log_budget_bytes, min_free_bytes) = (self.log_budget_bytes, self.min_free_bytes);
+        let collector = self.collector;
         let node = self.node_mut(id);
         let role = node.member.role_value();
         let Member { node_id, name, site, .. } = node.member.clone();
@@ -184,6 +188,7 @@ impl Cluster {
             wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
             keep_entries,
             log_budget_bytes,
+            collector,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))

@@ -8,7 +8,8 @@
 //! - `disks`: disks that run full or fail;
 //! - `snapshots`: nodes that the log can no longer bring up to date;
 //! - `folders`: empty folders and old copies under a known node id;
-//! - `admission`: who may speak as which node.
+//! - `admission`: who may speak as which node;
+//! - `retention`: old versions go, and nothing that was promised goes with them.
 //!
 //! A failing run ends with the line that runs its seed again. All times are virtual.
 
@@ -19,6 +20,7 @@ mod init;
 mod leadership;
 mod membership;
 mod reads;
+mod retention;
 mod snapshots;
 mod witness;
 

@@ -2,7 +2,7 @@
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
-//! `room` (free space), `maintenance` (flushing, purging), `status`.
+//! `room` (free space), `maintenance` (flushing, purging), `collector` (old versions), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,7 +17,7 @@ use openraft::metrics::RaftMetrics;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use saola_storage::log::Log;
-use saola_storage::store::Store;
+use saola_storage::store::{Collection, Store};
 use saola_storage::types::{LogId, NodeId};
 use tokio::sync::{mpsc, watch};
 
@@ -28,6 +28,7 @@ use crate::frontier::FrontierCell;
 use crate::links::Links;
 use crate::member::{Member, MembershipRecord, members_of};
 use crate::peer::PeerService;
+use crate::pins::{Announcement, PinError, Pins};
 use crate::state_machine::StateMachine;
 use crate::timing::Timing;
 use crate::transport::Transport;
@@ -37,6 +38,7 @@ use crate::wire::{Header, Identity, WIRE_VERSION};
 mod admin;
 mod barrier;
 mod changes;
+mod collector;
 mod handover;
 mod init;
 mod maintenance;
@@ -49,6 +51,7 @@ mod status;
 
 pub use admin::AdminError;
 pub use barrier::{ReadError, ReadPoint};
+pub use collector::CollectorSettings;
 pub use propose::ProposeError;
 pub use start::{ReplicaParts, ReplicaSettings, StartError};
 pub use status::ReplicaStatus;
@@ -88,6 +91,11 @@ pub(crate) struct Shared<RT: Runtime> {
     min_free_bytes: u64,
     keep_entries: u64,
     log_budget_bytes: u64,
+    collector: CollectorSettings,
+    /// Revisions that this node has promised to keep readable.
+    pub(crate) pins: Pins<InstantOf<RT>>,
+    /// What this node, as leader, wants to have collected.
+    announcement: Mutex<Announcement>,
     /// On a leader: why no quorum of voters has room for another write, if so.
     no_quorum_with_room: Mutex<Option<String>>,
     refused: Mutex<Option<String>>,
@@ -115,6 +123,24 @@ impl<RT: Runtime> Replica<RT> {
     /// [`Replica::read_point`] or [`Replica::stale_point`].
     pub fn store(&self) -> &Arc<Store> {
         &self.shared.store
+    }
+
+    /// Promises that a collection can be read as of a revision for a minute from now, at this node and every other, so
+    /// that a page token outlives a collection of old versions. Half of [`Timing`]'s 400 election maxima if that is less.
+    ///
+    /// # Errors
+    /// [`PinError`] says why not.
+    pub fn pin(&self, collection: &Collection, revision: u64) -> Result<(), PinError> {
+        let shared = &self.shared;
+        let silent = match shared.quorum_age() {
+            Some(age) => age,
+            None => shared.heard.lock().as_ref().map_or(Duration::MAX, |heard| heard.elapsed()),
+        };
+        let oldest = || {
+            let now = shared.store.view().collection(&collection.name);
+            now.filter(|now| now.incarnation == collection.incarnation).map_or(0, |now| now.collected_below)
+        };
+        shared.pins.pin(collection.number, revision, InstantOf::<RT>::now(), silent, oldest)
     }
 
     /// Answers peers; hand it to the transport's server.

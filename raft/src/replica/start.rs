@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::{Mutex, RwLock};
 use saola_storage::error::StoreError;
@@ -15,7 +16,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::admin::to_its_end;
 use super::staleness::Staleness;
-use super::{AdminError, Replica, Shared, WallClock, barrier, changes, maintenance, propose, room};
+use super::{
+    AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, barrier, changes, collector, maintenance,
+    propose, room,
+};
 use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};
 use crate::frontier::FrontierCell;
@@ -23,6 +27,7 @@ use crate::links::Links;
 use crate::log_store::LogStore;
 use crate::member::Role;
 use crate::network::Network;
+use crate::pins::Pins;
 use crate::state_machine::StateMachine;
 use crate::timing::Timing;
 use crate::transport::Transport;
@@ -44,6 +49,8 @@ pub struct ReplicaSettings {
     /// The log may hold so many bytes of recent entries and of entries for members that are dead; then those members
     /// need a snapshot.
     pub log_budget_bytes: u64,
+    /// How old versions are removed when this node leads.
+    pub collector: CollectorSettings,
 }
 
 /// What a replica is made of. [`Replica::start`] makes the production parts from a data folder; the simulator brings
@@ -136,6 +143,9 @@ impl<RT: Runtime> Replica<RT> {
             min_free_bytes: settings.min_free_bytes,
             keep_entries: settings.keep_entries,
             log_budget_bytes: settings.log_budget_bytes,
+            collector: settings.collector,
+            pins: Pins::new(InstantOf::<RT>::now(), settings.timing.dead_after()),
+            announcement: Mutex::default(),
             no_quorum_with_room: Mutex::new(None),
             refused: Mutex::new(None),
             stopped: watch::Sender::new(None),
@@ -189,6 +199,7 @@ impl<RT: Runtime> Replica<RT> {
             }
         });
         detach::<RT>(maintenance::run(shared.clone()));
+        detach::<RT>(collector::run(self.clone()));
         detach::<RT>(changes::leave_joint_memberships(self.clone()));
         detach::<RT>(admission::greet(shared.clone()));
         if identity.role == Role::Witness {
@@ -287,7 +298,6 @@ impl<RT: Runtime> Replica<RT> {
 
     /// Resolves once something could be waited for no longer than `limit`; false when the limit passed first.
     pub(crate) async fn within(&self, limit: Duration, mut condition: impl FnMut(&Shared<RT>) -> bool) -> bool {
-        use openraft::Instant as _;
         let until = super::InstantOf::<RT>::now() + limit;
         self.shared.until_deadline(until, || std::future::ready(condition(&self.shared).then_some(()))).await.is_some()
     }
@@ -360,6 +370,7 @@ mod production {
                 wall_clock: wall_clock(),
                 keep_entries: KEEP_ENTRIES,
                 log_budget_bytes: LOG_BUDGET_BYTES,
+                collector: CollectorSettings::default(),
             };
             Self::start_with(parts, settings).await
         }

@@ -15,7 +15,7 @@ use saola_raft::transport::{Caller, Lane, PeerAddress, Transport, TransportError
 use saola_raft::wire::{
     Answer, AppendReply, AppendRequest, Header, Identity, PeerReply, PeerRequest, Question, SnapshotChunk, WIRE_VERSION,
 };
-use saola_raft::{Member, PeerService, Replica, ReplicaParts, ReplicaSettings, Timing};
+use saola_raft::{CollectorSettings, Member, PeerService, Replica, ReplicaParts, ReplicaSettings, Timing};
 use saola_storage::log::{Log, LogSettings};
 use saola_storage::store::{Keeps, Store, StoreSettings};
 use saola_storage::types::LogId;
@@ -217,6 +217,7 @@ impl Node {
             wall_clock: Arc::new(|| 1_700_000_000_000_000),
             keep_entries: 10,
             log_budget_bytes: 1 << 20,
+            collector: CollectorSettings::default(),
         };
         let replica = spawn_on(ID, Replica::<SimRuntime>::start_with(parts, settings));
         let replica = replica.await.expect("nothing aborts a starting node").expect("the copy is whole");
