@@ -74,16 +74,31 @@ pub(crate) struct DataMember {
 /// What members say to an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Agreement {
-    /// Not all have answered.
+    /// Not all have heard it.
     Open,
+    /// One does not answer and may have given promises; it is not dead yet.
+    Missing,
     /// Promises are in the way; the lowest is this revision.
     Pinned(u64),
     /// Versions may go.
     Agreed,
 }
 
+/// Whether some member is silent and not yet dead.
+pub(crate) fn one_is_missing(members: &[DataMember], answers_within: Duration, dead_after: Duration) -> bool {
+    members.iter().any(|member| member.silent > answers_within && member.silent <= dead_after)
+}
+
 /// Whether what was announced may be collected.
-pub(crate) fn agreement(announced: Announcement, members: &[DataMember], dead_after: Duration) -> Agreement {
+pub(crate) fn agreement(
+    announced: Announcement,
+    members: &[DataMember],
+    answers_within: Duration,
+    dead_after: Duration,
+) -> Agreement {
+    if one_is_missing(members, answers_within, dead_after) {
+        return Agreement::Missing;
+    }
     let live = || members.iter().filter(|member| member.silent <= dead_after).map(|member| member.said);
     if live().any(|said| (said.term, said.round) != (announced.term, announced.round)) {
         return Agreement::Open;
@@ -166,10 +181,15 @@ impl<RT: Runtime> Replica<RT> {
         }
         if !pass.agreed {
             let members = shared.data_members(passes.since);
-            match agreement(pass.announced, &members, shared.timing.dead_after()) {
+            match agreement(pass.announced, &members, shared.stall_limit(), shared.timing.dead_after()) {
                 Agreement::Agreed => pass.agreed = true,
                 Agreement::Pinned(pin) if pin > pass.collection.collected_below => {
                     pass.announced = shared.announce_next(passes, pass.collection.number, pin);
+                }
+                // What it has promised must be granted by others meanwhile: announce that nothing goes, and wait.
+                Agreement::Missing => {
+                    shared.announce_next(passes, pass.collection.number, pass.collection.collected_below);
+                    return Ok(());
                 }
                 // Below such a promise there is nothing to do; in a while it is over.
                 Agreement::Open | Agreement::Pinned(_) => {}
@@ -243,6 +263,9 @@ impl<RT: Runtime> Shared<RT> {
         frontier: u64,
         passes: &mut Passes<InstantOf<RT>>,
     ) -> Result<Option<Pass>, StoreError> {
+        if one_is_missing(&self.data_members(passes.since), self.stall_limit(), self.timing.dead_after()) {
+            return Ok(None);
+        }
         for collection in view.collections() {
             let retention = &collection.retention;
             let last = passes.ended.get(&collection.number).map(|(at, policy)| (at.elapsed(), policy));
@@ -335,12 +358,14 @@ mod tests {
     #[test]
     fn versions_go_only_when_every_live_data_member_has_agreed() {
         let announced = Announcement { term: 5, round: 2, collection: 1, below: 100 };
-        let agreed = |members: &[DataMember]| agreement(announced, members, DEAD);
+        let agreed = |members: &[DataMember]| agreement(announced, members, Duration::from_secs(2), DEAD);
         let free = u64::MAX;
         assert_eq!(agreed(&[said(5, 2, free, 0)]), Agreement::Agreed);
         assert_eq!(agreed(&[said(5, 2, free, 0), said(5, 1, free, 0)]), Agreement::Open);
         assert_eq!(agreed(&[said(5, 2, free, 0), said(4, 2, free, 0)]), Agreement::Open);
-        assert_eq!(agreed(&[said(5, 2, free, 0), said(0, 0, 0, 120)]), Agreement::Open);
+        assert_eq!(agreed(&[said(5, 2, free, 0), said(0, 0, 0, 2)]), Agreement::Open);
+        assert_eq!(agreed(&[said(5, 2, free, 0), said(5, 2, free, 3)]), Agreement::Missing);
+        assert_eq!(agreed(&[said(5, 2, free, 0), said(0, 0, 0, 120)]), Agreement::Missing);
         assert_eq!(agreed(&[said(5, 2, free, 0), said(0, 0, 0, 121)]), Agreement::Agreed);
         assert_eq!(agreed(&[said(5, 2, 100, 0), said(5, 2, free, 0)]), Agreement::Agreed);
         assert_eq!(agreed(&[said(5, 2, 99, 0), said(5, 2, 40, 0)]), Agreement::Pinned(40));
