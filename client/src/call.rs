@@ -88,6 +88,7 @@ headed!(
     ListResponse,
     CreateCollectionResponse,
     ListCollectionsResponse,
+    SetRetentionResponse,
     InitResponse,
     StatusResponse,
     TransferResponse,

@@ -1,5 +1,7 @@
 //! Calls on collections.
 
+use std::time::Duration;
+
 use crate::call::Plan;
 use crate::client::{Client, MAX_REPLY_BYTES};
 use crate::error::{Details, Error};
@@ -36,6 +38,36 @@ impl CreateCollection {
     }
 }
 
+/// A change of how long a collection keeps versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetentionChange {
+    /// Both limits anew; none: all versions are kept.
+    Limits {
+        /// So many newest generations of a record stay.
+        max_generations: Option<u64>,
+        /// A version stays for so long after the next one was written; whole milliseconds count.
+        max_age: Option<Duration>,
+    },
+    /// Nothing is removed any more, for this reason.
+    Hold(String),
+    /// The hold ends; the limits rule again.
+    Release,
+}
+
+impl RetentionChange {
+    fn to_proto(&self) -> proto::set_retention_request::Change {
+        use proto::set_retention_request::Change;
+        match self {
+            RetentionChange::Limits { max_generations, max_age } => Change::Limits(proto::RetentionLimits {
+                max_generations: max_generations.unwrap_or(0),
+                max_age_ms: max_age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            }),
+            RetentionChange::Hold(reason) => Change::Hold(reason.clone()),
+            RetentionChange::Release => Change::Release(true),
+        }
+    }
+}
+
 impl Client {
     /// Creates a collection together with its first data key.
     ///
@@ -54,6 +86,25 @@ impl Client {
         let (reply, header, _): (proto::CreateCollectionResponse, _, _) = self.write(build, send).await?;
         reply.collection.ok_or_else(|| {
             let message = format!("create collection {}: node {} answered without it", new.name, header.node);
+            Error::Internal(Details::new(Reason::Internal, message))
+        })
+    }
+
+    /// Changes how long a collection keeps versions, and returns it as it is then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a collection that is not there, [`Error::Invalid`] for a hold without a reason, or while
+    /// there is a hold for another one.
+    pub async fn set_retention(&self, name: &str, change: RetentionChange) -> Result<proto::CollectionInfo, Error> {
+        let build = |id| proto::SetRetentionRequest {
+            request: Some(id),
+            collection: name.to_owned(),
+            change: Some(change.to_proto()),
+        };
+        let send = |channel, request| async move { CollectionsClient::new(channel).set_retention(request).await };
+        let (reply, header, _): (proto::SetRetentionResponse, _, _) = self.write(build, send).await?;
+        reply.collection.ok_or_else(|| {
+            let message = format!("retention of collection {name}: node {} answered without it", header.node);
             Error::Internal(Details::new(Reason::Internal, message))
         })
     }

@@ -49,7 +49,7 @@ mod types;
 
 pub use client::{Client, ClientBuilder, Tls};
 pub use cluster::{CHANGE_LIMIT, TransferTo};
-pub use collections::{CreateCollection, KeyStyle};
+pub use collections::{CreateCollection, KeyStyle, RetentionChange};
 pub use error::{Details, Error};
 pub use reason::{Reason, Retry};
 pub use records::{BatchGet, Delete, Get, History, List, Listing, Page, PageToken, Put};

@@ -99,8 +99,8 @@ register! {
     FutureTime, "FUTURE_TIME", InvalidArgument, Never, "ask for a time in the past, or leave the time out";
     /// Asked for a revision that does not exist yet.
     FutureRevision, "FUTURE_REVISION", OutOfRange, Never, "ask for a revision that a reply has shown";
-    /// Asked for a revision that policy has removed.
-    RevisionGone, "REVISION_GONE", OutOfRange, Never, "ask for a later revision";
+    /// Asked for a revision or generation that policy has removed.
+    RevisionGone, "REVISION_GONE", OutOfRange, Never, "ask for a later one; `saola collection list` shows from which revision on a collection can be read";
     /// No leader is known.
     NoLeader, "NO_LEADER", Unavailable, Elsewhere, "wait for the election; if it lasts, see `saola status`";
     /// The leader cannot reach a quorum.

@@ -188,6 +188,11 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
         "Time until the node's certificate ends",
         ConstGauge::new(node.certificate_expires_in_s()),
     );
+    registry.register(
+        "store_versions_removed",
+        "Versions that policy has removed since the cluster was made",
+        ConstCounter::new(counts.removed),
+    );
     registry.register("log_syncs", "Syncs of the log since the start", ConstCounter::new(status.log_syncs));
     registry.register("scrub_passes", "Scrubs that came to their end", ConstCounter::new(status.scrub.passes));
     registry.register(

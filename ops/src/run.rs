@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::CommandFactory;
 use saola_client::CHANGE_LIMIT;
 
+use saola_client::RetentionChange;
+
 use crate::cli::{CertVerb, Cli, CollectionVerb, Verb};
 use crate::exit::{Exit, Failure};
 use crate::{certificates, connect, demo, import, signals, verbs};
@@ -47,6 +49,16 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
         Verb::Scrub(verb) => verbs::scrub::scrub(&records()?, verb, format).await,
         Verb::Collection(CollectionVerb::Create(args)) => verbs::collection::create(&records()?, args, format).await,
         Verb::Collection(CollectionVerb::List) => verbs::collection::list(&records()?, format).await,
+        Verb::Collection(CollectionVerb::Show { name }) => verbs::collection::show(&records()?, &name, format).await,
+        Verb::Collection(CollectionVerb::Retention(args)) => {
+            verbs::collection::set_retention(&records()?, &args.name, args.limits(), format).await
+        }
+        Verb::Collection(CollectionVerb::Hold { name, reason }) => {
+            verbs::collection::set_retention(&records()?, &name, RetentionChange::Hold(reason), format).await
+        }
+        Verb::Collection(CollectionVerb::Release { name }) => {
+            verbs::collection::set_retention(&records()?, &name, RetentionChange::Release, format).await
+        }
         Verb::Put(args) => verbs::write::put(&records()?, args, format).await,
         Verb::Delete(args) => verbs::write::delete(&records()?, args, format).await,
         Verb::Get(args) => verbs::read::get(&records()?, args, format).await,

@@ -31,6 +31,18 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads an age: as [`parse_span`], or a number of days.
+///
+/// # Errors
+/// A sentence with an example.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    match text.strip_suffix('d').map(|days| days.trim().parse::<u32>()) {
+        Some(Ok(days)) if days > 0 => Ok(Duration::from_secs(u64::from(days) * 86_400)),
+        Some(_) => Err("write a whole number of days, as in 90d".to_owned()),
+        None => parse_span(text).map_err(|_| "write a number and its unit, as in 90d or 12h".to_owned()),
+    }
+}
+
 /// A span in its largest fitting unit, as in `3 d` or `41 s`.
 pub fn span(seconds: u64) -> String {
     match seconds {
@@ -62,6 +74,15 @@ mod tests {
         assert!(parse_span("0s").is_err());
         assert!(parse_span("-1s").is_err());
         assert_eq!(parse_span("500ms"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn ages_count_in_days_too() {
+        assert_eq!(parse_age("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        assert_eq!(parse_age("12h"), Ok(Duration::from_secs(12 * 3_600)));
+        for bad in ["d", "0d", "-1d", "1.5d", "soon", "0s"] {
+            assert!(parse_age(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub(crate) fn wire_append<RT: Runtime>(rpc: &AppendEntriesRequest<TypeConfig<RT>
         frontier_next: 0,
         needed_from: 0,
         quorum_age_ms: u64::MAX,
+        collect_round: 0,
+        collect_collection: 0,
+        collect_below: 0,
     }
 }
 

@@ -21,6 +21,7 @@ pub mod member;
 mod network;
 mod payload;
 pub mod peer;
+mod pins;
 pub mod replica;
 mod state_machine;
 pub mod timing;
@@ -40,11 +41,12 @@ pub use saola_storage::folder;
 pub use folder::{DataFolder, FolderClaim, FolderError, NodeIdentity};
 pub use member::{Member, Role};
 pub use peer::PeerService;
+pub use pins::PinError;
 #[cfg(feature = "rocksdb")]
 pub use replica::ReplicaLimits;
 pub use replica::{
-    AdminError, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus,
-    ScrubSettings, ScrubStatus, StartError,
+    AdminError, CollectorSettings, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings,
+    ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

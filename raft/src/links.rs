@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use saola_storage::types::NodeId;
 
+use crate::pins::Confirmation;
 use crate::wire::Refusal;
 
 /// Counts, refusals and answers per peer, and the purge floor. Shared by all links of a node. `I` is a point in time.
@@ -15,6 +16,7 @@ pub(crate) struct Links<I> {
     refusals: Mutex<BTreeMap<NodeId, Refusal>>,
     clock_offsets_us: Mutex<BTreeMap<NodeId, i64>>,
     answers: Mutex<BTreeMap<NodeId, (I, DiskRoom)>>,
+    confirmations: Mutex<BTreeMap<NodeId, Confirmation>>,
     needed_from: AtomicU64,
 }
 
@@ -26,8 +28,8 @@ struct Counted {
 
 impl<I> Default for Links<I> {
     fn default() -> Self {
-        let (counted, refusals, clock_offsets_us, answers, needed_from) = Default::default();
-        Self { counted, refusals, clock_offsets_us, answers, needed_from }
+        let (counted, refusals, clock_offsets_us, answers, confirmations, needed_from) = Default::default();
+        Self { counted, refusals, clock_offsets_us, answers, confirmations, needed_from }
     }
 }
 
@@ -93,6 +95,16 @@ impl<I: Copy> Links<I> {
     /// When a peer last answered this node as its leader, and the room it had then.
     pub(crate) fn last_answer(&self, peer: NodeId) -> Option<(I, DiskRoom)> {
         self.answers.lock().get(&peer).copied()
+    }
+
+    /// A follower said this about what the leader wants to collect.
+    pub(crate) fn confirmed(&self, peer: NodeId, said: Confirmation) {
+        self.confirmations.lock().insert(peer, said);
+    }
+
+    /// What a peer last said about it; nothing yet is a confirmation of nothing.
+    pub(crate) fn confirmation(&self, peer: NodeId) -> Confirmation {
+        self.confirmations.lock().get(&peer).copied().unwrap_or_default()
     }
 
     /// Remembers, and logs once, that a peer refuses this node.

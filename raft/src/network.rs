@@ -30,6 +30,7 @@ use crate::convert::{
 };
 use crate::links::DiskRoom;
 use crate::member::{Member, Role, membership_to_record};
+use crate::pins::Confirmation;
 use crate::replica::Shared;
 use crate::state_machine::SnapshotBody;
 use crate::transport::{Lane, PeerAddress, TransportError};
@@ -138,6 +139,10 @@ impl<RT: Runtime> PeerClient<RT> {
         request.quorum_age_ms = self.shared.quorum_age().map_or(u64::MAX, |age| age.as_millis() as u64);
         request.frontier_next = self.shared.frontier.next();
         request.needed_from = self.shared.links.needed_from();
+        let announced = self.shared.announcement(rpc.vote.leader_id.term);
+        request.collect_round = announced.round;
+        request.collect_collection = announced.collection;
+        request.collect_below = announced.below;
         request
     }
 
@@ -145,7 +150,10 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
         let room = DiskRoom { free_bytes: reply.free_bytes, mark_bytes: reply.min_free_bytes };
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
+        let AppendReply { collect_term, collect_round, lowest_pin, .. } = reply;
+        let said = Confirmation { term: collect_term, round: collect_round, lowest_pin };
         self.shared.links.answered(self.member.node_id, RT::Instant::now(), room);
+        self.shared.links.confirmed(self.member.node_id, said);
         if let Ok(Some(flushed)) = &result {
             self.shared.links.count_flushed(self.member.node_id, term, flushed.index.saturating_add(1));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use openraft::Instant as _;
 use openraft::raft::TransferLeaderError;
 use saola_storage::types::NodeId;
 
@@ -16,6 +17,7 @@ use crate::convert::{
     raft_append, raft_ballot, raft_log_id, raft_vote, wire_append_result, wire_ballot_reply, wire_log_id, wire_vote,
 };
 use crate::member::Role;
+use crate::pins::Announcement;
 use crate::replica::{RaftOf, Replica, Shared};
 use crate::transport::Caller;
 use crate::types::{Runtime, TokioRuntime};
@@ -202,6 +204,8 @@ impl<RT: Runtime> PeerService<RT> {
                 let request = requests.next().await?;
                 let (frontier_next, needed_from) = (request.frontier_next, request.needed_from);
                 let quorum_age_ms = request.quorum_age_ms;
+                let (round, collection, below) =
+                    (request.collect_round, request.collect_collection, request.collect_below);
                 let admitted = async {
                     let (header, caller) = &*sender;
                     shared.admit(header, caller).await?;
@@ -210,7 +214,9 @@ impl<RT: Runtime> PeerService<RT> {
                 };
                 match admitted.await {
                     Ok(rpc) => {
-                        shared.heard_leader(rpc.vote.leader_id.term, frontier_next, needed_from, quorum_age_ms);
+                        let term = rpc.vote.leader_id.term;
+                        shared.heard_leader(term, frontier_next, needed_from, quorum_age_ms);
+                        shared.pins.hear(Announcement { term, round, collection, below }, RT::Instant::now());
                         Some((rpc, (requests, bad)))
                     }
                     Err(refusal) => {
@@ -225,12 +231,18 @@ impl<RT: Runtime> PeerService<RT> {
         let results = raft.stream_append(decoded.boxed());
         let free = shared.clone();
         let replies = results.map(move |result| match result {
-            Ok(result) => AppendReply {
-                result: Some(wire_append_result::<RT>(result)),
-                free_bytes: free.free_bytes(),
-                clock_us: free.now_us(),
-                min_free_bytes: free.min_free_bytes(),
-            },
+            Ok(result) => {
+                let said = free.pins.confirm(RT::Instant::now());
+                AppendReply {
+                    result: Some(wire_append_result::<RT>(result)),
+                    free_bytes: free.free_bytes(),
+                    clock_us: free.now_us(),
+                    min_free_bytes: free.min_free_bytes(),
+                    collect_term: said.term,
+                    collect_round: said.round,
+                    lowest_pin: said.lowest_pin,
+                }
+            }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),
         });
         let end = futures::stream::once(bad_seen).filter_map(|seen| async move { seen.ok().map(refused) });

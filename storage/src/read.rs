@@ -266,6 +266,13 @@ impl View {
         read.inspect_err(|error| self.state.quarantine.notice(&self.state.catalog, error))
     }
 
+    /// The greatest revision below which versions of some collection have been removed. It was the frontier's or older
+    /// when that began, so everything up to it may be shown.
+    pub fn collected_below(&self) -> u64 {
+        let floors = self.state.catalog.collections.values().map(|collection| collection.collected_below);
+        floors.max().unwrap_or(0)
+    }
+
     /// Oldest revision that the change feed still has; one above the store's when it has none.
     pub fn oldest_change(&self) -> u64 {
         self.state.applied.changes_floor.saturating_add(1)

@@ -146,6 +146,10 @@ impl Collections for Shared {
         self.0.collections_listed.fetch_add(1, Ordering::Relaxed);
         Ok(Response::new(ListCollectionsResponse { header: Some(self.0.header), collections: Vec::new() }))
     }
+
+    async fn set_retention(&self, _: Request<SetRetentionRequest>) -> Result<Response<SetRetentionResponse>, Status> {
+        Err(Status::unimplemented("set retention"))
+    }
 }
 
 #[tonic::async_trait]

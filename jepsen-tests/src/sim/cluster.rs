@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
-use saola_raft::{Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, Timing};
+use saola_raft::{CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, Timing};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;
@@ -55,6 +55,8 @@ pub struct Cluster {
     pub log_keep_bytes: u64,
     /// How long it holds them; nodes that start later take it.
     pub log_keep_for: Duration,
+    /// How old versions are removed.
+    pub collector: CollectorSettings,
     /// Below so many free bytes a node has no room for writes; nodes that start later take it.
     pub min_free_bytes: u64,
     /// How copies of the records are checked; nodes that start later take it.
@@ -73,6 +75,7 @@ impl Cluster {
             keep_entries: 100_000,
             log_keep_bytes: u64::MAX,
             log_keep_for: Duration::MAX,
+            collector: CollectorSettings::default(),
             min_free_bytes: 0,
             scrub: ScrubSettings::default(),
             snapshot_bytes_per_s: 64 << 20,
@@ -185,6 +188,7 @@ impl Cluster {
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
         let snapshot_bytes_per_s = self.snapshot_bytes_per_s;
+        let collector = self.collector;
         let node = self.node_mut(id);
         let role = node.member.role_value();
         let Member { node_id, name, site, .. } = node.member.clone();
@@ -216,6 +220,7 @@ impl Cluster {
             snapshot_bytes_per_s,
             log_keep_bytes,
             log_keep_for,
+            collector,
         };
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))

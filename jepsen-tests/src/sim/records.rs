@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use saola_raft::sim::SimRuntime;
 use saola_raft::{ReadPoint, Replica};
-use saola_storage::command::{Command, CreateCollection, Decision, Op, PutRecord, RequestId, TakeDigest, WrappedDek};
-use saola_storage::store::{At, StoredVersion};
+use saola_storage::command::{
+    Command, CreateCollection, Decision, Op, PutRecord, RequestId, RetentionChange, SetRetention, TakeDigest,
+    WrappedDek,
+};
+use saola_storage::error::StoreError;
+use saola_storage::store::{At, Collection, StoredVersion};
 
 use super::cluster::{Cluster, PATIENCE};
 
@@ -99,6 +103,26 @@ pub fn history_at(replica: &Replica<SimRuntime>, record: u64, point: &ReadPoint)
     let Some(collection) = view.collection(COLLECTION) else { return BTreeMap::new() };
     let versions = view.history(&collection, record_id(record).as_bytes(), point.revision, false);
     versions.map(|version| version.expect("memory reads")).map(|v| (v.generation, value_in(&v))).collect()
+}
+
+/// The collection as a node has it.
+pub fn collection(replica: &Replica<SimRuntime>) -> Collection {
+    replica.store().view().collection(COLLECTION).expect("the cluster was made with it")
+}
+
+/// Changes how long versions are kept; `sequence` counts such changes.
+pub fn set_retention(sequence: u64, change: RetentionChange) -> Command {
+    let set = SetRetention { collection: COLLECTION.into(), change: Some(change) };
+    Command { request: Some(request(MAKER, sequence + 1)), op: Some(Op::SetRetention(set)) }
+}
+
+/// The live records as of a revision, with their generations.
+///
+/// # Errors
+/// The revision is gone.
+pub fn listed_at(replica: &Replica<SimRuntime>, revision: u64) -> Result<BTreeMap<Bytes, u64>, StoreError> {
+    let listed = replica.store().view().list(&collection(replica), b"", None, revision, usize::MAX)?;
+    Ok(listed.into_iter().map(|version| (version.id, version.generation)).collect())
 }
 
 fn value_in(version: &StoredVersion) -> u64 {

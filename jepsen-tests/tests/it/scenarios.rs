@@ -10,7 +10,8 @@
 //! - `snapshots`: nodes that the log can no longer bring up to date;
 //! - `scrub`: copies of the records that go bad;
 //! - `folders`: empty folders and old copies under a known node id;
-//! - `admission`: who may speak as which node.
+//! - `admission`: who may speak as which node;
+//! - `retention`: old versions go, and nothing that was promised goes with them.
 //!
 //! A failing run ends with the line that runs its seed again. All times are virtual.
 
@@ -22,6 +23,7 @@ mod init;
 mod leadership;
 mod membership;
 mod reads;
+mod retention;
 mod scrub;
 mod snapshots;
 mod witness;

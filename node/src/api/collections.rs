@@ -6,9 +6,13 @@ use bytes::Bytes;
 use saola_client::proto::collections_server::Collections;
 use saola_client::proto::{
     self, CreateCollectionRequest, CreateCollectionResponse, ListCollectionsRequest, ListCollectionsResponse,
+    SetRetentionRequest, SetRetentionResponse, set_retention_request,
 };
 use saola_storage::collection::{MAX_VALUE_BYTES, check_collection_name};
-use saola_storage::command::{Command, CreateCollection, Decision, KeyStyle, Op, WrappedDek};
+use saola_storage::command::{
+    Command, CreateCollection, Decision, KeyStyle, Op, Release, RetentionChange, RetentionLimits, SetRetention,
+    WrappedDek,
+};
 use saola_storage::keyring::wrap_for_sites;
 use saola_storage::seal::{Dek, DekId};
 use saola_storage::store::StoreInfo;
@@ -39,6 +43,14 @@ impl Collections for CollectionsService {
     ) -> Result<Response<ListCollectionsResponse>, Status> {
         let deadline = admit(&self.0, request.metadata())?;
         Ok(Response::new(list(&self.0, request.into_inner(), deadline).await?))
+    }
+
+    async fn set_retention(
+        &self,
+        request: Request<SetRetentionRequest>,
+    ) -> Result<Response<SetRetentionResponse>, Status> {
+        let deadline = admit(&self.0, request.metadata())?;
+        Ok(Response::new(set_retention(&self.0, request.into_inner(), deadline).await?))
     }
 }
 
@@ -129,4 +141,71 @@ async fn list(
     let point = point::reach(node, call.consistency, deadline).await?;
     let collections = point.view.collections().into_iter().map(convert::collection).collect();
     Ok(ListCollectionsResponse { header: Some(point.header()), collections })
+}
+
+async fn set_retention(
+    node: &Node,
+    call: SetRetentionRequest,
+    deadline: Deadline,
+) -> Result<SetRetentionResponse, Refusal> {
+    node.check_serves_records()?;
+    let request = convert::request_id(call.request)?;
+    let change = retention_change(call.change)?;
+    let set = SetRetention { collection: call.collection.clone(), change: Some(change) };
+    let command = Command { request: Some(request), op: Some(Op::SetRetention(set)) };
+    match node.propose(command, deadline).await?.decision {
+        Some(Decision::Done(_)) => {
+            // It rules from here on: what fails now must not read as if it did not.
+            let changed = |error: Refusal| {
+                Refusal::plain(
+                    Reason::OutcomeUnknown,
+                    format!("the policy of {:?} was changed, but cannot be read back yet: {error:?}", call.collection),
+                )
+            };
+            let point = node.read_point(deadline).await.map_err(changed)?;
+            let collection = point.collection(&call.collection)?;
+            Ok(SetRetentionResponse { header: Some(point.header()), collection: Some(convert::collection(collection)) })
+        }
+        other => Err(convert::refused(other, &call.collection)),
+    }
+}
+
+fn retention_change(change: Option<set_retention_request::Change>) -> Result<RetentionChange, Refusal> {
+    use set_retention_request::Change;
+    match change {
+        Some(Change::Limits(proto::RetentionLimits { max_generations, max_age_ms })) => {
+            Ok(RetentionChange::Limits(RetentionLimits { max_generations, max_age_ms }))
+        }
+        Some(Change::Hold(reason)) if !reason.trim().is_empty() => {
+            limits::texts(&[("hold", &reason)])?;
+            Ok(RetentionChange::Hold(reason))
+        }
+        Some(Change::Hold(_)) => Err(Refusal::invalid(
+            "a hold needs a reason".into(),
+            "say why nothing may be removed, as with a case number",
+        )),
+        Some(Change::Release(true)) => Ok(RetentionChange::Release(Release {})),
+        Some(Change::Release(false)) | None => {
+            Err(Refusal::invalid("the call changes nothing".into(), "give limits, a hold, or its release"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use saola_client::proto::set_retention_request::Change;
+
+    use super::*;
+
+    #[test]
+    fn a_hold_needs_a_reason_and_a_change_is_one() {
+        for bad in
+            [None, Some(Change::Release(false)), Some(Change::Hold(" ".into())), Some(Change::Hold("x".repeat(1025)))]
+        {
+            let refused = retention_change(bad.clone()).expect_err("it says nothing");
+            assert_eq!(refused.reason(), Reason::InvalidArgument, "{bad:?}");
+        }
+        let held = retention_change(Some(Change::Hold("case 7".into()))).expect("it has a reason");
+        assert_eq!(held, RetentionChange::Hold("case 7".into()));
+    }
 }

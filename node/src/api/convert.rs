@@ -80,6 +80,10 @@ pub fn refused(decision: Option<Decision>, collection: &str) -> Refusal {
         Some(Decision::CollectionExists(_)) => {
             Refusal::plain(Reason::CollectionExists, format!("there is a collection {collection:?} already"))
         }
+        Some(Decision::OnHold(hold)) => Refusal::invalid(
+            format!("collection {collection:?} is on hold already: {}", hold.reason),
+            "release that hold first (saola collection release)",
+        ),
         Some(Decision::RequestExpired(_)) => Refusal::plain(
             Reason::RequestExpired,
             "the cluster no longer remembers this client's calls, so it cannot tell whether this one took effect"
@@ -141,6 +145,12 @@ pub fn collection(collection: Collection) -> proto::CollectionInfo {
         owner: collection.owner,
         label: collection.label,
         created_revision: collection.created_revision,
+        retention: Some(proto::Retention {
+            max_generations: collection.retention.max_generations,
+            max_age_ms: collection.retention.max_age_ms,
+            hold: collection.retention.hold,
+        }),
+        oldest_revision: collection.collected_below,
     }
 }
 

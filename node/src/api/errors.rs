@@ -1,7 +1,7 @@
 //! Why a call is refused, as the client hears it: reason code, message, next step.
 
 use saola_client::reason::{NEXT, RETRY, Retry};
-use saola_raft::{AdminError, ProposeError, ReadError};
+use saola_raft::{AdminError, PinError, ProposeError, ReadError};
 use saola_storage::command::Conflict;
 use saola_storage::error::StoreError;
 use tonic::Status;
@@ -134,9 +134,34 @@ impl From<ReadError> for Refusal {
     }
 }
 
+impl From<PinError> for Refusal {
+    fn from(error: PinError) -> Refusal {
+        let message = format!("the next page could not show the same revision: {error}");
+        match error {
+            PinError::Gone { .. } => {
+                Refusal::new(Reason::RevisionGone, message, "begin the listing anew, without a page token")
+            }
+            PinError::BeingCollected | PinError::TooMany => {
+                Refusal::new(Reason::Busy, message, "try again in a moment, or list a later revision")
+            }
+            PinError::CutOff => Refusal::new(Reason::Busy, message, "ask another node"),
+        }
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
         match &error {
+            StoreError::RevisionGone { oldest, .. } => {
+                let next =
+                    format!("read as of revision {oldest} or later; `saola history` shows the versions that are kept");
+                Refusal::new(Reason::RevisionGone, error.to_string(), &next)
+            }
+            StoreError::GenerationGone { oldest, .. } => {
+                let next =
+                    format!("read generation {oldest} or later; `saola history` shows the versions that are kept");
+                Refusal::new(Reason::RevisionGone, error.to_string(), &next)
+            }
             StoreError::Corrupt { .. } => Refusal::plain(Reason::Corrupt, error.to_string()),
             StoreError::Quarantined { .. } => Refusal::from_replica(Reason::Corrupt, &error.to_string()),
             _ => Refusal::internal(error),
@@ -212,6 +237,21 @@ mod tests {
             let given = refusal.details.first().map_or(refusal.reason.next_step(), |(_, given)| given.as_str());
             assert_eq!((refusal.message.as_str(), given), (what, next));
         }
+    }
+
+    #[test]
+    fn what_policy_has_removed_is_gone_and_not_unknown_and_names_what_is_left() {
+        let collection = || "agency".to_owned();
+        for error in [
+            StoreError::RevisionGone { collection: collection(), asked: 3, oldest: 7 },
+            StoreError::GenerationGone { collection: collection(), asked: 3, oldest: 7 },
+        ] {
+            let refusal = Refusal::from(error);
+            assert_eq!(refusal.reason(), Reason::RevisionGone);
+            assert!(refusal.message.contains('7') && refusal.details[0].1.contains('7'), "{refusal:?}");
+        }
+        let pinned = Refusal::from(PinError::BeingCollected);
+        assert_eq!(pinned.reason().retry(), Retry::Elsewhere, "another node may have promised it");
     }
 
     #[test]

@@ -29,10 +29,12 @@ pub struct Point {
 impl Point {
     /// Of a node that has just reached `point`.
     pub fn new(node: &Node, point: ReadPoint, stale: bool) -> Point {
+        let view = node.store().view();
         Point {
-            view: node.store().view(),
             log_index: point.index,
-            revision: point.revision,
+            // What is collected may have gone past the point meanwhile; it never goes past what may be shown.
+            revision: point.revision.max(view.collected_below()),
+            view,
             epoch: point.epoch,
             age_ms: point.age_ms.filter(|_| stale),
             node: node.id(),

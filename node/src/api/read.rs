@@ -90,10 +90,13 @@ pub async fn list(node: &Node, call: ListRequest, deadline: Deadline) -> Result<
             (token.revision, Some(token.after))
         }
     };
-    let ring = node.ring();
+    let (ring, replica) = (node.ring(), node.replica().clone());
     blocking(move || {
         let size = limits::page(call.page_size);
         let page = page(&point, &ring, &collection, &call, revision, after, size)?;
+        if page.next_after.is_some() {
+            replica.pin(&collection, revision)?;
+        }
         Ok(ListResponse {
             header: Some(point.header()),
             revision,

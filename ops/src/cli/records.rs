@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use saola_client::{At, Expect, KeyStyle, Provenance};
+use saola_client::{At, Expect, KeyStyle, Provenance, RetentionChange};
 
 use crate::time;
 
@@ -15,6 +15,56 @@ pub enum CollectionVerb {
     Create(CreateArgs),
     /// List the collections
     List,
+    /// Show one collection
+    Show {
+        /// Name of the collection
+        name: String,
+    },
+    /// Say how long superseded versions are kept; the newest version of a record always stays
+    #[command(after_help = RETENTION)]
+    Retention(RetentionArgs),
+    /// Remove nothing any more, whatever the limits say (legal hold)
+    Hold {
+        /// Name of the collection
+        name: String,
+        /// Why, as a case number; shown to everyone
+        #[arg(long)]
+        reason: String,
+    },
+    /// End the hold; the limits rule again
+    Release {
+        /// Name of the collection
+        name: String,
+    },
+}
+
+const RETENTION: &str = "\
+A version goes once it exceeds any limit that is given; limits not given end. Versions are removed little by little,
+at most about an hour later. With --max-age alone, reads as of a time younger than that stay exact; with
+--max-generations, reads as of a revision before the last pass are refused (REVISION_GONE), single generations and the
+history stay. What is removed cannot be brought back.";
+
+/// Arguments of `saola collection retention`.
+#[derive(Debug, Args)]
+pub struct RetentionArgs {
+    /// Name of the collection
+    pub name: String,
+    /// Keep every version for ever
+    #[arg(long, conflicts_with_all = ["max_generations", "max_age"], required_unless_present_any = ["max_generations", "max_age"])]
+    pub keep_all: bool,
+    /// Keep so many newest generations of each record
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_generations: Option<u64>,
+    /// Keep a version for so long after the next one was written, as 90d or 12h
+    #[arg(long, value_name = "SPAN", value_parser = time::parse_age)]
+    pub max_age: Option<Duration>,
+}
+
+impl RetentionArgs {
+    /// The limits as the client library takes them.
+    pub fn limits(&self) -> RetentionChange {
+        RetentionChange::Limits { max_generations: self.max_generations, max_age: self.max_age }
+    }
 }
 
 /// Which record ids a collection takes.

@@ -1,12 +1,13 @@
-//! `saola collection create` and `saola collection list`.
+//! `saola collection`: create, list, show, and how long versions are kept.
 
 use saola_client::proto::CollectionInfo;
-use saola_client::{Client, CreateCollection, KeyStyle};
+use saola_client::{Client, CreateCollection, KeyStyle, RetentionChange};
 use serde_json::{Value, json};
 
 use crate::cli::CreateArgs;
 use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, size, table};
+use crate::time::span;
 
 /// Creates a collection.
 ///
@@ -54,13 +55,87 @@ pub async fn list(client: &Client, format: Format) -> Result<Exit, Failure> {
                     info.created_revision.to_string(),
                     info.owner.clone(),
                     info.label.clone(),
+                    retention(info),
+                    readable(info),
                 ]
             };
-            let heading = ["COLLECTION", "IDS", "MAX VALUE", "SINCE REVISION", "OWNER", "LABEL"];
+            let heading =
+                ["COLLECTION", "IDS", "MAX VALUE", "SINCE REVISION", "OWNER", "LABEL", "RETENTION", "READABLE"];
             print_line(table(&heading, &[2, 3], reply.value.iter().map(row).collect()))?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// Shows one collection.
+///
+/// # Errors
+/// A collection that is not there, or a failed call.
+pub async fn show(client: &Client, name: &str, format: Format) -> Result<Exit, Failure> {
+    let reply = client.collections().await.map_err(doing("list the collections"))?;
+    match reply.value.into_iter().find(|info| info.name == name) {
+        Some(info) => print(&info, format),
+        None => Err(Failure::new(
+            Exit::Precondition,
+            format!("there is no collection {name:?}"),
+            "`saola collection list` shows those that there are",
+        )),
+    }
+}
+
+/// Changes how long a collection keeps versions.
+///
+/// # Errors
+/// A collection that is not there or has another hold, or a failed call.
+pub async fn set_retention(
+    client: &Client,
+    name: &str,
+    change: RetentionChange,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let info = client.set_retention(name, change).await.map_err(doing(format!("set the retention of {name:?}")))?;
+    print(&info, format)
+}
+
+fn print(info: &CollectionInfo, format: Format) -> Result<Exit, Failure> {
+    match format {
+        Format::Json => print_json("collection", json!({"collection": document(info)}))?,
+        Format::Table => print_line(format!(
+            "collection {}  values up to {}  ids {}  {}  readable {}",
+            info.name,
+            size(info.max_value_bytes),
+            style(info),
+            retention(info),
+            readable(info)
+        ))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// How long versions are kept, for people.
+fn retention(info: &CollectionInfo) -> String {
+    let policy = info.retention.clone().unwrap_or_default();
+    let mut parts = Vec::new();
+    if policy.max_generations > 0 {
+        parts.push(format!("keeps {} generations", policy.max_generations));
+    }
+    if policy.max_age_ms > 0 {
+        parts.push(format!("keeps versions for {}", span(policy.max_age_ms / 1000)));
+    }
+    if parts.is_empty() {
+        parts.push("keeps all".to_owned());
+    }
+    if !policy.hold.is_empty() {
+        parts.push(format!("ON HOLD: {}", policy.hold));
+    }
+    parts.join(", ")
+}
+
+fn readable(info: &CollectionInfo) -> String {
+    match info.oldest_revision {
+        0 => "at every revision".to_owned(),
+        oldest => format!("from revision {oldest}"),
+    }
 }
 
 fn style(info: &CollectionInfo) -> &'static str {
@@ -72,8 +147,13 @@ fn style(info: &CollectionInfo) -> &'static str {
 }
 
 fn document(info: &CollectionInfo) -> Value {
+    let policy = info.retention.clone().unwrap_or_default();
     json!({
         "name": info.name, "incarnation": hex(&info.incarnation), "max_value_bytes": info.max_value_bytes,
+        "retention": {
+            "max_generations": policy.max_generations, "max_age_ms": policy.max_age_ms, "hold": policy.hold,
+        },
+        "oldest_revision": info.oldest_revision,
         "key_style": style(info), "owner": info.owner, "label": info.label, "created_revision": info.created_revision,
     })
 }

@@ -2,8 +2,9 @@
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
-//! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `offers` with `fetch` and `exports` (snapshots), `copy` with
-//! `scrub`, `compare` and `repair` (is this node's copy of the records right, and what if not), `status`.
+//! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
+//! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
+//! records right, and what if not), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use saola_storage::log::Log;
 use saola_storage::release::RELEASE;
-use saola_storage::store::Store;
+use saola_storage::store::{Collection, Store};
 use saola_storage::types::{LogId, NodeId};
 use tokio::sync::{mpsc, watch};
 
@@ -30,6 +31,7 @@ use crate::frontier::FrontierCell;
 use crate::links::Links;
 use crate::member::{Member, MembershipRecord, members_of};
 use crate::peer::PeerService;
+use crate::pins::{Announcement, PinError, Pins};
 use crate::state_machine::StateMachine;
 use crate::timing::Timing;
 use crate::transport::Transport;
@@ -39,6 +41,7 @@ use crate::wire::{Header, Identity, WIRE_VERSION};
 mod admin;
 mod barrier;
 mod changes;
+mod collector;
 mod compare;
 mod copy;
 mod exports;
@@ -59,6 +62,7 @@ mod status;
 
 pub use admin::AdminError;
 pub use barrier::{ReadError, ReadPoint};
+pub use collector::CollectorSettings;
 pub use copy::{ScrubSettings, ScrubStatus};
 pub use propose::ProposeError;
 #[cfg(feature = "rocksdb")]
@@ -112,6 +116,11 @@ pub(crate) struct Shared<RT: Runtime> {
     log_keep_for: Duration,
     /// On a leader: what the log keeps for members that are dead.
     log_kept: Mutex<Vec<(NodeId, String)>>,
+    collector: CollectorSettings,
+    /// Revisions that this node has promised to keep readable.
+    pub(crate) pins: Pins<InstantOf<RT>>,
+    /// What this node, as leader, wants to have collected.
+    announcement: Mutex<Announcement>,
     /// On a leader: why no quorum of voters has room for another write, if so.
     no_quorum_with_room: Mutex<Option<String>>,
     /// What is known of this node's copy of the records.
@@ -142,6 +151,24 @@ impl<RT: Runtime> Replica<RT> {
     /// [`Replica::read_point`] or [`Replica::stale_point`].
     pub fn store(&self) -> &Arc<Store> {
         &self.shared.store
+    }
+
+    /// Promises that a collection can be read as of a revision for a minute from now, at this node and every other, so
+    /// that a page token outlives a collection of old versions. Half of [`Timing`]'s 400 election maxima if that is less.
+    ///
+    /// # Errors
+    /// [`PinError`] says why not.
+    pub fn pin(&self, collection: &Collection, revision: u64) -> Result<(), PinError> {
+        let shared = &self.shared;
+        let silent = match shared.quorum_age() {
+            Some(age) => age,
+            None => shared.heard.lock().as_ref().map_or(Duration::MAX, |heard| heard.elapsed()),
+        };
+        let oldest = || {
+            let now = shared.store.view().collection(&collection.name);
+            now.filter(|now| now.incarnation == collection.incarnation).map_or(0, |now| now.collected_below)
+        };
+        shared.pins.pin(collection.number, revision, InstantOf::<RT>::now(), silent, oldest)
     }
 
     /// Answers peers; hand it to the transport's server.

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::{Mutex, RwLock};
 use saola_storage::error::StoreError;
@@ -18,7 +19,10 @@ use super::copy::{CopyCell, ScrubSettings};
 use super::exports::Exports;
 use super::staleness::Staleness;
 use super::stall::{self, Stall};
-use super::{AdminError, Replica, Shared, WallClock, barrier, changes, compare, maintenance, propose, room, scrub};
+use super::{
+    AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, barrier, changes, collector, compare,
+    maintenance, propose, room, scrub,
+};
 use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};
 use crate::frontier::FrontierCell;
@@ -26,6 +30,7 @@ use crate::links::Links;
 use crate::log_store::LogStore;
 use crate::member::Role;
 use crate::network::Network;
+use crate::pins::Pins;
 use crate::state_machine::StateMachine;
 use crate::timing::Timing;
 use crate::transport::Transport;
@@ -52,6 +57,8 @@ pub struct ReplicaSettings {
     pub snapshot_bytes_per_s: u64,
     /// How the copy of the records is checked.
     pub scrub: ScrubSettings,
+    /// How old versions are removed when this node leads.
+    pub collector: CollectorSettings,
 }
 
 /// What a replica is made of. [`Replica::start`] makes the production parts from a data folder; the simulator brings
@@ -150,6 +157,9 @@ impl<RT: Runtime> Replica<RT> {
             log_keep_bytes: settings.log_keep_bytes,
             log_keep_for: settings.log_keep_for,
             log_kept: Mutex::default(),
+            collector: settings.collector,
+            pins: Pins::new(InstantOf::<RT>::now(), settings.timing.dead_after()),
+            announcement: Mutex::default(),
             no_quorum_with_room: Mutex::new(None),
             copy: CopyCell::new(settings.scrub),
             stall: Mutex::new(Stall::default()),
@@ -210,6 +220,7 @@ impl<RT: Runtime> Replica<RT> {
             detach::<RT>(scrub::run(self.clone()));
             detach::<RT>(compare::run(self.clone()));
         }
+        detach::<RT>(collector::run(self.clone()));
         detach::<RT>(changes::leave_joint_memberships(self.clone()));
         detach::<RT>(admission::greet(shared.clone()));
         if identity.role == Role::Witness {
@@ -312,7 +323,6 @@ impl<RT: Runtime> Replica<RT> {
 
     /// Resolves once something could be waited for no longer than `limit`; false when the limit passed first.
     pub(crate) async fn within(&self, limit: Duration, mut condition: impl FnMut(&Shared<RT>) -> bool) -> bool {
-        use openraft::Instant as _;
         let until = super::InstantOf::<RT>::now() + limit;
         self.shared.until_deadline(until, || std::future::ready(condition(&self.shared).then_some(()))).await.is_some()
     }
@@ -403,6 +413,7 @@ mod production {
                 log_keep_for: limits.log_keep_for,
                 snapshot_bytes_per_s: limits.snapshot_bytes_per_s,
                 scrub,
+                collector: CollectorSettings::default(),
             };
             let replica = Self::start_with(parts, settings).await?;
             let watched = replica.clone();

@@ -94,6 +94,15 @@ pub struct AppendRequest {
     /// Milliseconds since a quorum last confirmed the leader; `u64::MAX`: none has yet in this leadership.
     #[prost(uint64, tag = "8")]
     pub quorum_age_ms: u64,
+    /// Counts what the leader announces before it has old versions removed, from 1; 0: nothing is announced.
+    #[prost(uint64, tag = "9")]
+    pub collect_round: u64,
+    /// Number of the collection that it is about.
+    #[prost(uint32, tag = "10")]
+    pub collect_collection: u32,
+    /// Below this revision nothing more is to be promised of it.
+    #[prost(uint64, tag = "11")]
+    pub collect_below: u64,
 }
 
 /// Answer to one [`AppendRequest`], in order.
@@ -111,6 +120,15 @@ pub struct AppendReply {
     /// Below so many free bytes the follower has no room for writes; 0: it always has.
     #[prost(uint64, tag = "12")]
     pub min_free_bytes: u64,
+    /// Term of the newest announcement that the follower has heard; 0: none.
+    #[prost(uint64, tag = "13")]
+    pub collect_term: u64,
+    /// Its round.
+    #[prost(uint64, tag = "14")]
+    pub collect_round: u64,
+    /// Lowest revision of its collection that the follower has promised to keep readable; `u64::MAX`: none.
+    #[prost(uint64, tag = "15")]
+    pub lowest_pin: u64,
 }
 
 /// See [`AppendReply`].

@@ -80,6 +80,9 @@ mod tests {
             frontier_next: 9,
             needed_from: 1,
             quorum_age_ms: 3,
+            collect_round: 1,
+            collect_collection: 1,
+            collect_below: 5,
         }
     }
 

@@ -133,6 +133,9 @@ fn samples() -> (PeerRequest, AppendRequest) {
         frontier_next: last().index + 3,
         needed_from: 1,
         quorum_age_ms: 5,
+        collect_round: 1,
+        collect_collection: 1,
+        collect_below: 2,
     };
     (question(Question::Vote(ballot)), append)
 }

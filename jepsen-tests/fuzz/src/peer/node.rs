@@ -16,7 +16,9 @@ use saola_raft::wire::{
     Answer, AppendReply, AppendRequest, FetchReply, FetchRequest, Header, Identity, PeerReply, PeerRequest, Question,
     WIRE_VERSION,
 };
-use saola_raft::{Member, PeerService, Replica, ReplicaParts, ReplicaSettings, ScrubSettings, Timing};
+use saola_raft::{
+    CollectorSettings, Member, PeerService, Replica, ReplicaParts, ReplicaSettings, ScrubSettings, Timing,
+};
 use saola_storage::log::{Log, LogSettings};
 use saola_storage::store::{Keeps, Store, StoreSettings};
 use saola_storage::types::LogId;
@@ -227,6 +229,7 @@ impl Node {
             snapshot_bytes_per_s: 1 << 30,
             log_keep_bytes: 1 << 20,
             log_keep_for: Duration::from_secs(3600),
+            collector: CollectorSettings::default(),
         };
         let replica = spawn_on(ID, Replica::<SimRuntime>::start_with(parts, settings));
         let replica = replica.await.expect("nothing aborts a starting node").expect("the copy is whole");
