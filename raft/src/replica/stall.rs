@@ -166,6 +166,7 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// True once this process has to end because of its disk.
+    #[cfg(feature = "rocksdb")]
     pub(super) fn ended_by_stall(&self) -> bool {
         self.stall.lock().ended
     }

@@ -156,6 +156,7 @@ fn clients_that_change_nothing_shut_nobody_out() {
     let store = small(&home, 3);
     let refused =
         |client, since| by(client, since, 1, 1, put("agency", 1, b"x", b"v", expect(ExpectKind::Generation, 9)));
+    apply(&store, vec![put("agency", 1, b"x", b"v", None)]);
     let revision = store.applied().revision;
     for client in 1..100 {
         let decision = decide(&store, refused(client, seen(&store)));
