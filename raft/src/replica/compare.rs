@@ -20,7 +20,7 @@ use crate::wire::CopyState;
 
 /// Other nodes get so long to apply up to the DIGEST entry; who takes longer is not counted this time.
 const APPLY_LIMIT: Duration = Duration::from_secs(5);
-/// While it is open which copy is right, they are compared again so often.
+/// While copies differ they are compared again so often.
 const OPEN_EVERY: Duration = Duration::from_secs(10);
 
 /// One task per data node; it ends with the replica.
@@ -30,7 +30,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
     let mut due = InstantOf::<RT>::now() + copy.settings.compare_every;
     let (mut revision, mut again) = (None, false);
     while !shared.has_stopped() {
-        let open = copy.known.lock().open || again;
+        let open = copy.known.lock().differs || again;
         let left = due.saturating_duration_since_now();
         let woken = async {
             let (one, other) = (std::pin::pin!(taken.changed()), std::pin::pin!(asked.changed()));
@@ -38,7 +38,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
         };
         let timed_out = RT::timeout(if open { left.min(OPEN_EVERY) } else { left }, woken).await.is_err();
         if timed_out {
-            // A DIGEST entry wakes all nodes. While it is open, any node asks for one: the buckets of an older one may
+            // A DIGEST entry wakes all nodes. While copies differ, any node asks for one: the buckets of an older one may
             // be gone with a restart.
             let written = shared.store.applied().revision;
             let leads = shared.is_leader() && revision != Some(written);
@@ -117,18 +117,18 @@ impl<RT: Runtime> Replica<RT> {
         if !verdict.bad.is_empty() {
             tracing::warn!(nodes = ?verdict.bad, index, "other nodes' copies of the records are wrong, they repair themselves");
         }
-        let was_open = {
+        {
             let mut known = copy.known.lock();
-            let was_open = std::mem::replace(&mut known.open, !verdict.open.is_empty());
-            if !was_open {
+            // A copy that was found right says so until none differs any more: the bad one decides by it, too.
+            let differed = std::mem::replace(&mut known.differs, verdict != Verdict::default());
+            if !differed {
                 known.checked = None;
             }
-            was_open
-        };
-        if !verdict.open.is_empty() {
-            if !was_open {
+            if !verdict.open.is_empty() && known.checked.is_none() && known.running.is_none() {
                 bump(&copy.scrub_now);
             }
+        }
+        if !verdict.open.is_empty() {
             if self.shared.store.held().is_none_or(|held| held.buckets != verdict.open) {
                 let why = format!(
                     "copies differ in {} of 4096 buckets since log index {index}, and no majority tells which is right",

@@ -66,9 +66,9 @@ pub struct ScrubStatus {
 pub(super) struct Known {
     /// Why the copy is bad, if it is: it must be replaced.
     pub(super) bad: Option<String>,
-    /// Copies differ, and it is open which one is right.
-    pub(super) open: bool,
-    /// Buckets with rows that fail their own checks, once they were checked while it is open.
+    /// Copies differed when they were last compared.
+    pub(super) differs: bool,
+    /// Buckets with rows that fail their own checks, once they were checked since copies differ.
     pub(super) checked: Option<BucketSet>,
     pub(super) running: Option<(u64, u64)>,
     pub(super) passes: u64,
@@ -196,7 +196,7 @@ impl<RT: Runtime> Replica<RT> {
     pub(super) fn own_copy(&self, index: u64) -> CopyState {
         let sums = self.shared.store.buckets_at(index);
         let known = self.shared.copy.known.lock();
-        let checked = known.checked.as_ref().filter(|_| known.open);
+        let checked = known.checked.as_ref().filter(|_| known.differs);
         CopyState {
             sums: sums.map_or(Bytes::new(), |sums| sums.to_bytes().into()),
             bad: known.bad.is_some(),

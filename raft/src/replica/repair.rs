@@ -44,7 +44,7 @@ impl<RT: Runtime> Replica<RT> {
                 Ok(from) => {
                     let mut known = copy.known.lock();
                     known.repairs += 1;
-                    (known.bad, known.last, known.checked, known.open) = (None, None, None, false);
+                    (known.bad, known.last, known.checked, known.differs) = (None, None, None, false);
                     tracing::info!("the bad copy of the records was replaced by that of {from}, and is served again");
                 }
                 Err(reason) => {

@@ -29,7 +29,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
         // From before the restart: what is open is looked at again, what is bad is replaced.
         let mut known = copy.known.lock();
         known.bad = held.whole.then(|| held.why.clone());
-        known.open = !held.whole;
+        known.differs = !held.whole;
         due = InstantOf::<RT>::now();
     }
     let mut last_pass = None;
@@ -117,7 +117,7 @@ impl<RT: Runtime> Replica<RT> {
             self.hold(report.held(false)).await;
         } else if report.damaged > 0 {
             tracing::error!(
-                "scrub: {} damaged rows were written so, all copies have them: {}; read their history and write them anew",
+                "scrub: {} damaged rows that this copy's sums cover: {}; unless copies differ, all have them: write them anew",
                 report.damaged,
                 report.named.join("; ")
             );
