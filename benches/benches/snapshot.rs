@@ -24,11 +24,10 @@ fn main() {
     let from = folder();
     let sender = open(from.path());
     let entries = first_entries();
-    let mut index = entries.len() as u64;
+    let next = entries.len() as u64;
     sender.apply(entries).expect("a collection is created");
-    for first in (0..RECORDS).step_by(PUTS as usize) {
+    for (index, first) in (next..).zip((0..RECORDS).step_by(PUTS as usize)) {
         let entry = put_entry(index, first, PUTS, VALUE_BYTES).expect("short values can be sealed");
-        index += 1;
         sender.apply(vec![entry]).expect("applied");
     }
     sender.flush().expect("flushed");

@@ -213,10 +213,10 @@ impl Import {
         let log_ids_only = self.shared.keeps == Keeps::LogIdsOnly;
         if log_ids_only {
             let row = AppliedRow { log_id: manifest.log_id, revision: 1, log_ids_only: true, ..AppliedRow::default() };
-            self.load(Kind::Meta, Bytes::from_static(meta::APPLIED), encode_value(&row).into())?;
+            self.load(Kind::Meta, Bytes::from_static(meta::APPLIED), encode_value(&row))?;
             if let Some(row) = &manifest.membership {
                 let value = apply::membership_value(row.log_id.into(), &row.membership);
-                self.load(Kind::Meta, Bytes::from_static(meta::MEMBERSHIP), value.into())?;
+                self.load(Kind::Meta, Bytes::from_static(meta::MEMBERSHIP), value)?;
             }
         }
         self.loader.take().ok_or(ImportError::Ended)?.finish()?;

@@ -48,7 +48,7 @@ struct State {
     fetched: BTreeMap<(NodeId, NodeId), Fetched>,
 }
 
-/// What a node has sent of its records to another one so far, whether or not it arrived.
+/// What a node has sent of its records to another one so far over connections that were up, whether or not it arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fetched {
     /// Exports, by their ids.
@@ -258,10 +258,10 @@ impl Transport for SimTransport {
             spawn_on(target, async move {
                 let mut answers = service.fetch(&caller, request).await;
                 while let Some(answer) = answers.next().await {
-                    counting.count(target, from, &answer);
-                    if replies.send(answer).await.is_err() {
+                    if replies.send(answer.clone()).await.is_err() {
                         return;
                     }
+                    counting.count(target, from, &answer);
                 }
             });
             let back = pump(network, target, from, ReceiverStream::new(answered));
