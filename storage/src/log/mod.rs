@@ -13,7 +13,8 @@
 //! simulator drives. One step is one write and one `fdatasync`, however many operations were waiting.
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
-//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and all damage).
+//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and all damage),
+//! `salvage` (the whole log made anew).
 
 mod batch;
 mod error;
@@ -22,6 +23,7 @@ mod format;
 mod handle;
 mod memory;
 mod open;
+mod salvage;
 mod segment;
 mod writer;
 
@@ -33,6 +35,7 @@ pub use error::LogError;
 pub use examine::{Damage, DamageKind, Examination, Item, examine};
 pub use format::Record;
 pub use handle::Log;
+pub use salvage::Salvage;
 pub use writer::{LogWriter, Wait};
 
 /// One entry: opaque bytes at a place in the log.
