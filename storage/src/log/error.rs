@@ -84,6 +84,12 @@ pub enum LogError {
         /// Group id in the head.
         found_group: u64,
     },
+    /// A damaged log cannot be made whole.
+    #[error("the damaged log cannot be repaired: {reason}; replace this node with `saola cluster replace`")]
+    Unrepaired {
+        /// Why.
+        reason: String,
+    },
     /// An entry was appended that does not follow the one before it.
     #[error(
         "entry {got} was appended where index {expected} must follow; this is a defect: report it with the node's log"
@@ -116,6 +122,10 @@ pub enum LogError {
 }
 
 impl LogError {
+    pub(super) fn repair(reason: &str) -> LogError {
+        LogError::Unrepaired { reason: reason.to_owned() }
+    }
+
     /// For `map_err`: says what was tried on which file.
     pub(super) fn io(what: &'static str, file: &str) -> impl FnOnce(io::Error) -> LogError {
         let file = file.to_owned();

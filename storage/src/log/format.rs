@@ -123,8 +123,12 @@ impl Head {
         let page = page.get(..HEAD_USED).ok_or(HeadError::Damaged)?;
         let sound = u32_at(page, 12) == head_crc(page);
         let version = u32_at(page, 8);
-        if page[..8] == MAGIC && version != VERSION && !is_first_version(page) {
-            let release = release_at(&page[RELEASE_AT..]).ok_or(HeadError::Damaged)?;
+        // Versions count up one by one: a number this high is damage.
+        let plausible = version <= u32::from(u16::MAX) && version != VERSION;
+        if page[..8] == MAGIC && plausible && !is_first_version(page) {
+            // This release writes no other version: such a head has rotted.
+            let release = release_at(&page[RELEASE_AT..]).filter(|release| release != RELEASE);
+            let release = release.ok_or(HeadError::Damaged)?;
             return Err(HeadError::UnknownVersion { version, release });
         }
         if page[..8] != MAGIC || version != VERSION || !sound {

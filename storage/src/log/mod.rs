@@ -14,7 +14,7 @@
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
 //! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and
-//! all damage, changing nothing).
+//! all damage, changing nothing), `salvage` (the whole log made anew).
 
 mod batch;
 mod error;
@@ -23,6 +23,7 @@ mod format;
 mod handle;
 mod memory;
 mod open;
+mod salvage;
 mod segment;
 mod writer;
 
@@ -35,6 +36,7 @@ pub use examine::{Damage, DamageKind, Examination, Item, examine};
 pub use format::Record;
 pub use format::VERSION as LOG_FORMAT;
 pub use handle::Log;
+pub use salvage::Salvage;
 pub use writer::{LogWriter, Wait};
 
 /// One entry: opaque bytes at a place in the log.

@@ -8,6 +8,7 @@
 //! | `<id>.seg` | a segment |
 //! | `<id>.spare` | a segment whose entries are all purged, kept to be overwritten: blocks that were written once sync faster; or one being made |
 //! | `<id>.copy` | the newest segment, being copied at a start; worthless if found |
+//! | `<id>.rot` | a damaged segment that a repair has replaced, kept for inquiry; never read, at most two |
 //! | `reserve` | room for one more segment or copy, taken when the disk gives none; all zeros |
 //!
 //! When the disk is full, a new file is shorter, and at last the reserve under another name: so nobody else can
@@ -27,6 +28,9 @@ use crate::types::LogId;
 const MAX_SPARES: usize = 2;
 /// On a full disk a segment has this part of its usual length for records to come.
 const SHORT_PART: u64 = 64;
+
+/// Damaged segments kept for inquiry.
+const MAX_ROTTEN: usize = 2;
 
 const RESERVE: &str = "reserve";
 
@@ -61,6 +65,10 @@ pub(super) fn segment_name(id: u64) -> String {
 
 fn spare_name(id: u64) -> String {
     format!("{id:016x}.spare")
+}
+
+fn rot_name(id: u64) -> String {
+    format!("{id:016x}.rot")
 }
 
 fn copy_name(id: u64) -> String {
@@ -160,9 +168,50 @@ impl<D: Disk> Files<D> {
         Ok((file, len))
     }
 
+    /// Puts a new segment, whose content `fill` writes, in the place of all others: its id leaves a gap after theirs.
+    pub fn supersede(
+        &mut self,
+        id: u64,
+        len: u64,
+        fill: impl FnOnce(&dyn DiskFile) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let name = copy_name(id);
+        // One that was cut short may hold records of this very segment behind the end of the new ones.
+        if self.strays.contains(&name) {
+            self.remove(&name)?;
+            self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &name))?;
+        }
+        let file = self.new_file(&name, len, len)?;
+        fill(&*file)?;
+        self.name_it(id, &name, &file)
+    }
+
+    /// Keeps damaged segments that do not count any more under a name of their own, while the disk has ample room.
+    pub fn set_aside(&mut self, damaged: &[u64]) -> Result<(), LogError> {
+        let names = self.disk.list().map_err(LogError::io("list", "the log folder"))?;
+        let free = self.disk.free_bytes().map_err(LogError::io("ask for free space of", "the log folder"))?;
+        let mut kept: Vec<u64> =
+            names.iter().filter_map(|name| parse_name(name)).filter(|n| n.1 == "rot").map(|n| n.0).collect();
+        kept.sort_unstable();
+        for id in damaged {
+            let name = segment_name(*id);
+            if free >= 2 * self.reserve_bytes && names.contains(&name) && !kept.contains(id) {
+                self.disk.rename(&name, &rot_name(*id)).map_err(LogError::io("set aside log segment", &name))?;
+                kept.push(*id);
+            }
+        }
+        let too_many = if free >= 2 * self.reserve_bytes { kept.len().saturating_sub(MAX_ROTTEN) } else { kept.len() };
+        kept[..too_many].iter().try_for_each(|id| self.remove(&rot_name(*id)))?;
+        self.disk.sync_dir().map_err(LogError::io("sync folder of", "the log"))
+    }
+
     /// Content first, then the name: see the top of this file.
     fn install(&self, id: u64, from: &str, file: &Arc<dyn DiskFile>, content: &[u8]) -> Result<(), LogError> {
         file.write_at(0, &[IoSlice::new(content)]).map_err(LogError::io("write log segment", from))?;
+        self.name_it(id, from, file)
+    }
+
+    fn name_it(&self, id: u64, from: &str, file: &Arc<dyn DiskFile>) -> Result<(), LogError> {
         file.sync_data().map_err(LogError::io("sync log segment", from))?;
         self.disk.rename(from, &segment_name(id)).map_err(LogError::io("rename log segment", from))?;
         self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &segment_name(id)))

@@ -8,6 +8,7 @@ mod log_faults;
 mod log_full;
 mod log_model;
 mod log_real;
+mod log_salvage;
 mod log_support;
 mod state_engine;
 mod state_export;
