@@ -45,6 +45,7 @@
 use crc32fast::Hasher;
 
 use super::LogState;
+use crate::release::RELEASE;
 use crate::types::{LeaderId, LogId, Vote};
 
 /// Bytes before the first record: a page of its own, so that a torn first record cannot hurt the head.
@@ -324,7 +325,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::release::RELEASE;
 
     fn log_id() -> impl Strategy<Value = LogId> {
         any::<(u64, u64, u64)>().prop_map(|(term, node_id, index)| LogId { leader: LeaderId { term, node_id }, index })

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::examine::{Damage, DamageKind, Item, examine};
-use super::format::{HEAD_BYTES, Head, RECORD_BYTES, RELEASE, Record, decode_record, encode_record, record_bytes};
+use super::format::{HEAD_BYTES, Head, RECORD_BYTES, Record, decode_record, encode_record, record_bytes};
 use super::memory::later;
 use super::segment::{Files, segment_name};
 use super::{LogEntry, LogError, LogSettings, LogState};
 use crate::disk::{Disk, DiskFile};
+use crate::release::RELEASE;
 use crate::types::{LogId, Vote};
 
 /// A rebuilt log is one segment, no longer than the longest that settings allow.
