@@ -40,13 +40,13 @@ fn filled(home: &TestHome) -> Store {
 
 /// Writes behind the store's back, and has it take a new view.
 fn tamper(home: &TestHome, store: &Store, batch: Batch) {
-    home.home.open_current().unwrap().write(batch).unwrap();
+    home.home.open_current().expect("it is open").write(batch).expect("memory writes");
     apply(store, vec![]);
 }
 
 fn rows(home: &TestHome, kind: Kind) -> Vec<(Bytes, Bytes)> {
-    let view = home.home.open_current().unwrap().view();
-    view.scan(kind, KeyRange::all(), false).map(|row| row.unwrap()).collect()
+    let view = home.home.open_current().expect("it is open").view();
+    view.scan(kind, KeyRange::all(), false).map(|row| row.expect("memory reads")).collect()
 }
 
 #[test]
@@ -239,9 +239,9 @@ fn history(upto: u64) -> Vec<ApplyEntry> {
 /// A store after some entries, and its state as it was after the first `sent` of them.
 fn state_of(home: &TestHome, sent: u64) -> Vec<Bytes> {
     let store = open(home);
-    store.apply(history(sent)).unwrap();
-    let mut export = store.export().unwrap();
-    std::iter::from_fn(|| export.next_chunk().unwrap()).collect()
+    store.apply(history(sent)).expect("it applies");
+    let mut export = store.export().expect("it is sound");
+    std::iter::from_fn(|| export.next_chunk().expect("the engine reads")).collect()
 }
 
 #[test]

@@ -38,8 +38,8 @@ fn scrub(cluster: &Cluster, id: u64) -> ScrubStatus {
 
 /// A row with one bit flipped. In a version that is in the envelope, by far its longest field.
 fn flipped(cluster: &Cluster, id: u64, kind: Kind, key: &[u8]) -> Vec<u8> {
-    let engine = cluster.records(id).open_current().unwrap();
-    let mut value = engine.view().get(kind, key).unwrap().expect("the row is there").to_vec();
+    let engine = cluster.records(id).open_current().expect("memory opens");
+    let mut value = engine.view().get(kind, key).expect("memory reads").expect("the row is there").to_vec();
     let place = value.len() / 3;
     value[place] ^= 1;
     value
@@ -50,29 +50,29 @@ fn damage(cluster: &Cluster, id: u64, record: u64) {
     let key = versions::key(1, format!("r{record}").as_bytes(), 2);
     let mut batch = Batch::default();
     batch.put(Kind::Versions, key.clone(), flipped(cluster, id, Kind::Versions, &key));
-    cluster.records(id).open_current().unwrap().write(batch).unwrap();
+    cluster.records(id).open_current().expect("memory opens").write(batch).expect("memory writes");
 }
 
 /// Changes a row and the kept sums alike, as if apply had written it so, on a node that does not run.
 fn rewrite(cluster: &Cluster, id: u64, kind: Kind, key: &[u8]) {
-    let engine = cluster.records(id).open_current().unwrap();
+    let engine = cluster.records(id).open_current().expect("memory opens");
     let view = engine.view();
-    let old = view.get(kind, key).unwrap().expect("the row is there");
+    let old = view.get(kind, key).expect("memory reads").expect("the row is there");
     let new = flipped(cluster, id, kind, key);
-    let mut digest = StateDigest::load(&*view).unwrap();
+    let mut digest = StateDigest::load(&*view).expect("it has sums");
     digest.remove(Item::new(kind, key, &old));
     digest.add(Item::new(kind, key, &new));
     let mut batch = Batch::default();
     batch.put(kind, key.to_vec(), new);
     digest.write(&mut batch);
-    engine.write(batch).unwrap();
-    engine.flush().unwrap();
+    engine.write(batch).expect("memory writes");
+    engine.flush().expect("memory flushes");
 }
 
 /// Reads a record where it is, without a barrier.
 fn read(cluster: &Cluster, id: u64, record: u64) -> Result<bool, StoreError> {
-    let view = cluster.replica(id).unwrap().store().view();
-    let drill = view.collection("drill").unwrap();
+    let view = cluster.replica(id).expect("it runs").store().view();
+    let drill = view.collection("drill").expect("it was made");
     let found = view.get(&drill, format!("r{record}").as_bytes(), At::Revision(view.applied().revision));
     found.map(|version| version.is_some())
 }
