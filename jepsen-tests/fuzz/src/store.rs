@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use saola_storage::command::{
-    AddSite, Bootstrap, ClaimNodeId, Command, CommandBatch, CreateCollection, DeleteRecord, Expect, ExpectKind,
-    KeyStyle, Op, Provenance, PutRecord, RequestId, Site, TakeDigest, TimeMark, WrappedDek,
+    AddSite, Bootstrap, ClaimNodeId, Collect, Command, CommandBatch, CompactChanges, CreateCollection, DeleteRecord,
+    Expect, ExpectKind, KeyStyle, Op, Provenance, PutRecord, RequestId, RetentionChange, RetentionLimits, SetRetention,
+    Site, TakeDigest, TimeMark, WrappedDek,
 };
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::kek::{KekPrivate, KekProvider};
@@ -102,6 +103,15 @@ pub(crate) fn others() -> Vec<Command> {
     let wrap = wrap_dek(&dek(), &STORE, &INCARNATION, &dr, &Zeroizing::new([8; 32])).expect("a good public key");
     let add = AddSite { site: Some(dr), deks: vec![WrappedDek { wraps: vec![wrap], ..wrapped_dek() }] };
     let claim = ClaimNodeId { node_id: 3, folder_id: Bytes::from_static(&[0x77; 16]) };
+    let limits = RetentionLimits { max_generations: 1, max_age_ms: 0 };
+    let retain = SetRetention { collection: COLLECTION.into(), change: Some(RetentionChange::Limits(limits)) };
+    let collect = Collect {
+        up_to_revision: 3,
+        collection: 1,
+        incarnation: Bytes::from_static(&INCARNATION),
+        after_id: Bytes::new(),
+        max_records: 10,
+    };
     vec![
         put(2, b"ward/1"),
         put(3, b"ward/2"),
@@ -110,6 +120,9 @@ pub(crate) fn others() -> Vec<Command> {
         plain(Op::ClaimNodeId(claim)),
         plain(Op::TimeMark(TimeMark {})),
         plain(Op::TakeDigest(TakeDigest {})),
+        plain(Op::SetRetention(retain)),
+        plain(Op::Collect(collect)),
+        plain(Op::CompactChanges(CompactChanges { up_to_revision: 2, max_rows: 10 })),
     ]
 }
 

@@ -20,8 +20,9 @@ use super::{AdminError, InstantOf, Replica, Shared};
 use crate::member::{Member, MembershipRecord, membership_to_record};
 use crate::types::{Runtime, TypeConfig};
 
-/// A new node has so long to catch up.
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(240);
+/// A new node that has not answered for so long is not waited for any more. One that answers may take as long as its
+/// records take to come.
+const SILENCE_LIMIT: Duration = Duration::from_secs(240);
 /// A new node may lag so many entries when it gets its vote. With more, one that has nothing at all would get it in a
 /// young cluster, or before its snapshot has arrived.
 const VOTE_LAG: u64 = 64;
@@ -213,22 +214,30 @@ impl<RT: Runtime> Replica<RT> {
         let joined_at = shared.seen().and_then(|seen| seen.at).map_or(0, |at| at.index);
         let matched = || shared.matched_index(node_id).flatten();
         let last = || shared.flushed_next().saturating_sub(1);
-        let until = InstantOf::<RT>::now() + CATCH_UP_LIMIT;
-        let ended = shared.until_deadline(until, || {
-            std::future::ready(match () {
-                () if !shared.is_leader() => Some(Err(shared.lost_leadership())),
-                () if shared.member(node_id).is_none() => Some(Err(removed_meanwhile(node_id))),
-                () => caught_up(matched(), joined_at, last()).then_some(Ok(())),
-            })
-        });
-        ended.await.unwrap_or_else(|| {
-            Err(AdminError::Unknown(format!(
-                "node {node_id} has not caught up within {} s: it has {} of {} entries, and stays a member without a vote",
-                CATCH_UP_LIMIT.as_secs(),
-                matched().map_or(0, |index| index + 1),
-                last() + 1
-            )))
-        })
+        let began = InstantOf::<RT>::now();
+        let heard = || shared.links.last_answer(node_id).map_or(began, |(at, _)| at.max(began));
+        loop {
+            let heard_before = heard();
+            let ended = shared.until_deadline(heard_before + SILENCE_LIMIT, || {
+                std::future::ready(match () {
+                    () if !shared.is_leader() => Some(Err(shared.lost_leadership())),
+                    () if shared.member(node_id).is_none() => Some(Err(removed_meanwhile(node_id))),
+                    () => caught_up(matched(), joined_at, last()).then_some(Ok(())),
+                })
+            });
+            match ended.await {
+                Some(result) => return result,
+                None if heard() > heard_before => {}
+                None => break,
+            }
+        }
+        Err(AdminError::Unknown(format!(
+            "node {node_id} has not answered for {} s and has {} of {} entries; it stays a member without a vote: see \
+             its log, and repeat the command once it runs",
+            SILENCE_LIMIT.as_secs(),
+            matched().map_or(0, |index| index + 1),
+            last() + 1
+        )))
     }
 
     fn check_may_go(&self, node_id: NodeId) -> Result<(), AdminError> {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use saola_storage::command::WrappedDek;
 use saola_storage::engine::Kind;
 use saola_storage::keyspace::{
-    changes, collections, decode_value, encode_value, heads, keyring, meta, requests, sites, versions,
+    changes, collections, decode_value, encode_value, heads, keyring, meta, requests, sites, times, versions,
 };
 
 fn id() -> impl Strategy<Value = Vec<u8>> {
@@ -53,6 +53,7 @@ proptest! {
         let _ = collections::decode(&key, value.clone());
         let _ = decode_value::<versions::VersionRow>(Kind::Versions, &key, value.clone());
         let _ = decode_value::<changes::ChangeRow>(Kind::Changes, &key, value.clone());
+        let _ = decode_value::<times::TimesRow>(Kind::Times, &key, value.clone());
         let _ = decode_value::<requests::RequestRow>(Kind::Requests, &key, value.clone());
         let _ = decode_value::<meta::AppliedRow>(Kind::Meta, &key, value.clone());
         let _ = decode_value::<WrappedDek>(Kind::KeyRing, &key, value);
