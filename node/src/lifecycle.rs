@@ -72,7 +72,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let peer_tls = PeerTls::new(&tls.ca_pem, &tls.cert_pem, &tls.key_pem)?;
     let transport = Arc::new(TonicTransport::new(peer_tls.clone()));
-    let replica = Replica::start(folder, transport, settings.timing, settings.min_free_bytes).await?;
+    // A damaged log may wait long for peers that can repair it.
+    let replica = tokio::select! {
+        started = Replica::start(folder, transport, settings.timing, settings.min_free_bytes) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
     let weak = Arc::downgrade(&node);
     replica.set_status_source(Box::new(move || {

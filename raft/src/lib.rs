@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
-//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom), [`transport`], [`witness`],
+//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom), [`repair`] (a start on a damaged log), [`transport`], [`witness`],
 //! `links`, [`clock`], `sim`.
 
 mod admission;
@@ -22,6 +22,7 @@ pub mod member;
 mod network;
 mod payload;
 pub mod peer;
+pub mod repair;
 pub mod replica;
 mod state_machine;
 pub mod timing;

@@ -6,6 +6,7 @@
 //! - `init`: making a cluster, cut short and repeated;
 //! - `membership`: adding, removing, replacing nodes;
 //! - `disks`: disks that run full or fail;
+//! - `rot`: logs that are damaged while their node is down;
 //! - `snapshots`: nodes that the log can no longer bring up to date;
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node.
@@ -19,6 +20,7 @@ mod init;
 mod leadership;
 mod membership;
 mod reads;
+mod rot;
 mod snapshots;
 mod witness;
 

@@ -4,12 +4,13 @@
 //! [`Refusal`] that names the next step, and never lets it reach Raft (`admission`).
 //!
 //! - `header`: who sends to whom, refusals; `call`: single questions and answers;
-//! - `log`: votes and entries; `snapshot`; `admin`: joining, leaving, handing over.
+//! - `log`: votes and entries; `snapshot`; `repair`: entries for a damaged log; `admin`: joining, leaving, handing over.
 
 mod admin;
 mod call;
 mod header;
 mod log;
+mod repair;
 mod snapshot;
 
 pub use admin::{Admin, AdminVerb, Adopt, DigestAt, Identity, Members, ReplaceWith};
@@ -19,6 +20,7 @@ pub use log::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
     WireLogId, WireVote,
 };
+pub use repair::{EntriesFrom, EntriesReply};
 pub use snapshot::{SnapshotBegin, SnapshotChunk};
 
 #[cfg(test)]
@@ -92,6 +94,7 @@ mod tests {
             Question::Digest(DigestAt { index: 9 }),
             Question::Admin(AdminVerb { verb: Some(add) }),
             Question::Greet(Nothing {}),
+            Question::Entries(EntriesFrom { from: 4, end: 9, max_bytes: 1 }),
         ]
     }
 
@@ -105,6 +108,14 @@ mod tests {
             Answer::Barrier(Barrier { frontier_next: 9 }),
             Answer::Identity(Identity { member: Some(member()), boot_id: id(8), ..Identity::default() }),
             Answer::Members(Members { members: vec![member()] }),
+            Answer::Entries(EntriesReply {
+                entries: append().entries,
+                committed: Some(AT),
+                vote: Some(VOTE),
+                leads: true,
+                purged: Some(AT),
+                last: Some(AT),
+            }),
         ]
     }
 
