@@ -80,7 +80,12 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         log_keep_for: Duration::from_secs(settings.log_keep_hours.saturating_mul(3600)),
         snapshot_bytes_per_s: settings.snapshot_bytes_per_s,
     };
-    let replica = Replica::start(folder, transport, settings.timing, limits, settings.scrub).await?;
+    // A damaged log may wait long for peers that can repair it.
+    let replica = tokio::select! {
+        started = Replica::start(folder, transport, settings.timing, limits, settings.scrub) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
     let weak = Arc::downgrade(&node);
     replica.set_status_source(Box::new(move || {

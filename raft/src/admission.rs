@@ -231,6 +231,19 @@ impl<RT: Runtime> Shared<RT> {
         })
     }
 
+    /// Lets in a question that reads the log and changes nothing, from a member whose own process does not answer yet: it
+    /// asks before its Raft runs. That a second process on a copy of its folder could ask too is harmless, for what it
+    /// gets is what the member may have anyhow, sealed, and to vote or store it still has to pass [`Shared::admit`].
+    pub(crate) fn admit_reader(&self, header: &Header) -> Result<(), Refusal> {
+        let (Some(identity), Some(member)) = (self.identity(), self.member(header.from)) else {
+            return refuse(
+                RefusalCode::UnknownSender,
+                format!("node {} is not known to be a member here", header.from),
+            );
+        };
+        check_sender(header, &identity, KnownSender { member: Some(&member), absent_at: None })
+    }
+
     /// See [`KnownSender::absent_at`]: what is applied was committed.
     fn absent_at(&self, node_id: NodeId) -> Option<LogId> {
         let (at, bytes) = self.store.applied().membership?;

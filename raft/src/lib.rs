@@ -8,8 +8,9 @@
 //!
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
-//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom), [`transport`], [`witness`],
-//! `links`, `verdict` (which copy is wrong), [`clock`], `sim`.
+//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
+//! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links`, `pins` (revisions that stay readable),
+//! `verdict` (which copy is wrong), [`clock`], `sim`.
 
 mod admission;
 pub mod clock;
@@ -22,6 +23,7 @@ mod network;
 mod payload;
 pub mod peer;
 mod pins;
+pub mod repair;
 pub mod replica;
 mod state_machine;
 pub mod timing;

@@ -10,7 +10,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::Instant as _;
 use openraft::raft::TransferLeaderError;
-use saola_storage::types::NodeId;
+use saola_storage::log::LogEntry;
+use saola_storage::types::{NodeId, Vote};
 
 use crate::admission::{check_caller, check_speaks_for_itself};
 use crate::convert::{
@@ -18,12 +19,14 @@ use crate::convert::{
 };
 use crate::member::Role;
 use crate::pins::Announcement;
+use crate::repair::PIECE_BYTES;
 use crate::replica::{RaftOf, Replica, Shared};
 use crate::transport::Caller;
-use crate::types::{Runtime, TokioRuntime};
+use crate::types::{Runtime, Takes, TokioRuntime};
 use crate::wire::{
-    Answer, AppendReply, AppendRequest, AppendResult, Barrier, FetchPart, FetchReply, FetchRequest, Header, Members,
-    Nothing, PeerReply, PeerRequest, Question, Refusal, RefusalCode, TakeOver, TakeOverReply,
+    Answer, AppendReply, AppendRequest, AppendResult, Barrier, EntriesFrom, EntriesReply, FetchPart, FetchReply,
+    FetchRequest, Header, Members, Nothing, PeerReply, PeerRequest, Question, Refusal, RefusalCode, TakeOver,
+    TakeOverReply, WireEntry,
 };
 
 /// Answers peers on behalf of one node. Clones share the node.
@@ -67,6 +70,10 @@ impl<RT: Runtime> PeerService<RT> {
                 return Ok(Answer::Done(Nothing {}));
             }
             Question::Status(Nothing {}) => return Ok(Answer::Status(self.shared().status_bytes())),
+            Question::Entries(which) => {
+                self.shared().admit_reader(&header)?;
+                return self.entries(which).await.map(Answer::Entries);
+            }
             _ => {}
         }
         let raft = self.shared().admit(&header, caller).await?;
@@ -117,10 +124,32 @@ impl<RT: Runtime> PeerService<RT> {
                 let members = self.replica.admin_here(verb).await?;
                 Ok(Answer::Members(Members { members }))
             }
-            Question::Identify(_) | Question::Adopt(_) | Question::Status(_) => {
+            Question::Identify(_) | Question::Adopt(_) | Question::Status(_) | Question::Entries(_) => {
                 unreachable!("answered before the header check")
             }
         }
+    }
+
+    /// Entries for a member whose log is damaged.
+    async fn entries(&self, which: EntriesFrom) -> Result<EntriesReply, Refusal> {
+        let shared = self.shared();
+        let before = shared.log.state().vote;
+        let (log, bytes) = (shared.log.clone(), PIECE_BYTES.min(which.max_bytes as usize));
+        let read = RT::disk(Takes::Long, move || log.entries(which.from..which.end, bytes)).await;
+        let entries = read.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
+        let state = shared.log.state();
+        // A log changes otherwise than by growing only under a new vote.
+        let own = |vote: &Vote| vote.committed && vote.leader.node_id == shared.claim.node_id;
+        let leads = before == state.vote && state.vote.as_ref().is_some_and(own) && shared.is_leader();
+        let wire = |entry: LogEntry| WireEntry { log_id: Some(entry.log_id.into()), payload: entry.payload };
+        Ok(EntriesReply {
+            entries: entries.into_iter().map(wire).collect(),
+            committed: state.committed.map(Into::into),
+            vote: state.vote.map(Into::into),
+            leads,
+            purged: state.last_purged.map(Into::into),
+            last: state.last.map(Into::into),
+        })
     }
 
     /// Votes and appends may come from a node that joined while this one was away; what a leader does for others is

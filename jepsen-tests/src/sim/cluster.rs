@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
+use saola_raft::repair::{Repair, RepairError, open_log};
 use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
+use saola_raft::transport::Transport;
 use saola_raft::{CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, Timing};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
@@ -22,6 +24,8 @@ use super::records::create_collection;
 const SEGMENT_BYTES: u64 = 64 << 10;
 /// How long a cluster may take, in virtual time, to do what nothing prevents it from doing.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A log that rests so long gets its mark, as in production.
+const IDLE: Duration = Duration::from_millis(500);
 const MAIN: &str = "main";
 const DR: &str = "dr";
 
@@ -182,8 +186,13 @@ impl Cluster {
         self.nodes.iter().filter(|(_, node)| runs(node)).map(|(id, _)| *id).collect()
     }
 
-    /// Starts a node on what its disk holds.
+    /// Starts a node on what its disk holds; a damaged log is repaired from the others first.
     pub async fn start(&mut self, id: u64) {
+        self.try_start(id).await.expect("a log that cannot be repaired is for `try_start`");
+    }
+
+    /// The same, for a node that may have to refuse.
+    pub async fn try_start(&mut self, id: u64) -> Result<(), RepairError> {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
@@ -198,16 +207,23 @@ impl Cluster {
         let folder = DataFolder::open(&node.folder, claim, folder_id).expect("the folder is this node's own");
         let settings =
             LogSettings { segment_bytes: SEGMENT_BYTES, reserve_bytes: SEGMENT_BYTES, ..LogSettings::default() };
-        let (log, writer) = Log::open(node.disk.clone(), settings).expect("no rot is injected here");
         let keeps = if role.is_data() { Keeps::Records } else { Keeps::LogIdsOnly };
         let store = Store::open(node.home.clone(), keeps, StoreSettings::default()).expect("memory opens");
-        drive(id, &log, writer, node.hangs.subscribe());
+        let transport: Arc<dyn Transport> = Arc::new(network.transport(id, &node.certified));
         let disk = node.disk.clone();
+        let (asking, on, hangs) = (transport.clone(), disk.clone(), node.hangs.subscribe());
+        let opened = spawn_on(id, async move {
+            let repair = Repair { folder: &folder, store: &store, transport: asking, timing: Timing::LAN };
+            let opened = open_log::<SimRuntime, _>(on, settings, repair).await;
+            opened.map(|(log, writer)| (folder, store, log, writer))
+        });
+        let (folder, store, log, writer) = opened.await.expect("nothing aborts a node that opens its log")?;
+        drive(id, &log, writer, hangs);
         let parts = ReplicaParts {
             folder,
             log: log.clone(),
             store,
-            transport: Arc::new(network.transport(id, &node.certified)),
+            transport,
             free_bytes: Box::new(move || disk.free_bytes()),
         };
         let started_at = tokio::time::Instant::now();
@@ -229,6 +245,7 @@ impl Cluster {
             .expect("a simulated node starts");
         network.connect(id, &node.certified, replica.peer_service());
         node.life = Some(Life { replica, log });
+        Ok(())
     }
 
     /// Starts every node and makes one cluster of them, with a collection to write to.
@@ -344,19 +361,21 @@ impl Cluster {
     }
 }
 
-/// Runs the log's writer as a task: syncs take a random while, or as long as the disk hangs.
+/// Runs the log's writer as a task, as its own thread does in production: syncs take a random while, or as long as the
+/// disk hangs.
 fn drive(id: u64, log: &Log, mut writer: LogWriter<SimDisk>, mut hangs: watch::Receiver<bool>) {
     let work = Arc::new(Notify::new());
     let bell = work.clone();
     log.on_work(Box::new(move || bell.notify_one()));
     spawn_on(id, async move {
         loop {
-            work.notified().await;
+            let rests = tokio::time::timeout(IDLE, work.notified()).await.is_err();
             tokio::time::sleep(Duration::from_micros(200 + random_u64() % 4_000)).await;
             if hangs.wait_for(|hangs| !hangs).await.is_err() {
                 return;
             }
-            if writer.step().is_err() {
+            let written = if rests { writer.idle_mark() } else { writer.step().map(|_| ()) };
+            if written.is_err() {
                 return;
             }
         }

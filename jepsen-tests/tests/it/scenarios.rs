@@ -7,6 +7,7 @@
 //! - `membership`: adding, removing, replacing nodes;
 //! - `disks`: disks that run full or fail;
 //! - `hangs`: disks that complete no writes;
+//! - `rot`: logs that are damaged while their node is down;
 //! - `snapshots`: nodes that the log can no longer bring up to date;
 //! - `scrub`: copies of the records that go bad;
 //! - `folders`: empty folders and old copies under a known node id;
@@ -24,6 +25,7 @@ mod leadership;
 mod membership;
 mod reads;
 mod retention;
+mod rot;
 mod scrub;
 mod snapshots;
 mod witness;

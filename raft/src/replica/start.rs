@@ -10,7 +10,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::{Mutex, RwLock};
 use saola_storage::error::StoreError;
-use saola_storage::log::{Log, LogError};
+use saola_storage::log::Log;
 use saola_storage::store::Store;
 use tokio::sync::{mpsc, watch};
 
@@ -31,6 +31,7 @@ use crate::log_store::LogStore;
 use crate::member::Role;
 use crate::network::Network;
 use crate::pins::Pins;
+use crate::repair::RepairError;
 use crate::state_machine::StateMachine;
 use crate::timing::Timing;
 use crate::transport::Transport;
@@ -88,7 +89,7 @@ pub enum StartError {
         /// Folder.
         path: PathBuf,
         /// Cause.
-        source: LogError,
+        source: RepairError,
     },
     /// State machine.
     #[error("open records in {path}")]
@@ -341,6 +342,7 @@ mod production {
     use saola_storage::store::{Keeps, StoreSettings};
 
     use super::*;
+    use crate::repair::{Repair, open_log};
     use crate::types::TokioRuntime;
 
     /// Some seconds of a busy cluster.
@@ -385,11 +387,13 @@ mod production {
                 path: log_path.clone(),
                 source,
             })?);
-            let (log, writer) = Log::open(disk.clone(), LogSettings::default())
-                .map_err(|source| StartError::Log { path: log_path, source })?;
             let home = Arc::new(RocksHome::new(&db_path, memory));
             let store = Store::open(home, keeps, StoreSettings::default())
                 .map_err(|source| StartError::Store { path: db_path, source })?;
+            let repair = Repair { folder: &folder, store: &store, transport: transport.clone(), timing };
+            let (log, writer) = open_log::<TokioRuntime, _>(disk.clone(), LogSettings::default(), repair)
+                .await
+                .map_err(|source| StartError::Log { path: log_path, source })?;
             std::thread::Builder::new()
                 .name("saola-log".into())
                 .spawn(move || {

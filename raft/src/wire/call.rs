@@ -5,8 +5,8 @@ use prost::{Message, Oneof};
 use saola_storage::command::{Command, Outcome};
 
 use super::{
-    AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, CopyAsk, CopyState, DigestAt, Header, Identity,
-    Members, Refusal, SnapshotOffer, TakeOver, TakeOverReply,
+    AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, CopyAsk, CopyState, DigestAt, EntriesFrom,
+    EntriesReply, Header, Identity, Members, Refusal, SnapshotOffer, TakeOver, TakeOverReply,
 };
 
 /// A single question to a peer.
@@ -16,7 +16,7 @@ pub struct PeerRequest {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     /// What.
-    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 23, 24")]
+    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
     pub question: Option<Question>,
 }
 
@@ -59,6 +59,9 @@ pub enum Question {
     /// Do you let me in?
     #[prost(message, tag = "21")]
     Greet(Nothing),
+    /// Which entries do you hold? Asked by a member whose log is damaged, before its Raft runs.
+    #[prost(message, tag = "22")]
+    Entries(EntriesFrom),
     /// About your copy of the records.
     #[prost(message, tag = "23")]
     Copy(CopyAsk),
@@ -75,7 +78,7 @@ pub struct Nothing {}
 #[derive(Clone, PartialEq, Message)]
 pub struct PeerReply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22")]
+    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22")]
     pub answer: Option<Answer>,
 }
 
@@ -115,6 +118,9 @@ pub enum Answer {
     /// Members after an admin verb.
     #[prost(message, tag = "20")]
     Members(Members),
+    /// Entries of this node's log.
+    #[prost(message, tag = "21")]
+    Entries(EntriesReply),
     /// What a node knows of its copy.
     #[prost(message, tag = "22")]
     Copy(CopyState),

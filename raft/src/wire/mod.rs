@@ -4,14 +4,15 @@
 //! [`Refusal`] that names the next step, and never lets it reach Raft (`admission`).
 //!
 //! - `header`: who sends to whom, refusals; `call`: single questions and answers;
-//! - `copy`: comparing and repairing copies of the records;
-//! - `log`: votes and entries; `snapshot`; `admin`: joining, leaving, handing over.
+//! - `log`: votes and entries; `snapshot`; `repair`: entries for a damaged log; `admin`: joining, leaving, handing over;
+//! - `copy`: comparing and repairing copies of the records.
 
 mod admin;
 mod call;
 mod copy;
 mod header;
 mod log;
+mod repair;
 mod snapshot;
 
 pub use admin::{Admin, AdminVerb, Adopt, DigestAt, Identity, Members, ReplaceWith};
@@ -22,6 +23,7 @@ pub use log::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
     WireLogId, WireVote,
 };
+pub use repair::{EntriesFrom, EntriesReply};
 pub use snapshot::{FetchPart, FetchReply, FetchRequest, SnapshotOffer};
 
 #[cfg(test)]
@@ -128,6 +130,7 @@ mod tests {
             Question::Greet(Nothing {}),
             Question::Copy(CopyAsk { verb: Some(CopyVerb::At(DigestAt { index: 9 })) }),
             Question::OfferSnapshot(offer()),
+            Question::Entries(EntriesFrom { from: 4, end: 9, max_bytes: 1 }),
         ]
     }
 
@@ -142,6 +145,14 @@ mod tests {
             Answer::Identity(Identity { member: Some(member()), boot_id: id(8), ..Identity::default() }),
             Answer::Members(Members { members: vec![member()] }),
             Answer::Copy(CopyState { sums: vec![1; 64].into(), bad: true, checked: vec![2; 8].into() }),
+            Answer::Entries(EntriesReply {
+                entries: append().entries,
+                committed: Some(AT),
+                vote: Some(VOTE),
+                leads: true,
+                purged: Some(AT),
+                last: Some(AT),
+            }),
         ]
     }
 

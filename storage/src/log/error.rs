@@ -34,7 +34,7 @@ pub enum LogError {
     /// Bytes that were durable have changed or are gone.
     #[error(
         "log segment {segment:016x} is damaged at byte {offset} (log index {index} or near it) although it was synced; \
-         the disk has lost data: keep the folder for inquiry and replace this node with `saola cluster replace`"
+         the disk has lost data: a start of this node repairs it from its peers"
     )]
     Rot {
         /// Segment id.
@@ -47,7 +47,7 @@ pub enum LogError {
     /// A whole segment file is missing.
     #[error(
         "log segment {segment:016x} is missing, and with it log index {index} and following; put the file back, \
-         or replace this node with `saola cluster replace`"
+         or let a start of this node repair it from its peers"
     )]
     Missing {
         /// Segment id.

@@ -107,7 +107,7 @@ impl Log {
     /// The entries from the start of `range` on, without a gap: all of them, or as many as fit `max_bytes` of
     /// payload (at least one), or up to the first that is not in the log. Empty if the first is not in it.
     /// Older entries come from the disk: then this waits for it, and fails with [`LogError::Rot`] if a
-    /// record has changed there.
+    /// record has changed there, which ends the log's life: the next start repairs it.
     pub fn entries(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, LogError> {
         let found = self.0.0.inner.lock().index.find(range, max_bytes);
         let mut entries = Vec::with_capacity(found.len());
@@ -118,6 +118,7 @@ impl Log {
                     Ok(entry) => entries.push(entry),
                     // The segment may have been purged, and overwritten, since we looked.
                     Err(_) if !self.0.0.inner.lock().index.is_at(log_id.index, location) => break,
+                    Err(error @ LogError::Rot { .. }) => return Err(self.0.0.poison(error)),
                     Err(error) => return Err(error),
                 },
             }
@@ -225,6 +226,17 @@ impl Shared {
             bytes_written: 0,
         };
         Arc::new(Shared { inner: Mutex::new(inner), work: Condvar::new(), on_work: Mutex::new(None) })
+    }
+
+    /// Has the writer end with this error, and the process with it: a start repairs what a reader found damaged.
+    pub fn poison(&self, error: LogError) -> LogError {
+        self.inner.lock().stopped.get_or_insert(error.clone());
+        self.work.notify_one();
+        let hook = self.on_work.lock().clone();
+        if let Some(hook) = hook {
+            hook();
+        }
+        error
     }
 
     /// Ends the life of the log and refuses what is queued. The first error is the one that all get; returns it.

@@ -122,7 +122,7 @@ fn damage_at_or_below_the_newest_mark_is_refused_and_named() {
             matches!(error, LogError::Rot { segment: 1, offset, index } if offset == at && index == hit),
             "{error}"
         );
-        assert!(error.to_string().contains("saola cluster replace"));
+        assert!(error.to_string().contains("a start of this node repairs it"));
         // A refusal changes nothing: with the bit put right everything is there.
         disk.flip_bit(FIRST, damage, 7);
         assert_eq!(Running::open(&disk).unwrap().entries().len(), 5);

@@ -319,7 +319,7 @@ fn a_witness_keeps_no_records() {
             .into_iter()
             .map(|kind| engine.view().scan(kind, saola_storage::engine::KeyRange::all(), false).count())
             .sum();
-        assert_eq!(rows, 2, "how far it has applied, and the membership");
+        assert_eq!(rows, 3, "the format, how far it has applied, and the membership");
         drop(engine);
         let other = Store::open(Arc::clone(&home.home), Keeps::Records, StoreSettings::default());
         assert!(matches!(other, Err(StoreError::WrongRole { .. })));

@@ -1,0 +1,195 @@
+//! Bits of the log that flip while a node is down: it comes back whole, from what the others have.
+
+use std::time::Duration;
+
+use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
+use saola_raft::repair::RepairError;
+use saola_raft::sim::random_u64;
+use saola_storage::disk::Disk;
+use saola_storage::disk::sim::SimDisk;
+use saola_storage::log::{Item, LogError, Record, examine};
+
+use super::{have_lead, leader, pick, replicas_are_equal, status, under_seeds, until};
+
+/// The state machines are flushed, and the log is marked, within so long.
+const FLUSHED: Duration = Duration::from_secs(35);
+
+/// A segment file and where its records stand, oldest first; with each whether a later record proves it synced.
+struct Place {
+    name: String,
+    offset: u64,
+    is_entry: bool,
+    proven: bool,
+}
+
+/// All records of a node's log.
+fn places(disk: &SimDisk) -> Vec<Place> {
+    let (mut places, mut proven) = (Vec::new(), Vec::new());
+    let found = examine(disk, None, |item| {
+        if let Item::Record { segment, offset, synced, record } = item {
+            proven.push((segment, synced));
+            let is_entry = matches!(record, Record::Entry(..));
+            places.push((segment, Place { name: format!("{segment:016x}.seg"), offset, is_entry, proven: false }));
+        }
+    });
+    let newest = found.expect("the disk reads").newest;
+    let synced = proven.iter().filter(|(segment, _)| *segment == newest).map(|(_, synced)| *synced).max().unwrap_or(0);
+    let judged = places.into_iter().map(|(segment, mut place)| {
+        place.proven = segment < newest || place.offset < synced;
+        place
+    });
+    judged.collect()
+}
+
+fn flip(disk: &SimDisk, place: &Place) {
+    assert!(disk.flip_bit(&place.name, place.offset + 16 + random_u64() % 24, (random_u64() % 8) as u8));
+}
+
+/// A cluster whose nodes have flushed once, so that each knows the others, and have written some more since.
+async fn settled(mut cluster: Cluster, clerk: &mut Clerk) -> Cluster {
+    cluster.init().await;
+    let nodes = cluster.running();
+    for record in 0..10 {
+        clerk.put_surely(&cluster, &nodes, record, PATIENCE).await;
+    }
+    tokio::time::sleep(FLUSHED).await;
+    for record in 0..20 {
+        clerk.put_surely(&cluster, &nodes, record, PATIENCE).await;
+    }
+    cluster
+}
+
+/// Starts a node whose log is damaged, and sees that a plain start would have refused it.
+async fn comes_back(cluster: &mut Cluster, clerk: &Clerk, id: u64) {
+    assert_ne!(examine(cluster.disk(id), None, |_| {}).expect("the disk reads").damaged, 0, "it is damaged");
+    cluster.start(id).await;
+    let names = cluster.disk(id).list().expect("the disk reads");
+    assert!(names.iter().any(|name| name.ends_with(".rot")), "the damaged segment is kept: {names:?}");
+    if cluster.running().contains(&id) {
+        clerk.check(cluster, id).await;
+    }
+}
+
+#[test]
+fn node_whose_log_has_rotted_repairs_itself_from_its_peers() {
+    under_seeds("rot::node_whose_log_has_rotted_repairs_itself_from_its_peers", async |seed| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = settled(Cluster::two_sites(), &mut clerk).await;
+        // A follower, the former leader, or the witness.
+        let lead = leader(&cluster).await;
+        let id = match seed % 3 {
+            0 => lead,
+            1 => 5,
+            _ => pick(&[1, 2, 3, 4].into_iter().filter(|id| *id != lead).collect::<Vec<_>>()),
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if seed % 2 == 0 {
+            cluster.crash(id).await;
+        } else {
+            cluster.kill(id).await;
+        }
+        let others: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|other| *other != id).collect();
+        for record in 0..20 {
+            clerk.put_surely(&cluster, &others, record, PATIENCE).await;
+        }
+        let proven: Vec<Place> = places(cluster.disk(id)).into_iter().filter(|p| p.proven && p.is_entry).collect();
+        let newest = &proven[proven.len() - 1 - (random_u64() % 8) as usize];
+        flip(cluster.disk(id), newest);
+        if cluster.try_start(id).await.is_err() {
+            panic!("the vote stands in the mark of an idle second, and the others have the entries");
+        }
+        let names = cluster.disk(id).list().expect("the disk reads");
+        assert!(names.iter().any(|name| name.ends_with(".rot")), "the damaged segment is kept: {names:?}");
+        clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+        for node in cluster.running() {
+            clerk.check(&cluster, node).await;
+        }
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn rot_in_the_newest_record_loses_nothing_acknowledged_and_waits_for_who_has_it() {
+    under_seeds("rot::rot_in_the_newest_record_loses_nothing_acknowledged_and_waits_for_who_has_it", async |_| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = settled(Cluster::new(3, false), &mut clerk).await;
+        have_lead(&cluster, 1).await;
+        // Only 1 and 2 have the newest writes; 2 goes down, then 1 with the rot, and 3 alone knows nothing of them.
+        cluster.kill(3).await;
+        for record in 0..5 {
+            clerk.put_surely(&cluster, &[1, 2], record, PATIENCE).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.kill(2).await;
+        cluster.kill(1).await;
+        let proven: Vec<Place> = places(cluster.disk(1)).into_iter().filter(|p| p.proven && p.is_entry).collect();
+        flip(cluster.disk(1), proven.last().expect("it has entries"));
+        cluster.start(3).await;
+        let waiting = tokio::time::timeout(Duration::from_secs(20), cluster.try_start(1)).await;
+        assert!(waiting.is_err(), "nobody who is there has what is missing");
+        cluster.kill(1).await;
+        cluster.start(2).await;
+        comes_back(&mut cluster, &clerk, 1).await;
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        for node in [1, 2, 3] {
+            clerk.check(&cluster, node).await;
+        }
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn node_whose_vote_may_be_hidden_by_damage_refuses_to_start() {
+    under_seeds("rot::node_whose_vote_may_be_hidden_by_damage_refuses_to_start", async |_| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = settled(Cluster::new(3, false), &mut clerk).await;
+        for record in 0..5 {
+            clerk.put_surely(&cluster, &[1, 2, 3], record, PATIENCE).await;
+        }
+        // Killed while it is busy: no mark stands behind the newest entries.
+        cluster.kill(3).await;
+        let places = places(cluster.disk(3));
+        let newest = places.iter().rev().find(|place| place.proven && place.is_entry).expect("it has entries");
+        flip(cluster.disk(3), newest);
+        let refused = cluster.try_start(3).await.expect_err("it could vote twice");
+        let RepairError::Hopeless { damage: LogError::Rot { .. }, .. } = &refused else { panic!("{refused}") };
+        for part in ["segment", "byte", "log index", "vote twice", "saola cluster replace 3"] {
+            assert!(refused.to_string().contains(part), "{part:?} in: {refused}");
+        }
+        clerk.put_surely(&cluster, &[1, 2], 0, PATIENCE).await;
+        clerk.check(&cluster, 1).await;
+    });
+}
+
+#[test]
+fn entry_found_damaged_while_the_node_runs_ends_it_and_the_next_start_repairs_it() {
+    under_seeds("rot::entry_found_damaged_while_the_node_runs_ends_it_and_the_next_start_repairs_it", async |_| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = settled(Cluster::new(3, false), &mut clerk).await;
+        have_lead(&cluster, 1).await;
+        cluster.kill(3).await;
+        clerk.padding = 8 << 10;
+        // More than the log keeps in memory, so that the entries for 3 are read from the disk.
+        for record in 0..3 {
+            clerk.put_surely(&cluster, &[1, 2], record, PATIENCE).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.kill(1).await;
+        cluster.start(1).await;
+        // After a start nothing of the log is in memory.
+        have_lead(&cluster, 1).await;
+        let last = cluster.log(3).map_or(0, |log| log.last.map_or(0, |last| last.index));
+        let entries: Vec<Place> = places(cluster.disk(1)).into_iter().filter(|p| p.proven && p.is_entry).collect();
+        assert!(last == 0 && entries.len() > 4);
+        flip(cluster.disk(1), &entries[entries.len() - 3]);
+        cluster.start(3).await;
+        until("the leader meets the damage and ends", PATIENCE, || status(&cluster, 1).state == "stopped").await;
+        cluster.kill(1).await;
+        comes_back(&mut cluster, &clerk, 1).await;
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        for node in [1, 2, 3] {
+            clerk.check(&cluster, node).await;
+        }
+        replicas_are_equal(&cluster).await;
+    });
+}

@@ -1,0 +1,352 @@
+//! A start on a damaged log: what is lost comes from the peers, before Raft runs (protocol-aware recovery; Alagappan et
+//! al., FAST 2018).
+//!
+//! What the log still says for certain is `storage`'s part (`log::Salvage`). This one asks the members for the rest and
+//! decides what may be taken, [`judge`]:
+//! - from any peer that knows all that is missing to be committed, for that never changes;
+//! - from a peer that leads with a vote at or above ours, whatever it has: every leader of our term or a later one holds
+//!   all that was committed with our acknowledgement. What its log lacks was never committed.
+//!
+//! All of it comes from one peer, so that it is one log. Until it is complete the node does not vote. If damage may hide
+//! its vote, or the peers have purged what is missing, it does not start at all: it must be replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::Instant as _;
+use prost::Message;
+use saola_storage::disk::Disk;
+use saola_storage::log::{Log, LogEntry, LogError, LogSettings, LogWriter, Salvage};
+use saola_storage::release::RELEASE;
+use saola_storage::store::Store;
+use saola_storage::types::{LogId, Vote};
+
+use crate::folder::DataFolder;
+use crate::member::{Member, MembershipRecord};
+use crate::timing::Timing;
+use crate::transport::{Lane, PeerAddress, Transport};
+use crate::types::{Runtime, Takes};
+use crate::wire::{Answer, EntriesFrom, EntriesReply, Header, PeerRequest, Question, WIRE_VERSION};
+
+/// Entries come in pieces of so many bytes of payload, the first one of a piece whatever its size.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
+/// No rebuilt log holds more.
+const MAX_BYTES: usize = 1 << 30;
+/// From one warning that the repair waits to the next.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The log, and no repair helps.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The damage cannot be repaired from peers.
+    #[error(
+        "{damage}; it cannot be repaired from peers: {reason}; keep the folder for inquiry and replace this node with \
+         `saola cluster replace {node_id}`"
+    )]
+    Hopeless {
+        /// The damage.
+        damage: LogError,
+        /// Why not.
+        reason: String,
+        /// This node.
+        node_id: u64,
+    },
+}
+
+/// What a start on a damaged log goes by.
+pub struct Repair<'a> {
+    /// This node's folder.
+    pub folder: &'a DataFolder,
+    /// Its state machine, as it was flushed.
+    pub store: &'a Store,
+    /// Way to the peers.
+    pub transport: Arc<dyn Transport>,
+    /// How often they are asked.
+    pub timing: Timing,
+}
+
+/// Opens a log; one that is damaged is repaired first, however long that takes.
+pub async fn open_log<RT: Runtime, D: Disk>(
+    disk: Arc<D>,
+    settings: LogSettings,
+    repair: Repair<'_>,
+) -> Result<(Log, LogWriter<D>), RepairError> {
+    let damage = match Log::open(disk.clone(), settings) {
+        Err(damage @ (LogError::Rot { .. } | LogError::Missing { .. })) => damage,
+        opened => return Ok(opened?),
+    };
+    tracing::error!("{damage}");
+    repair.run::<RT, D>(&disk, settings, damage).await?;
+    Ok(Log::open(disk, settings)?)
+}
+
+/// What may be done with a peer's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Its entries below this index are those that belong there. They may end earlier if it leads.
+    Take { below: u64, leads: bool },
+    /// Not now.
+    NotYet(String),
+    /// Never.
+    Purged(String),
+}
+
+/// Decides whether a peer has what is missing, and may be believed.
+pub(crate) fn judge(salvage: &Salvage, answer: &EntriesReply) -> Verdict {
+    let Some(missing) = &salvage.missing else { return Verdict::Take { below: 0, leads: false } };
+    let next = |id: Option<LogId>| id.map_or(0, |id| id.index.saturating_add(1));
+    let (committed, last) = (next(answer.committed.map(Into::into)), next(answer.last.map(Into::into)));
+    let purged = next(answer.purged.map(Into::into));
+    // The entry after the missing ones is wanted too: it shows whether both logs go on alike.
+    let end = missing.end.saturating_add(1);
+    if purged > missing.start {
+        return Verdict::Purged(format!("has purged its log up to index {}", purged - 1));
+    }
+    let vote = answer.vote.map(Vote::from);
+    if answer.leads && vote.map(|v| v.leader) >= salvage.vote.map(|v| v.leader) && last >= next(salvage.committed) {
+        return Verdict::Take { below: end.min(last), leads: true };
+    }
+    if committed >= missing.end {
+        return Verdict::Take { below: end.min(committed), leads: false };
+    }
+    Verdict::NotYet(format!(
+        "knows no more to be committed than the entries before index {committed}, and does not lead"
+    ))
+}
+
+impl Repair<'_> {
+    async fn run<RT: Runtime, D: Disk>(
+        &self,
+        disk: &Arc<D>,
+        settings: LogSettings,
+        damage: LogError,
+    ) -> Result<(), RepairError> {
+        let node_id = self.folder.claim().node_id;
+        let hopeless = |reason: String| RepairError::Hopeless { damage: damage.clone(), reason, node_id };
+        // A witness keeps the log for others.
+        let applied = if self.folder.claim().role.is_data() { self.store.applied().log_id } else { None };
+        let (on, group_id) = (disk.clone(), settings.group_id);
+        let salvage = RT::disk(Takes::Long, move || Salvage::read(&*on, group_id, applied)).await?;
+        if !salvage.vote_certain {
+            return Err(hopeless("the damage may hide its newest vote, and it could vote twice in one term".into()));
+        }
+        let peers = self.peers();
+        let (entries, from) = match &salvage.missing {
+            None => (Vec::new(), "its own flushed state".to_owned()),
+            Some(_) if peers.is_empty() => {
+                return Err(hopeless("its flushed state names no other member of the cluster".into()));
+            }
+            Some(_) => self.gather::<RT>(&salvage, &peers).await.map_err(hopeless)?,
+        };
+        let (count, missing) = (entries.len(), salvage.missing.clone());
+        let on = disk.clone();
+        let state = RT::disk(Takes::Long, move || salvage.rebuild(&on, settings, entries)).await?;
+        let (missing, last) = (missing.unwrap_or(0..0), state.last.map_or(0, |last| last.index));
+        tracing::warn!(
+            "the log is whole again: {damage}; entries {} to {} were suspect, {count} came from {from}, the log ends at \
+             index {last}; damaged segments are kept in the log folder as <id>.rot while there is room",
+            missing.start,
+            missing.end.saturating_sub(1)
+        );
+        Ok(())
+    }
+
+    /// The other members, as the flushed state knows them, and the entry that set them.
+    fn peers(&self) -> Vec<Member> {
+        let record = self.store.applied().membership.and_then(|(_, bytes)| MembershipRecord::decode(bytes).ok());
+        let members = record.into_iter().flat_map(|record| record.seats).filter_map(|seat| seat.member);
+        members.filter(|member| member.node_id != self.folder.claim().node_id).collect()
+    }
+
+    /// Asks all peers until one has what is missing; answers the entries, and who gave them. An error: nobody ever will.
+    async fn gather<RT: Runtime>(
+        &self,
+        salvage: &Salvage,
+        peers: &[Member],
+    ) -> Result<(Vec<LogEntry>, String), String> {
+        let boot_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
+        let pause = Duration::from_millis(self.timing.election_max_ms);
+        let mut warned: Option<RT::Instant> = None;
+        loop {
+            let (mut reasons, mut purged) = (Vec::new(), 0);
+            for peer in peers {
+                let who = format!("node {} ({})", peer.node_id, peer.name);
+                match self.ask_for_all(salvage, peer, &boot_id).await {
+                    Ok(entries) => return Ok((entries, who)),
+                    Err(Verdict::Purged(reason)) => {
+                        purged += 1;
+                        reasons.push(format!("{who} {reason}"));
+                    }
+                    Err(Verdict::NotYet(reason)) => reasons.push(format!("{who} {reason}")),
+                    Err(Verdict::Take { .. }) => reasons.push(format!("{who} changed while it was asked")),
+                }
+            }
+            let reasons = reasons.join("; ");
+            if purged == peers.len() {
+                return Err(reasons);
+            }
+            if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                warned = Some(RT::Instant::now());
+                let missing = salvage.missing.clone().unwrap_or(0..0);
+                let places = salvage.damage.iter().map(|damage| {
+                    format!(
+                        "segment {:016x} byte {} (index {})",
+                        damage.segment, damage.from_offset, damage.first_index
+                    )
+                });
+                tracing::warn!(
+                    "the damaged log waits for entries {} to {} from peers, and this node does not vote meanwhile; damage: \
+                     {}; asked: {reasons}",
+                    missing.start,
+                    missing.end.saturating_sub(1),
+                    places.collect::<Vec<_>>().join(", ")
+                );
+            }
+            RT::sleep(pause).await;
+        }
+    }
+
+    /// All that one peer has of what is missing, piece by piece, as one log.
+    async fn ask_for_all(
+        &self,
+        salvage: &Salvage,
+        peer: &Member,
+        boot_id: &[u8; 16],
+    ) -> Result<Vec<LogEntry>, Verdict> {
+        let not_yet = |reason: &str| Verdict::NotYet(reason.to_owned());
+        let missing = salvage.missing.clone().unwrap_or(0..0);
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let mut led_by = None;
+        loop {
+            let next = missing.start + entries.len() as u64;
+            let question =
+                EntriesFrom { from: next, end: missing.end.saturating_add(1), max_bytes: PIECE_BYTES as u64 };
+            let answer = self.ask(peer, boot_id, question).await.map_err(Verdict::NotYet)?;
+            let (below, leads) = match judge(salvage, &answer) {
+                Verdict::Take { below, leads } => (below, leads),
+                other => return Err(other),
+            };
+            // A leader's log only grows while it leads.
+            let vote = answer.vote.filter(|_| leads);
+            if next > missing.start && vote != led_by {
+                return Err(not_yet("has changed its leadership while it was asked"));
+            }
+            led_by = vote;
+            let before = entries.len();
+            for entry in answer.entries {
+                let log_id: LogId =
+                    entry.log_id.map(Into::into).ok_or_else(|| not_yet("sent an entry without a place"))?;
+                if log_id.index != missing.start + entries.len() as u64 {
+                    return Err(not_yet("sent entries that do not follow each other"));
+                }
+                if log_id.index >= below {
+                    break;
+                }
+                bytes += entry.payload.len();
+                entries.push(LogEntry { log_id, payload: entry.payload });
+            }
+            if missing.start + entries.len() as u64 >= below {
+                return Ok(entries);
+            }
+            if entries.len() == before || bytes > MAX_BYTES {
+                return Err(not_yet("does not give the entries that it says it has"));
+            }
+        }
+    }
+
+    async fn ask(&self, peer: &Member, boot_id: &[u8; 16], question: EntriesFrom) -> Result<EntriesReply, String> {
+        let header = self.header(peer, boot_id).ok_or("this folder belongs to no cluster")?;
+        let request = PeerRequest { header: Some(header), question: Some(Question::Entries(question)) };
+        let address = PeerAddress { address: peer.peer_address.clone(), name: peer.name.clone() };
+        let limit = Duration::from_millis(10 * self.timing.election_max_ms);
+        let reply = self.transport.call(&address, Lane::Control, request, limit).await;
+        match reply.map_err(|error| format!("does not answer: {}", error.reason()))?.answer {
+            Some(Answer::Entries(reply)) => Ok(reply),
+            Some(Answer::Refused(refusal)) => Err(format!("refuses: {}", refusal.message)),
+            _ => Err("gave an answer of the wrong kind".into()),
+        }
+    }
+
+    fn header(&self, to: &Member, boot_id: &[u8; 16]) -> Option<Header> {
+        let own = self.folder.identity()?;
+        let at = self.store.applied().membership.map(|(at, _)| at);
+        Some(Header {
+            wire_version: WIRE_VERSION,
+            group_id: own.group_id,
+            cluster_id: Bytes::copy_from_slice(&own.cluster_id),
+            epoch: own.epoch,
+            from: own.node_id,
+            to: to.node_id,
+            from_folder: Bytes::copy_from_slice(&own.folder_id),
+            to_folder: to.folder_id.clone(),
+            from_role: own.role as i32,
+            from_site: own.site,
+            from_name: own.name,
+            counted_next: 0,
+            counted_term: 0,
+            member_at: at.map(Into::into),
+            from_boot: Bytes::copy_from_slice(boot_id),
+            release: RELEASE.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use saola_storage::types::LeaderId;
+
+    use super::*;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { leader: LeaderId { term, node_id: 1 }, index }
+    }
+
+    /// Entries 21 to 25 are missing; the vote is of term 4, index 20 is known to be committed.
+    fn damaged() -> Salvage {
+        let mut salvage = Salvage::default();
+        salvage.vote = Some(Vote { leader: LeaderId { term: 4, node_id: 1 }, committed: true });
+        salvage.vote_certain = true;
+        salvage.committed = Some(id(3, 20));
+        salvage.missing = Some(21..26);
+        salvage
+    }
+
+    fn answer(term: u64, leads: bool, committed: u64, last: u64, purged: Option<u64>) -> EntriesReply {
+        EntriesReply {
+            entries: Vec::new(),
+            committed: Some(id(3, committed).into()),
+            vote: Some(Vote { leader: LeaderId { term, node_id: 2 }, committed: true }.into()),
+            leads,
+            purged: purged.map(|index| id(3, index).into()),
+            last: Some(id(3, last).into()),
+        }
+    }
+
+    #[test]
+    fn committed_entries_are_taken_from_anyone_and_others_from_a_leader_alone() {
+        let judged = |term, leads, committed, last| judge(&damaged(), &answer(term, leads, committed, last, None));
+        let take = |below, leads| Verdict::Take { below, leads };
+        assert_eq!(judged(1, false, 25, 40), take(26, false), "committed: whoever says it, whatever its vote");
+        assert_eq!(
+            judged(1, false, 90, 95),
+            take(27, false),
+            "and the entry after them, which shows how the log goes on"
+        );
+        assert!(matches!(judged(9, false, 24, 40), Verdict::NotYet(reason) if reason.contains("index 25")));
+        assert_eq!(judged(4, true, 20, 40), take(27, true), "a leader of the own term or later has all that matters");
+        assert_eq!(judged(5, true, 20, 23), take(24, true), "what its log lacks was never committed");
+        assert!(matches!(judged(3, true, 20, 40), Verdict::NotYet(_)), "an older one may lack what was acknowledged");
+        assert!(matches!(judged(5, true, 19, 19), Verdict::NotYet(_)), "it lacks what is known to be committed");
+    }
+
+    #[test]
+    fn a_peer_that_has_purged_what_is_missing_is_of_no_use() {
+        let judged = |purged| judge(&damaged(), &answer(5, true, 90, 95, Some(purged)));
+        assert!(matches!(judged(20), Verdict::Take { .. }));
+        assert_eq!(judged(21), Verdict::Purged("has purged its log up to index 21".into()));
+    }
+}

@@ -1,0 +1,42 @@
+//! Entries for a member whose log is damaged.
+
+use prost::Message;
+
+use super::{WireEntry, WireLogId, WireVote};
+
+/// Which entries do you hold? It changes nothing at the one who is asked.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct EntriesFrom {
+    /// First index.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    /// One past the last index.
+    #[prost(uint64, tag = "2")]
+    pub end: u64,
+    /// Payload bytes after which the answer may stop; the one who is asked has a limit of its own.
+    #[prost(uint64, tag = "3")]
+    pub max_bytes: u64,
+}
+
+/// Answer to [`EntriesFrom`].
+#[derive(Clone, PartialEq, Message)]
+pub struct EntriesReply {
+    /// The entries from the first index on, as many as there are and as fit; none if the first is not there.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<WireEntry>,
+    /// Newest entry that is known to be committed.
+    #[prost(message, optional, tag = "2")]
+    pub committed: Option<WireLogId>,
+    /// The vote in force while the entries were read.
+    #[prost(message, optional, tag = "3")]
+    pub vote: Option<WireVote>,
+    /// The node leads by that vote: it holds all that was committed by it or before.
+    #[prost(bool, tag = "4")]
+    pub leads: bool,
+    /// Newest entry that was purged.
+    #[prost(message, optional, tag = "5")]
+    pub purged: Option<WireLogId>,
+    /// Newest entry.
+    #[prost(message, optional, tag = "6")]
+    pub last: Option<WireLogId>,
+}
