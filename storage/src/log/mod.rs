@@ -14,7 +14,7 @@
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
 //! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and all damage),
-//! `salvage` (the whole log made anew).
+//! `salvage` and `rebuild` (a damaged log made whole).
 
 mod batch;
 mod error;
@@ -23,6 +23,7 @@ mod format;
 mod handle;
 mod memory;
 mod open;
+mod rebuild;
 mod salvage;
 mod segment;
 mod writer;

@@ -316,7 +316,7 @@ fn a_full_disk_of_any_size_loses_nothing_acknowledged() {
         let lived = Running::open(&disk).and_then(|mut running| {
             let lived = run.live(&mut running, &script());
             let acknowledged = running.acknowledged();
-            lived.map_err(|error| (error, acknowledged)).or_else(|(error, acknowledged)| {
+            lived.map_err(|error| {
                 assert!(matches!(error, LogError::Full { .. } | LogError::Io { .. }), "{error}");
                 drop(running);
                 disk.kill();
@@ -327,7 +327,7 @@ fn a_full_disk_of_any_size_loses_nothing_acknowledged() {
                 }
                 disk.set_capacity(u64::MAX);
                 run.check(&Running::open(&disk).unwrap(), acknowledged);
-                Err(error)
+                error
             })
         });
         cases += 1;
