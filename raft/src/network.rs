@@ -181,11 +181,15 @@ impl<RT: Runtime> PeerClient<RT> {
         let term = Arc::new(AtomicU64::new(0));
         let sender = PeerClient { shared: self.shared.clone(), member: self.member.clone(), lane: self.lane };
         let (sent_by_input, term_of_input) = (sent.clone(), term.clone());
+        // Openraft hands the next payload to whichever request stream asks first: one that a transport still holds after its
+        // session has ended would send it into a dead connection, and nobody would send it again.
+        let (session, session_ended) = tokio::sync::oneshot::channel::<()>();
         let requests = input.map(move |rpc| {
             let first = sent_by_input.fetch_add(1, Ordering::AcqRel) == 0;
             term_of_input.store(rpc.vote.leader_id.term, Ordering::Release);
             sender.prepare(&rpc, first)
         });
+        let requests = requests.take_until(session_ended);
         let stall = self.shared.stall_limit();
         let hangs = move |what: &str| TransportError::Broken {
             peer: self.member.name.clone(),
@@ -195,11 +199,11 @@ impl<RT: Runtime> PeerClient<RT> {
             .await
             .unwrap_or_else(|_| Err(hangs("the opening of a stream")))
             .map_err(|error| rpc_error::<RT>(&error))?;
-        let state = Some((replies, 0u64));
+        let state = Some((replies, 0u64, session));
         let responses = futures::stream::unfold(state, move |state| {
             let (sent, term) = (sent.clone(), term.clone());
             async move {
-                let (mut replies, mut answered) = state?;
+                let (mut replies, mut answered, session) = state?;
                 loop {
                     let item = match RT::timeout(stall, replies.next()).await {
                         Ok(item) => item?,
@@ -212,7 +216,7 @@ impl<RT: Runtime> PeerClient<RT> {
                         .map_err(|error| rpc_error::<RT>(&error))
                         .and_then(|reply| self.received(term.load(Ordering::Acquire), reply));
                     let end = !matches!(result, Ok(Ok(_)));
-                    return Some((result, if end { None } else { Some((replies, answered)) }));
+                    return Some((result, if end { None } else { Some((replies, answered, session)) }));
                 }
             }
         });

@@ -4,8 +4,8 @@
 //! 1. An operation whose callback said `Ok` is on stable storage, and so is all that was submitted before it.
 //! 2. What [`Log::open`] reports is on stable storage, however the process or the machine ended before.
 //! 3. The log has no holes, and votes do not go back.
-//! 4. Damage of what was durable is named ([`LogError::Rot`]), never repaired by forgetting; what was being
-//!    written when the power went is cut off.
+//! 4. Damage of what was durable is named ([`LogError::Rot`]), never repaired by forgetting: [`Salvage`] says what is
+//!    certain and puts the rest back; what was being written when the power went is cut off.
 //! 5. A disk that others have filled ends neither the log nor its next start before the reserve is used up.
 //!
 //! [`Log`] is the handle of those who submit and read; it never waits for the disk except to read old
@@ -14,7 +14,8 @@
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
 //! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and
-//! all damage, changing nothing), `salvage` (the whole log made anew).
+//! all damage, changing nothing), `salvage` and `rebuild` (a
+//! damaged log made whole).
 
 mod batch;
 mod error;
@@ -23,6 +24,7 @@ mod format;
 mod handle;
 mod memory;
 mod open;
+mod rebuild;
 mod salvage;
 mod segment;
 mod writer;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::{Operation, SimDisk};
-use saola_storage::log::{Log, LogError, LogOp, LogSettings, Wait, examine};
+use saola_storage::log::{Item, Log, LogError, LogOp, LogSettings, Record, Wait, examine};
 
 use crate::log_support::{Model, Running, SETTINGS, append, entry, id, vote};
 
@@ -80,8 +80,8 @@ fn an_old_entry_is_read_from_the_disk_as_it_was_written() {
 }
 
 #[test]
-fn an_old_entry_that_has_changed_on_the_disk_is_named_and_not_served() {
-    let (disk, running) = written(40);
+fn an_old_entry_that_has_changed_on_the_disk_is_named_and_not_served_and_ends_the_log() {
+    let (disk, mut running) = written(40);
     disk.fail_nth(Operation::Read, 1);
     assert!(matches!(running.log.entries(0..1, 1), Err(LogError::Io { .. })));
     let damage = HEAD_BYTES + 3 * RECORD_BYTES;
@@ -89,6 +89,9 @@ fn an_old_entry_that_has_changed_on_the_disk_is_named_and_not_served() {
     assert_eq!(running.log.entries(0..3, usize::MAX).unwrap().len(), 3);
     let error = running.log.entries(0..9, usize::MAX).unwrap_err();
     assert!(matches!(error, LogError::Rot { segment: 1, offset, index: 3 } if offset == damage), "{error}");
+    // The writer ends with it, so that the process is started again and repairs it.
+    assert_eq!(running.writer.wait(Duration::MAX), Wait::Work);
+    assert!(matches!(running.writer.step(), Err(LogError::Rot { index: 3, .. })));
 }
 
 #[test]
@@ -419,6 +422,31 @@ fn an_idle_log_is_marked_once() {
     running.writer.idle_mark().unwrap();
     assert_eq!(running.log.stats().syncs, syncs + 1);
     assert_eq!(running.writer.wait(Duration::ZERO), Wait::Idle);
+}
+
+#[test]
+fn a_busy_log_repeats_its_vote_in_a_mark_after_each_256_kib() {
+    let disk = SimDisk::new(1);
+    let settings = LogSettings { segment_bytes: 4 << 20, ..SETTINGS };
+    let mut running = Running::open_with(&disk, settings).unwrap();
+    running.write(LogOp::Vote(vote(4)));
+    let syncs = running.log.stats().syncs;
+    for index in 0..30 {
+        running.write(append(4, 100 * index..100 * (index + 1), 300));
+    }
+    assert_eq!(running.log.stats().syncs, syncs + 30, "marks ride with the batches");
+    let (mut marks, mut unmarked, mut longest) = (0, 0, 0);
+    let found = examine(&disk, None, |item| {
+        if let Item::Record { record, .. } = item {
+            unmarked += if let Record::Entry(..) = record { 344 } else { 40 };
+            longest = longest.max(unmarked);
+            if record == Record::Mark(Some(vote(4))) {
+                (marks, unmarked) = (marks + 1, 0);
+            }
+        }
+    });
+    assert_eq!((found.unwrap().damaged, marks), (0, 3));
+    assert!(longest <= (256 << 10) + 400, "{longest} bytes without a mark");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
+use saola_storage::disk::Disk;
 use saola_storage::disk::sim::{Operation, SimDisk};
 use saola_storage::log::{LogError, LogOp};
 
@@ -266,6 +267,7 @@ fn a_power_loss_at_any_disk_operation_loses_nothing_acknowledged() {
             run.check(&found, acknowledged);
         }
     }
+    eprintln!("{} power losses in {operations} disk operations of a run", 8 * operations);
 }
 
 #[test]
@@ -296,4 +298,74 @@ fn a_power_loss_at_any_disk_operation_of_a_start_loses_nothing() {
             run.check(&found, acknowledged);
         }
     }
+    eprintln!("{} power losses in {operations} disk operations of a start", 16 * operations);
+}
+
+#[test]
+fn a_full_disk_of_any_size_loses_nothing_acknowledged() {
+    let disk = SimDisk::new(0);
+    let mut whole = Run::new();
+    whole.live(&mut Running::open(&disk).unwrap(), &script()).unwrap();
+    let enough: u64 = disk.list().unwrap().iter().map(|name| disk.open(name, false).unwrap().len().unwrap()).sum();
+    let (mut cases, mut ended) = (0, 0);
+    let mut capacity = 0;
+    while capacity <= enough + (64 << 10) {
+        let disk = SimDisk::new(capacity);
+        disk.set_capacity(capacity);
+        let mut run = Run::new();
+        let lived = Running::open(&disk).and_then(|mut running| {
+            let lived = run.live(&mut running, &script());
+            let acknowledged = running.acknowledged();
+            lived.map_err(|error| {
+                assert!(matches!(error, LogError::Full { .. } | LogError::Io { .. }), "{error}");
+                drop(running);
+                disk.kill();
+                // Without room a start may refuse, but it must not spoil what there is.
+                for _ in 0..2 {
+                    drop(Running::open(&disk));
+                    disk.kill();
+                }
+                disk.set_capacity(u64::MAX);
+                run.check(&Running::open(&disk).unwrap(), acknowledged);
+                error
+            })
+        });
+        cases += 1;
+        ended += u64::from(lived.is_err());
+        // Every byte around the sizes that files have, each 29th in between.
+        let near = (capacity + 4) % 512 < 8;
+        capacity += if near { 1 } else { 29 };
+    }
+    assert!(ended > 0 && ended < cases, "{ended} of {cases}");
+    eprintln!("{cases} sizes of a disk, {ended} of them too small");
+}
+
+#[test]
+fn a_disk_error_at_any_write_or_sync_ends_the_log_and_nothing_more_is_written() {
+    let mut cases = 0;
+    for operation in [Operation::Write, Operation::Sync, Operation::SyncDir] {
+        for nth in 1.. {
+            let disk = SimDisk::new(nth);
+            let mut run = Run::new();
+            let mut running = Running::open(&disk).unwrap();
+            disk.fail_nth(operation, nth);
+            let Err(error) = run.live(&mut running, &script()) else { break };
+            assert!(matches!(error, LogError::Io { .. }), "{error}");
+            let operations = disk.ops();
+            running.submit(LogOp::Vote(vote(99)));
+            assert!(running.writer.step().is_err() && running.writer.idle_mark().is_err());
+            assert_eq!(disk.ops(), operations, "a log that has failed touches the disk no more");
+            let acknowledged = running.acknowledged();
+            drop(running);
+            // The process ends; a start comes, and then the power goes.
+            disk.kill();
+            run.check(&Running::open(&disk).unwrap(), acknowledged);
+            let reported = Model::of(&Running::open(&disk).unwrap().log);
+            disk.crash(nth);
+            assert_eq!(Model::of(&Running::open(&disk).unwrap().log), reported);
+            cases += 1;
+        }
+    }
+    assert!(cases > 60, "{cases}");
+    eprintln!("{cases} failed disk operations");
 }

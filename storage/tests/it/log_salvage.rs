@@ -139,11 +139,13 @@ fn a_power_loss_at_any_disk_operation_of_a_rebuild_leaves_the_damaged_log_or_the
             disk.crash(op * 31 + seed);
             if matches!(Running::open(&disk).map(drop), Err(LogError::Rot { index: 25, .. })) {
                 damaged += 1;
-                rebuild(&disk, salvage(&disk, None), entries(1, 21..27)).unwrap();
+                // What the first one left half done must not show behind the end of a shorter log.
+                rebuild(&disk, salvage(&disk, None), entries(1, 21..24)).unwrap();
+                assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..24));
             } else {
                 whole += 1;
+                assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..30));
             }
-            assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..30));
         }
     }
     assert!(damaged > 0 && whole > 0, "{damaged} {whole}");

@@ -193,3 +193,40 @@ fn entry_found_damaged_while_the_node_runs_ends_it_and_the_next_start_repairs_it
         replicas_are_equal(&cluster).await;
     });
 }
+
+#[test]
+fn random_flips_on_one_node_after_the_other_lose_nothing() {
+    under_seeds("rot::random_flips_on_one_node_after_the_other_lose_nothing", async |_| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = settled(Cluster::two_sites(), &mut clerk).await;
+        for _ in 0..6 {
+            let id = pick(&[1, 2, 3, 4, 5]);
+            let others: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|other| *other != id).collect();
+            for record in 0..pick(&[0, 3, 30]) {
+                clerk.put_surely(&cluster, &others, record, PATIENCE).await;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match pick(&[true, false]) {
+                true => cluster.crash(id).await,
+                false => cluster.kill(id).await,
+            }
+            for record in 0..pick(&[0, 3, 30]) {
+                clerk.put_surely(&cluster, &others, record, PATIENCE).await;
+            }
+            let proven: Vec<Place> = places(cluster.disk(id)).into_iter().filter(|place| place.proven).collect();
+            for _ in 0..pick(&[1, 2, 5]) {
+                let place = &proven[(random_u64() % proven.len() as u64) as usize];
+                match random_u64() % 8 {
+                    0 => assert!(cluster.disk(id).flip_bit(&place.name, random_u64() % 144, 1)),
+                    _ => flip(cluster.disk(id), place),
+                }
+            }
+            cluster.start(id).await;
+            clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+            for node in cluster.running() {
+                clerk.check(&cluster, node).await;
+            }
+        }
+        replicas_are_equal(&cluster).await;
+    });
+}
