@@ -183,7 +183,7 @@ fn damage_is_named_with_its_place() {
     flip(&segments[0], 4096 + 60);
     let log = saola(&["log", "verify", "--data-dir", dir]);
     assert_eq!(log.status.code(), Some(8), "{}{}", out(&log), said(&log));
-    assert!(out(&log).starts_with("segment 0000000000000001 byte "), "{}", out(&log));
+    assert!(out(&log).starts_with("segment 0000000000000001 bytes "), "{}", out(&log));
     assert!(out(&log).contains("log verify: DAMAGED segments=3"), "{}", out(&log));
 
     // Every table of rows in turn, so that the versions are among them.

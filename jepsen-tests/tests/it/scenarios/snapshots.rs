@@ -298,8 +298,10 @@ fn records_come_from_a_follower_and_are_not_outdated_when_they_arrive() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         adding.await.expect("the leader runs").expect("a quiet cluster takes a node");
-        assert_eq!(cluster.network.fetched(2, 4).exports.len(), 1, "one transfer was enough");
-        assert_eq!(cluster.network.fetched(2, 4).streams, 1);
+        // Which follower is the fit one depends on who has more just then.
+        let [two, three] = [2, 3].map(|source| cluster.network.fetched(source, 4));
+        assert_eq!(two.exports.len() + three.exports.len(), 1, "one transfer was enough");
+        assert_eq!(two.streams + three.streams, 1);
         assert!(cluster.network.fetched(1, 4).exports.is_empty(), "the leader has other work");
         clerk.check(&cluster, 4).await;
         replicas_are_equal(&cluster).await;
