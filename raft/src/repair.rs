@@ -8,7 +8,8 @@
 //!   all that was committed with our acknowledgement. What its log lacks was never committed.
 //!
 //! All of it comes from one peer, so that it is one log. Until it is complete the node does not vote. If damage may hide
-//! its vote, or the peers have purged what is missing, it does not start at all: it must be replaced.
+//! its vote, or the peers have purged what is missing, it does not start at all: it must be replaced. A witness lets go of
+//! what every data node has purged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,8 +92,8 @@ pub(crate) enum Verdict {
     Take { below: u64, leads: bool },
     /// Not now.
     NotYet(String),
-    /// Never.
-    Purged(String),
+    /// Never: it has purged its log up to this entry.
+    Purged(LogId),
 }
 
 /// Decides whether a peer has what is missing, and may be believed.
@@ -100,11 +101,11 @@ pub(crate) fn judge(salvage: &Salvage, answer: &EntriesReply) -> Verdict {
     let Some(missing) = &salvage.missing else { return Verdict::Take { below: 0, leads: false } };
     let next = |id: Option<LogId>| id.map_or(0, |id| id.index.saturating_add(1));
     let (committed, last) = (next(answer.committed.map(Into::into)), next(answer.last.map(Into::into)));
-    let purged = next(answer.purged.map(Into::into));
+    let purged: Option<LogId> = answer.purged.map(Into::into);
     // The entry after the missing ones is wanted too: it shows whether both logs go on alike.
     let end = missing.end.saturating_add(1);
-    if purged > missing.start {
-        return Verdict::Purged(format!("has purged its log up to index {}", purged - 1));
+    if let Some(purged) = purged.filter(|purged| purged.index >= missing.start) {
+        return Verdict::Purged(purged);
     }
     let vote = answer.vote.map(Vote::from);
     if answer.leads && vote.map(|v| v.leader) >= salvage.vote.map(|v| v.leader) && last >= next(salvage.committed) {
@@ -118,6 +119,14 @@ pub(crate) fn judge(salvage: &Salvage, answer: &EntriesReply) -> Verdict {
     ))
 }
 
+/// All peers have purged what is missing.
+struct Gone {
+    /// The last entry that each of them has purged.
+    purged_by_all: LogId,
+    /// What each has said.
+    reasons: String,
+}
+
 impl Repair<'_> {
     async fn run<RT: Runtime, D: Disk>(
         &self,
@@ -127,20 +136,31 @@ impl Repair<'_> {
     ) -> Result<(), RepairError> {
         let node_id = self.folder.claim().node_id;
         let hopeless = |reason: String| RepairError::Hopeless { damage: damage.clone(), reason, node_id };
+        let is_data = self.folder.claim().role.is_data();
         // A witness keeps the log for others.
-        let applied = if self.folder.claim().role.is_data() { self.store.applied().log_id } else { None };
-        let (on, group_id) = (disk.clone(), settings.group_id);
-        let salvage = RT::disk(Takes::Long, move || Salvage::read(&*on, group_id, applied)).await?;
-        if !salvage.vote_certain {
-            return Err(hopeless("the damage may hide its newest vote, and it could vote twice in one term".into()));
-        }
+        let mut applied = if is_data { self.store.applied().log_id } else { None };
         let peers = self.peers();
-        let (entries, from) = match &salvage.missing {
-            None => (Vec::new(), "its own flushed state".to_owned()),
-            Some(_) if peers.is_empty() => {
-                return Err(hopeless("its flushed state names no other member of the cluster".into()));
+        let (salvage, entries, from) = loop {
+            let (on, group_id) = (disk.clone(), settings.group_id);
+            let salvage = RT::disk(Takes::Long, move || Salvage::read(&*on, group_id, applied)).await?;
+            if !salvage.vote_certain {
+                return Err(hopeless(
+                    "the damage may hide its newest vote, and it could vote twice in one term".into(),
+                ));
             }
-            Some(_) => self.gather::<RT>(&salvage, &peers).await.map_err(hopeless)?,
+            match &salvage.missing {
+                None => break (salvage, Vec::new(), "its own flushed state".to_owned()),
+                Some(_) if peers.is_empty() => {
+                    return Err(hopeless("its flushed state names no other member of the cluster".into()));
+                }
+                Some(_) => {}
+            }
+            match self.gather::<RT>(&salvage, &peers).await {
+                Ok((entries, from)) => break (salvage, entries, from),
+                // What every data node has flushed and purged, nobody needs from a witness any more.
+                Err(gone) if !is_data && Some(gone.purged_by_all) > applied => applied = Some(gone.purged_by_all),
+                Err(gone) => return Err(hopeless(gone.reasons)),
+            }
         };
         let (count, missing) = (entries.len(), salvage.missing.clone());
         let on = disk.clone();
@@ -162,32 +182,30 @@ impl Repair<'_> {
         members.filter(|member| member.node_id != self.folder.claim().node_id).collect()
     }
 
-    /// Asks all peers until one has what is missing; answers the entries, and who gave them. An error: nobody ever will.
-    async fn gather<RT: Runtime>(
-        &self,
-        salvage: &Salvage,
-        peers: &[Member],
-    ) -> Result<(Vec<LogEntry>, String), String> {
+    /// Asks all peers until one has what is missing; answers the entries, and who gave them. An error: none ever will.
+    async fn gather<RT: Runtime>(&self, salvage: &Salvage, peers: &[Member]) -> Result<(Vec<LogEntry>, String), Gone> {
         let boot_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
         let pause = Duration::from_millis(self.timing.election_max_ms);
         let mut warned: Option<RT::Instant> = None;
         loop {
-            let (mut reasons, mut purged) = (Vec::new(), 0);
+            let (mut reasons, mut purged) = (Vec::new(), Vec::new());
             for peer in peers {
                 let who = format!("node {} ({})", peer.node_id, peer.name);
                 match self.ask_for_all(salvage, peer, &boot_id).await {
                     Ok(entries) => return Ok((entries, who)),
-                    Err(Verdict::Purged(reason)) => {
-                        purged += 1;
-                        reasons.push(format!("{who} {reason}"));
+                    Err(Verdict::Purged(upto)) => {
+                        purged.push(upto);
+                        reasons.push(format!("{who} has purged its log up to index {}", upto.index));
                     }
                     Err(Verdict::NotYet(reason)) => reasons.push(format!("{who} {reason}")),
                     Err(Verdict::Take { .. }) => reasons.push(format!("{who} changed while it was asked")),
                 }
             }
             let reasons = reasons.join("; ");
-            if purged == peers.len() {
-                return Err(reasons);
+            if purged.len() == peers.len()
+                && let Some(purged_by_all) = purged.into_iter().min_by_key(|upto| upto.index)
+            {
+                return Err(Gone { purged_by_all, reasons });
             }
             if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
                 warned = Some(RT::Instant::now());
@@ -347,6 +365,6 @@ mod tests {
     fn a_peer_that_has_purged_what_is_missing_is_of_no_use() {
         let judged = |purged| judge(&damaged(), &answer(5, true, 90, 95, Some(purged)));
         assert!(matches!(judged(20), Verdict::Take { .. }));
-        assert_eq!(judged(21), Verdict::Purged("has purged its log up to index 21".into()));
+        assert!(matches!(judged(21), Verdict::Purged(upto) if upto.index == 21));
     }
 }
