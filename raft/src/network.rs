@@ -229,6 +229,7 @@ impl<RT: Runtime> PeerClient<RT> {
     /// that the first offer began answers the later ones too.
     async fn offer(&self, term: u64, mut offer: SnapshotOffer, offered: u64) -> Result<Answer, RpcError<RT>> {
         let began = RT::Instant::now();
+        let mut said = String::new();
         loop {
             if offer.full {
                 offer.sources = self.shared.sources_for(&self.member, offered);
@@ -248,6 +249,13 @@ impl<RT: Runtime> PeerClient<RT> {
             let heard = self.shared.links.last_answer(self.member.node_id).map_or(began, |(at, _)| at.max(began));
             if heard.elapsed() > OFFER_LIMIT {
                 return Err(rpc_error::<RT>(&error));
+            }
+            if said != error.reason() {
+                said = error.reason().to_owned();
+                tracing::warn!(
+                    peer = self.member.name,
+                    "an offered snapshot was not answered, it is offered again: {error}"
+                );
             }
             RT::sleep(OFFER_PAUSE).await;
         }

@@ -133,18 +133,19 @@ impl<RT: Runtime> PeerService<RT> {
     /// Entries for a member whose log is damaged.
     async fn entries(&self, which: EntriesFrom) -> Result<EntriesReply, Refusal> {
         let shared = self.shared();
-        let before = shared.log.state().vote;
+        // Read first: entries at or below what was committed then cannot change while they are read.
+        let before = shared.log.state();
         let (log, bytes) = (shared.log.clone(), PIECE_BYTES.min(which.max_bytes as usize));
         let read = RT::disk(Takes::Long, move || log.entries(which.from..which.end, bytes)).await;
         let entries = read.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
         let state = shared.log.state();
         // A log changes otherwise than by growing only under a new vote.
         let own = |vote: &Vote| vote.committed && vote.leader.node_id == shared.claim.node_id;
-        let leads = before == state.vote && state.vote.as_ref().is_some_and(own) && shared.is_leader();
+        let leads = before.vote == state.vote && state.vote.as_ref().is_some_and(own) && shared.is_leader();
         let wire = |entry: LogEntry| WireEntry { log_id: Some(entry.log_id.into()), payload: entry.payload };
         Ok(EntriesReply {
             entries: entries.into_iter().map(wire).collect(),
-            committed: state.committed.map(Into::into),
+            committed: before.committed.map(Into::into),
             vote: state.vote.map(Into::into),
             leads,
             purged: state.last_purged.map(Into::into),

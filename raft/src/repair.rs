@@ -151,7 +151,9 @@ impl Repair<'_> {
             match &salvage.missing {
                 None => break (salvage, Vec::new(), "its own flushed state".to_owned()),
                 Some(_) if peers.is_empty() => {
-                    return Err(hopeless("its flushed state names no other member of the cluster".into()));
+                    return Err(hopeless(
+                        "its flushed state names no other member of the cluster; if it is the only node, restore a backup".into(),
+                    ));
                 }
                 Some(_) => {}
             }
@@ -217,8 +219,8 @@ impl Repair<'_> {
                     )
                 });
                 tracing::warn!(
-                    "the damaged log waits for entries {} to {} from peers, and this node does not vote meanwhile; damage: \
-                     {}; asked: {reasons}",
+                    "the damaged log waits for entries {} to {} from peers, and this node does not vote meanwhile; it goes on \
+                     once another node leads, so start the others; damage: {}; asked: {reasons}",
                     missing.start,
                     missing.end.saturating_sub(1),
                     places.collect::<Vec<_>>().join(", ")

@@ -3,7 +3,8 @@
 //! Apply keeps the sums of a copy's rows, so copies that applied the same log have equal sums whatever became of their
 //! disks; the rows themselves are read by each copy's own scrub. In this order:
 //! 1. a copy that knows itself to be bad is: its rows do not give its own sums, or an operator has named it;
-//! 2. of the others, those that are not of one mind with more than half are bad;
+//! 2. of the others, those that are not of one mind with more than half of all members' copies are bad, copies that did
+//!    not answer counted as unknown;
 //! 3. where there is no such half, a copy whose rows fail their own checks in the buckets that differ is bad, if another
 //!    one's do not. Until all have been checked, and if that does not tell, it stays open.
 
@@ -34,14 +35,16 @@ pub(crate) struct Verdict {
     pub(crate) open: BucketSet,
 }
 
-/// Compares the copies that answered. One alone says nothing of others.
-pub(crate) fn judge(copies: &[CopyView]) -> Verdict {
+/// Compares the copies that answered, of so many data members. One alone says nothing of others.
+pub(crate) fn judge(copies: &[CopyView], members: usize) -> Verdict {
     let mut verdict = Verdict::default();
     verdict.bad.extend(copies.iter().filter(|copy| copy.bad).map(|copy| copy.node_id));
     loop {
         let sound: Vec<&CopyView> = copies.iter().filter(|copy| !verdict.bad.contains(&copy.node_id)).collect();
         let like = |copy: &CopyView| sound.iter().filter(|other| other.sums == copy.sums).count();
-        if let Some(most) = sound.iter().find(|copy| 2 * like(copy) > sound.len()) {
+        // One that is silent may be of either mind; one that is bad has no say.
+        let say = members.max(copies.len()) - verdict.bad.len();
+        if let Some(most) = sound.iter().find(|copy| 2 * like(copy) > say) {
             verdict.bad.extend(sound.iter().filter(|copy| copy.sums != most.sums).map(|copy| copy.node_id));
             return verdict;
         }
@@ -93,13 +96,21 @@ mod tests {
     }
 
     fn judged(copies: &[CopyView]) -> (Vec<NodeId>, bool) {
-        let verdict = judge(copies);
+        let verdict = judge(copies, copies.len());
         (verdict.bad.into_iter().collect(), !verdict.open.is_empty())
     }
 
     #[test]
+    fn a_copy_that_does_not_answer_may_be_of_either_mind() {
+        let three = [copy(1, 1), copy(2, 1), copy(3, 2)];
+        assert_eq!(judge(&three, 4), Verdict { bad: BTreeSet::new(), open: bucket() });
+        assert_eq!(judge(&three, 3).bad, BTreeSet::from([3]));
+        assert_eq!(judge(&three, 4 + 1).open, bucket());
+    }
+
+    #[test]
     fn equal_copies_and_one_alone_are_not_accused() {
-        assert_eq!(judge(&[]), Verdict::default());
+        assert_eq!(judge(&[], 0), Verdict::default());
         assert_eq!(judged(&[copy(1, 1)]), (vec![], false));
         assert_eq!(judged(&[copy(1, 1), copy(2, 1), copy(3, 1), copy(4, 1)]), (vec![], false));
     }
@@ -123,7 +134,7 @@ mod tests {
     #[test]
     fn a_tie_stays_open_until_all_rows_are_checked_and_tell() {
         for tie in [vec![copy(1, 1), copy(2, 2)], vec![copy(1, 1), copy(2, 1), copy(3, 2), copy(4, 2)]] {
-            assert_eq!(judge(&tie), Verdict { bad: BTreeSet::new(), open: bucket() });
+            assert_eq!(judge(&tie, 4), Verdict { bad: BTreeSet::new(), open: bucket() });
         }
         let none = BucketSet::default();
         let one = checked(copy(1, 1), bucket());
@@ -154,7 +165,7 @@ mod tests {
                 checked: fails.map(|fails| if fails { bucket() } else { BucketSet::default() }),
                 ..copy(id, *value)
             }).collect();
-            let verdict = judge(&copies);
+            let verdict = judge(&copies, copies.len());
             prop_assert!(verdict.bad.len() < copies.len());
             let served: Vec<&CopyView> = copies.iter().filter(|copy| !verdict.bad.contains(&copy.node_id)).collect();
             let agree = served.windows(2).all(|pair| pair[0].sums == pair[1].sums);

@@ -69,6 +69,13 @@ impl BucketSet {
         }
     }
 
+    /// Whether the other one has all of these.
+    pub fn is_within(&self, other: &BucketSet) -> bool {
+        let mut both = other.clone();
+        both.extend(self);
+        both == *other
+    }
+
     /// Whether some bucket is in both.
     pub fn meets(&self, other: &BucketSet) -> bool {
         self.0.iter().zip(other.0.iter()).any(|(one, two)| one & two != 0)

@@ -18,7 +18,7 @@ use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::times::{self, TimesRow};
 use crate::keyspace::versions::{self, VersionOp, VersionRow};
 use crate::keyspace::{array, decode_value, format};
-use crate::quarantine::{Guarded, Quarantine, Watch};
+use crate::quarantine::{Guarded, Held, Quarantine, Watch};
 use crate::scrub::Scrub;
 
 /// Which version of a record to read.
@@ -65,6 +65,8 @@ pub(crate) struct ViewState {
     pub digests: Arc<BTreeMap<u64, [u8; 32]>>,
     pub buckets: Arc<BTreeMap<u64, Arc<Buckets>>>,
     pub quarantine: Arc<Quarantine>,
+    /// Of rows that no store has open: what the node held back.
+    pub was_held: Option<Arc<Held>>,
 }
 
 /// The store at one point of the log. Cheap to clone.
@@ -91,6 +93,7 @@ impl View {
         let membership = apply::membership(rows.get(Kind::Meta, meta::MEMBERSHIP)?)?;
         let quarantine = Quarantine::load(&*rows, Arc::new(Watch::default()))?;
         // Nobody is served by this view: it is for those who look at the damage.
+        let was_held = quarantine.held();
         quarantine.hold(None);
         let state = ViewState {
             applied: apply::applied(&row, membership),
@@ -99,9 +102,15 @@ impl View {
             digests: Arc::default(),
             buckets: Arc::default(),
             quarantine: Arc::new(quarantine),
+            was_held,
             rows,
         };
         Ok(View { state: Arc::new(state) })
+    }
+
+    /// What the node did not serve of this copy, and why; of a view by [`View::over`].
+    pub fn held(&self) -> Option<Arc<Held>> {
+        self.state.was_held.clone()
     }
 
     /// Reads all rows and says what is not as it was written.

@@ -240,6 +240,11 @@ impl Store {
         engine.size_bytes()
     }
 
+    /// Removes what came of received states that were given up.
+    pub fn discard_unfinished(&self) {
+        self.shared.discard_others();
+    }
+
     /// The whole state as a stream of chunks, pinned at this moment.
     ///
     /// # Errors
@@ -294,7 +299,11 @@ impl Shared {
     ) -> Result<Applied, StoreError> {
         // Whatever was held back goes with the old database.
         let quarantine = Arc::new(Quarantine::load(&*engine.view(), Arc::clone(&self.watch))?);
-        self.home.switch_to(generation)?;
+        if let Err(error) = self.home.switch_to(generation) {
+            // Which of the two a start would find is not known: what is applied from here on might not be there.
+            writer.stopped = Some(error.to_string());
+            return Err(error.into());
+        }
         let applied = machine.applied.clone();
         *self.trail.write() = first_of_trail(&machine);
         *self.flushed.lock() = applied.log_id;
@@ -321,6 +330,7 @@ fn view_state(rows: Arc<dyn EngineView>, machine: &Machine, quarantine: Arc<Quar
         digests: Arc::clone(&machine.digests),
         buckets: Arc::clone(&machine.buckets),
         quarantine,
+        was_held: None,
     }
 }
 

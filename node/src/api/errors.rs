@@ -141,10 +141,9 @@ impl From<PinError> for Refusal {
             PinError::Gone { .. } => {
                 Refusal::new(Reason::RevisionGone, message, "begin the listing anew, without a page token")
             }
-            PinError::BeingCollected | PinError::TooMany => {
+            PinError::BeingCollected | PinError::TooMany | PinError::CutOff => {
                 Refusal::new(Reason::Busy, message, "try again in a moment, or list a later revision")
             }
-            PinError::CutOff => Refusal::new(Reason::Busy, message, "ask another node"),
         }
     }
 }

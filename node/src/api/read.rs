@@ -6,6 +6,7 @@ use saola_client::proto::{
     BatchGetRequest, BatchGetResponse, GetRequest, GetResponse, GetResult, HistoryRequest, HistoryResponse,
     ListRequest, ListResponse, Version,
 };
+use saola_raft::PinError;
 use saola_storage::store::{At, Collection, StoredVersion};
 
 use super::deadline::Deadline;
@@ -95,7 +96,11 @@ pub async fn list(node: &Node, call: ListRequest, deadline: Deadline) -> Result<
         let size = limits::page(call.page_size);
         let page = page(&point, &ring, &collection, &call, revision, after, size)?;
         if page.next_after.is_some() {
-            replica.pin(&collection, revision)?;
+            match replica.pin(&collection, revision) {
+                // Without a promise the next page is refused only if versions are collected meanwhile.
+                Ok(()) | Err(PinError::CutOff | PinError::TooMany) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(ListResponse {
             header: Some(point.header()),

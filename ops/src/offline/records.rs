@@ -48,9 +48,34 @@ impl Records {
     /// The revision that a point of a read stands for.
     fn revision(&self, at: Option<Point>) -> Result<u64, Failure> {
         Ok(match at {
+            Some(Point::Revision(revision)) if revision > self.view.applied().revision => {
+                return Err(self.beyond(format!("revision {revision}")));
+            }
+            Some(Point::TimeUs(time_us)) if time_us > self.view.applied().clock_us => {
+                return Err(self.beyond(time::iso(time_us)));
+            }
             Some(Point::Revision(revision)) => revision,
             Some(Point::TimeUs(time_us)) => self.view.revision_at_time(time_us)?,
             _ => self.view.applied().revision,
+        })
+    }
+
+    /// What was newest at the flush need not have been newest later.
+    fn beyond(&self, asked: String) -> Failure {
+        let applied = self.view.applied();
+        let until = format!("revision {} of {}", applied.revision, time::iso(applied.clock_us));
+        Failure::new(
+            Exit::Precondition,
+            format!("read as of {asked}: the flushed state ends at {until}"),
+            "leave the point out for the newest flushed versions; see `saola offline log dump` for what came later",
+        )
+    }
+
+    /// Why the node itself served this copy, or a part of it, no more.
+    fn held_back(&self) -> Option<String> {
+        self.view.held().map(|held| match held.whole {
+            true => format!("the node served nothing of this copy any more: {}", held.why),
+            false => format!("the node did not serve {} of 4096 parts of this copy: {}", held.buckets.len(), held.why),
         })
     }
 
@@ -60,12 +85,16 @@ impl Records {
         fields.insert("revision".into(), json!(self.view.applied().revision));
         fields.insert("flushed_index".into(), json!(self.flushed.map(|id| id.index)));
         fields.insert("log_last_index".into(), json!(self.log_last));
+        fields.insert("held_back".into(), json!(self.held_back()));
         fields
     }
 
     /// Says on standard error of which moment this is.
     fn say_how_far(&self) {
         eprintln!("{}", how_far(self.flushed.map(|id| id.index), self.log_last));
+        if let Some(held_back) = self.held_back() {
+            eprintln!("{held_back}");
+        }
     }
 }
 
@@ -273,7 +302,7 @@ pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure>
         }
     };
     progress.finish();
-    let damaged = report.is_bad() || report.damaged > 0;
+    let damaged = report.is_bad() || report.damaged > 0 || records.held_back().is_some();
     let (versions, live) = (records.view.counts().versions, records.view.counts().records);
     match format {
         Format::Json => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
-use saola_storage::command::{Collect, Command, CompactChanges, Decision, Op};
+use saola_storage::command::{Collect, Command, CompactChanges, Decision, Op, TimeMark};
 use saola_storage::error::StoreError;
 use saola_storage::retention::Retention;
 use saola_storage::store::{Collection, View};
@@ -170,6 +170,7 @@ impl<RT: Runtime> Replica<RT> {
         // Others hear it with every append.
         shared.pins.hear(shared.announcement(passes.term), InstantOf::<RT>::now());
         let Some(mut pass) = passes.current.take() else {
+            self.keep_time(&view).await;
             passes.current = shared.next_pass(&view, frontier, passes).await?;
             return Ok(());
         };
@@ -225,6 +226,19 @@ impl<RT: Runtime> Replica<RT> {
             }
         }
         Ok(())
+    }
+
+    /// Age is measured by the replicated clock, which stands still while nobody writes.
+    async fn keep_time(&self, view: &View) {
+        let shared = &self.shared;
+        let by_age = view.collections().iter().any(|it| it.retention.removes() && it.retention.max_age_ms > 0);
+        let behind_us = shared.now_us().saturating_sub(view.applied().clock_us);
+        if by_age && u128::from(behind_us) > shared.collector.pass_every.as_micros() {
+            let mark = Command { request: None, op: Some(Op::TimeMark(TimeMark {})) };
+            if let Err(refusal) = self.propose_here(mark).await {
+                tracing::debug!("move the replicated clock: {}", refusal.message);
+            }
+        }
     }
 
     async fn compact_changes(&self, frontier: u64) {

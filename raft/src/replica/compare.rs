@@ -79,6 +79,8 @@ impl<RT: Runtime> Replica<RT> {
         if totals.is_empty() {
             return true;
         }
+        let all = members.iter().filter(|member| member.role_value().is_data()).count();
+        let mut compared = totals.len() + 1;
         let verdict = if totals.iter().all(|(_, total)| *total == own_total) {
             Verdict::default()
         } else {
@@ -90,9 +92,12 @@ impl<RT: Runtime> Replica<RT> {
             if copies.len() < 2 {
                 return false;
             }
-            judge(&copies)
+            compared = copies.len();
+            judge(&copies, all)
         };
-        self.act_on(verdict, index).await;
+        // Silence of the others is no proof that this copy is right.
+        let proves = !verdict.bad.is_empty() || 2 * compared > all;
+        self.act_on(verdict, index, proves).await;
         true
     }
 
@@ -102,8 +107,9 @@ impl<RT: Runtime> Replica<RT> {
         self.shared.until_deadline(until, || async { self.peer_digest(node_id, index).await.ok().flatten() }).await
     }
 
-    async fn act_on(&self, verdict: Verdict, index: u64) {
+    async fn act_on(&self, verdict: Verdict, index: u64, proves: bool) {
         let (own_id, copy) = (self.shared.claim.node_id, &self.shared.copy);
+        copy.known.lock().accused = verdict.bad.clone();
         if copy.is_bad() {
             return;
         }
@@ -130,7 +136,7 @@ impl<RT: Runtime> Replica<RT> {
             }
         }
         if !verdict.open.is_empty() {
-            if self.shared.store.held().is_none_or(|held| held.buckets != verdict.open) {
+            if self.shared.store.held().is_none_or(|held| !verdict.open.is_within(&held.buckets)) {
                 let why = format!(
                     "copies differ in {} of 4096 buckets since log index {index}, and no majority tells which is right",
                     verdict.open.len()
@@ -141,7 +147,7 @@ impl<RT: Runtime> Replica<RT> {
                 );
                 self.hold(Held { whole: false, buckets: verdict.open, why }).await;
             }
-        } else if self.shared.store.held().is_some() {
+        } else if proves && self.shared.store.held().is_some() {
             let store = self.shared.store.clone();
             match RT::disk(Takes::Long, move || store.hold(None)).await {
                 Ok(()) => tracing::info!("this node's copy of the records is right: all of it is served again"),

@@ -1,5 +1,6 @@
 //! What a node knows of its copy of the records, and what operators see and ask of it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct ScrubStatus {
 pub(super) struct Known {
     /// Why the copy is bad, if it is: it must be replaced.
     pub(super) bad: Option<String>,
+    /// Copies that the last comparison found wrong.
+    pub(super) accused: BTreeSet<NodeId>,
     /// Copies differed when they were last compared.
     pub(super) differs: bool,
     /// Buckets with rows that fail their own checks, once they were checked since copies differ.

@@ -10,6 +10,7 @@ use saola_storage::error::StoreError;
 use saola_storage::import::Import;
 use saola_storage::types::LogId;
 
+use super::exports::KEPT;
 use super::{InstantOf, Shared};
 use crate::member::Member;
 use crate::transport::PeerAddress;
@@ -54,6 +55,17 @@ pub(crate) enum FetchError {
         /// Its name.
         node: String,
     },
+    /// The disk here has no room for a second copy.
+    #[error(
+        "this node's disk has {free_bytes} bytes free, less than limits.min_free_bytes ({min_free_bytes}), and no room for \
+         another copy of the records: make room"
+    )]
+    NoRoom {
+        /// Free bytes.
+        free_bytes: u64,
+        /// The mark.
+        min_free_bytes: u64,
+    },
     /// What it sends cannot be taken.
     #[error("the records that {node} sends cannot be taken")]
     Bad {
@@ -88,6 +100,21 @@ pub(crate) async fn fetch_state<RT: Runtime>(
     at_least: Option<LogId>,
     patience: Duration,
 ) -> Result<Import, FetchError> {
+    let pulled = pull(shared, from, at_least, patience).await;
+    if pulled.is_err() {
+        // What has come would keep its room until the next flush, which a full disk puts off.
+        let store = shared.store.clone();
+        RT::disk(Takes::Long, move || store.discard_unfinished()).await;
+    }
+    pulled
+}
+
+async fn pull<RT: Runtime>(
+    shared: &Arc<Shared<RT>>,
+    from: &Member,
+    at_least: Option<LogId>,
+    patience: Duration,
+) -> Result<Import, FetchError> {
     let mut transfer = begin(shared, from).await?;
     let (mut beginnings, mut pause, mut came) = (1, PAUSE, InstantOf::<RT>::now());
     loop {
@@ -108,6 +135,8 @@ pub(crate) async fn fetch_state<RT: Runtime>(
             End::Gone => return Err(FetchError::Forgets { node: from.name.clone() }),
             End::Cut(reason) => reason,
         };
+        // What has come would be lost with another source, so it is waited for as long as this one keeps its place.
+        let patience = if transfer.import.received() > 0 { patience.max(KEPT) } else { patience };
         if came.elapsed() >= patience {
             let silent_s = came.elapsed().as_secs();
             return Err(FetchError::Silent { node: from.name.clone(), silent_s, reason });
@@ -153,6 +182,10 @@ async fn attempt<RT: Runtime>(
         };
         match reply.part {
             Some(FetchPart::Began(id)) => transfer.export_id = id,
+            Some(FetchPart::Chunk(_)) if shared.free_bytes() < shared.min_free_bytes() => {
+                let (free_bytes, min_free_bytes) = (shared.free_bytes(), shared.min_free_bytes());
+                return (transfer, End::Failed(FetchError::NoRoom { free_bytes, min_free_bytes }));
+            }
             Some(FetchPart::Chunk(chunk)) => {
                 let Transfer { export_id, mut import } = transfer;
                 let (import, written) = RT::disk(Takes::Long, move || {

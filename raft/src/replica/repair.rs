@@ -101,7 +101,11 @@ impl<RT: Runtime> Replica<RT> {
         let shared = &self.shared;
         let index = shared.store.newest_digest().unwrap_or(0);
         let members = shared.members().into_iter();
-        let others = members.filter(|it| it.role_value().is_data() && it.node_id != shared.claim.node_id);
+        // They may not know it yet.
+        let accused = shared.copy.known.lock().accused.clone();
+        let others = members.filter(|it| {
+            it.role_value().is_data() && it.node_id != shared.claim.node_id && !accused.contains(&it.node_id)
+        });
         let asked = others.map(|member| async move {
             let sound = self.peer_copy(member.node_id, index).await.is_ok_and(|state| !state.bad);
             sound.then_some(member)

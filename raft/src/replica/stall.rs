@@ -86,7 +86,10 @@ impl Stall {
             _ if !now.hangs => (now, Step::Wait),
             _ if !view.leads => (Stall { handed_over: None, ..now }, Step::Wait),
             None if view.others_can_lead => (Stall { handed_over: Some(still), ..now }, Step::HandOver),
-            Some(at) if still - at >= limits.hand_over => (Stall { ended: true, ..now }, Step::EndProcess),
+            // Without it nobody would lead: to end helps only if others can.
+            Some(at) if still - at >= limits.hand_over && view.others_can_lead => {
+                (Stall { ended: true, ..now }, Step::EndProcess)
+            }
             _ => (now, Step::Wait),
         }
     }
@@ -248,6 +251,14 @@ mod tests {
         assert!(stall.hangs && !stall.ended && taken.iter().all(|step| *step == Step::Wait), "{taken:?}");
         let (_, taken) = steps([alone; 20].into_iter().chain([LEADER]));
         assert_eq!(taken.last(), Some(&Step::HandOver));
+    }
+
+    #[test]
+    fn leader_that_lost_its_quorum_while_it_handed_over_does_not_end() {
+        let alone = LogView { others_can_lead: false, ..LEADER };
+        let (stall, taken) = steps([LEADER; 4].into_iter().chain([alone; 20]));
+        assert!(taken.contains(&Step::HandOver) && !taken.contains(&Step::EndProcess), "{taken:?}");
+        assert!(stall.hangs && !stall.ended);
     }
 
     #[test]

@@ -83,10 +83,6 @@ impl Machine {
             return Ok(Decision::Collected(Collected { removed: 0, done: true, next_after: Bytes::new() }));
         }
         let up_to = collect.up_to_revision.min(self.applied.revision);
-        if collection.collected_below < up_to {
-            let raised = Collection { collected_below: up_to, ..Collection::clone(&collection) };
-            self.replace_collection(draft, &collection, raised);
-        }
         draft.settle();
         let heads = draft.rows(Kind::Heads);
         let mut walk = Walk {
@@ -100,7 +96,13 @@ impl Machine {
         };
         let next_after = walk.run(&heads, collect.after_id, collect.max_records.clamp(1, MAX_RECORDS))?;
         let removed = walk.removed.len() as u64;
-        for (key, written) in walk.removed {
+        let goes = walk.removed;
+        // As long as nothing goes, all that stood earlier can be read.
+        if removed > 0 && collection.collected_below < up_to {
+            let raised = Collection { collected_below: up_to, ..Collection::clone(&collection) };
+            self.replace_collection(draft, &collection, raised);
+        }
+        for (key, written) in goes {
             draft.remove_row(Kind::Versions, key, written);
         }
         self.counts.versions = self.counts.versions.saturating_sub(removed);

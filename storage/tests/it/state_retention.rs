@@ -80,15 +80,23 @@ impl Model {
         versions.push((version, true));
     }
 
-    /// What is there to say of a collection: how many versions went, and the cursor.
+    /// What is there to say of a collection: how many versions went, and the cursor. Where something went, nothing
+    /// earlier can be read.
     fn collect(&mut self, up_to: u64, after: Option<usize>, max_records: u64) -> Collected {
+        let collected = self.remove(up_to, after, max_records);
+        if collected.removed > 0 {
+            self.floor = self.floor.max(up_to.min(self.revision));
+        }
+        collected
+    }
+
+    fn remove(&mut self, up_to: u64, after: Option<usize>, max_records: u64) -> Collected {
         let up_to = up_to.min(self.revision);
         let policy = self.policy.clone();
         let mut collected = Collected { removed: 0, done: true, next_after: Bytes::new() };
         if policy.max_generations == 0 && policy.max_age_ms == 0 {
             return collected;
         }
-        self.floor = self.floor.max(up_to);
         let from = after.map(|after| IDS[after]).unwrap_or_default();
         let behind = self.records.iter_mut().filter(|(id, versions)| **id > from && !versions.is_empty());
         for (place, (id, versions)) in behind.enumerate() {
