@@ -36,6 +36,15 @@ impl Held {
         QuarantineRow { whole: self.whole, buckets: self.buckets.to_bytes().into(), why: self.why.clone() }
     }
 
+    /// This and what was held back before: what is found later never makes served again what was found earlier.
+    pub fn with(mut self, before: &Held) -> Held {
+        self.buckets.extend(&before.buckets);
+        if before.whole && !self.whole {
+            (self.whole, self.why) = (true, before.why.clone());
+        }
+        self
+    }
+
     fn refusal(&self) -> StoreError {
         let part = if self.whole { "at all" } else { "where it differs from others" };
         StoreError::Quarantined { part, why: self.why.clone() }
@@ -190,5 +199,26 @@ fn name_of_hex(catalog: &Catalog, kind: &str, key: &str) -> String {
     match (found, bytes) {
         (Some(kind), Some(key)) => name_row(catalog, kind, &key),
         _ => format!("{kind} key {key}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_later_never_narrows_what_is_held_back() {
+        let held = |whole, bucket: u16, why: &str| Held {
+            whole,
+            buckets: BucketSet::from_iter([bucket]),
+            why: why.to_owned(),
+        };
+        let both = BucketSet::from_iter([1, 2]);
+        let tie = held(false, 2, "later").with(&held(false, 1, "earlier"));
+        assert_eq!(tie, Held { whole: false, buckets: both.clone(), why: "later".into() });
+        let still_whole = held(false, 2, "later").with(&held(true, 1, "earlier"));
+        assert_eq!(still_whole, Held { whole: true, buckets: both.clone(), why: "earlier".into() });
+        let now_whole = held(true, 2, "later").with(&held(false, 1, "earlier"));
+        assert_eq!(now_whole, Held { whole: true, buckets: both, why: "later".into() });
     }
 }

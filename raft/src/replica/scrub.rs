@@ -128,14 +128,12 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     /// Serves nothing of what is given from now on, nor of what was held back before: only to hold nothing takes back.
-    pub(super) async fn hold(&self, mut held: saola_storage::quarantine::Held) {
+    pub(super) async fn hold(&self, held: saola_storage::quarantine::Held) {
         let store: Arc<_> = self.shared.store.clone();
-        if let Some(before) = store.held() {
-            held.buckets.extend(&before.buckets);
-            if before.whole && !held.whole {
-                (held.whole, held.why) = (true, before.why.clone());
-            }
-        }
+        let held = match store.held() {
+            Some(before) => held.with(&before),
+            None => held,
+        };
         if let Err(error) = RT::disk(Takes::Long, move || store.hold(Some(held))).await {
             tracing::error!("write down what is not served: {error}");
         }
