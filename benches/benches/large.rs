@@ -2,8 +2,8 @@
 //! the same at 100,000 records.
 //!
 //! Printed: load rate per tenth of the load, put and get latency at both sizes, bytes on disk per byte of payload,
-//! memory of each node, cold start after SIGKILL, a new node's rebuild without and with its connections cut ten times,
-//! and what that does to puts meanwhile.
+//! memory of each node, a scrub of all copies, cold start after SIGKILL, a new node's rebuild without and with its
+//! connections cut ten times, and what scrub and rebuild do to puts meanwhile.
 //!
 //! 200,000 records take two minutes; `SAOLA_RECORDS=10000000 cargo bench -p saola-benches --bench large` about an hour
 //! and 40 GB of disk. Clients, nodes and bench share the machine.
@@ -34,6 +34,8 @@ const SMALL: u64 = 100_000;
 const VALUE_BYTES: usize = 256;
 const MEASURED: Duration = Duration::from_secs(10);
 const CUTS: u64 = 10;
+/// A pass over ten million records takes a quarter of an hour at the pace that is set for it.
+const SCRUB_LIMIT: Duration = Duration::from_secs(3600);
 
 fn main() -> Result<(), Failure> {
     if !asked_to_measure() {
@@ -72,6 +74,7 @@ async fn bench(records: u64) -> Result<(), Failure> {
     }
     latencies(&cluster, records).await?;
     sizes(&cluster, records).await?;
+    scrub(&cluster, records).await?;
     cold_start(&mut cluster, &nodes.map(|(name, ..)| name)).await?;
     rebuild(&mut cluster, records, ("n3", 3), ("n4", 4), 0).await?;
     rebuild(&mut cluster, records, ("n4", 4), ("n5", 5), CUTS).await?;
@@ -169,6 +172,66 @@ async fn sizes(cluster: &LocalCluster, records: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Clients that put, one call after another each, until they are stopped.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<Result<Latencies, saola_client::Error>>>,
+}
+
+impl Writers {
+    fn begin(cluster: &LocalCluster, records: u64) -> Result<Writers, Failure> {
+        let (stop, mut tasks) = (Arc::new(AtomicBool::new(false)), Vec::new());
+        for number in 0..CLIENTS {
+            let client = cluster.new_client()?;
+            tasks.push(tokio::spawn(puts(client, number, CLIENTS, records, VALUE_BYTES, Arc::clone(&stop))));
+        }
+        Ok(Writers { stop, tasks })
+    }
+
+    async fn end(self) -> Result<Latencies, Failure> {
+        self.stop.store(true, Ordering::Relaxed);
+        join(self.tasks).await
+    }
+}
+
+/// All nodes read all their rows, at the pace that is set for it, under puts.
+async fn scrub(cluster: &LocalCluster, records: u64) -> Result<(), Failure> {
+    let passes = |nodes: &[NodeStatus]| -> Vec<u64> {
+        nodes.iter().map(|node| node.copy.as_ref().map_or(0, |copy| copy.scrub_passes)).collect()
+    };
+    let idle = || async {
+        let nodes = nodes(cluster).await.map_err(|failure| failure.to_string())?;
+        let running = |node: &NodeStatus| node.copy.as_ref().is_some_and(|copy| copy.scrub_running);
+        if nodes.iter().any(running) { Err("a scrub is running".to_owned()) } else { Ok(passes(&nodes)) }
+    };
+    let before = wait_until("the scrub that began by itself", SCRUB_LIMIT, idle).await?;
+    let writers = Writers::begin(cluster, records)?;
+    let start = Instant::now();
+    cluster.client().start_scrub(Vec::new()).await?;
+    wait_until("a scrub of every node", SCRUB_LIMIT, || async {
+        let after = passes(&nodes(cluster).await.map_err(|failure| failure.to_string())?);
+        let ended = after.iter().zip(&before).filter(|(after, before)| after > before).count();
+        if ended == before.len() { Ok(()) } else { Err(format!("{ended} of {} nodes have ended", before.len())) }
+    })
+    .await?;
+    let seconds = start.elapsed().as_secs_f64();
+    let puts = writers.end().await?;
+    for node in nodes(cluster).await? {
+        let copy = node.copy.clone().unwrap_or_default();
+        println!(
+            "{}: scrub of {} rows, {:.0} MiB, {} damaged",
+            name_of(&node),
+            copy.last_rows,
+            mib(copy.last_bytes),
+            copy.damaged_rows
+        );
+    }
+    let bytes = nodes(cluster).await?.iter().filter_map(|node| node.copy.as_ref()).map(|copy| copy.last_bytes).max();
+    let rate = mib(bytes.unwrap_or(0)) / seconds;
+    println!("scrub of all nodes at once: {seconds:.1} s, {rate:.1} MiB/s on each; puts meanwhile {puts}");
+    Ok(())
+}
+
 /// SIGKILL of all nodes at once; then each is started again, and a read must be answered.
 async fn cold_start(cluster: &mut LocalCluster, names: &[&str]) -> Result<(), Failure> {
     cluster.kill(names).await?;
@@ -204,12 +267,7 @@ async fn rebuild(
     cluster.wait_for_answer(new).await?;
     let data = cluster.files(new)?.data.clone();
     let full = folder_bytes(&cluster.files("n1")?.data.join("db"));
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut writers = Vec::new();
-    for number in 0..CLIENTS {
-        let client = cluster.new_client()?;
-        writers.push(tokio::spawn(puts(client, number, CLIENTS, records, VALUE_BYTES, Arc::clone(&stop))));
-    }
+    let writers = Writers::begin(cluster, records)?;
     let pid = cluster.process(new)?.pid().unwrap_or(0);
     let cutting = Cuts::begin(pid, cuts, full, data.join("db"));
     let start = Instant::now();
@@ -217,8 +275,7 @@ async fn rebuild(
     client.replace_member(old_id, node.to_proto()).await?;
     let seconds = start.elapsed().as_secs_f64();
     let done = cutting.end().await;
-    stop.store(true, Ordering::Relaxed);
-    let puts = join(writers).await?;
+    let puts = writers.end().await?;
     let received = folder_bytes(&data.join("db"));
     println!(
         "rebuild of an empty node with {done} of {cuts} cuts: {seconds:.1} s, {:.0} MiB on disk, {:.1} MiB/s; puts meanwhile {puts}",

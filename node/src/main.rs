@@ -13,6 +13,9 @@ use saola_node::{entropy, failure, lifecycle};
 use saola_storage::kek::{KekPrivate, KekProvider};
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Disk work that is under way when the node has stopped gets so long.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 

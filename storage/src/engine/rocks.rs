@@ -29,13 +29,13 @@ use crate::release::RELEASE;
 pub struct RocksSettings {
     /// Bytes of rows that each kind gathers in memory before it writes a file.
     pub write_buffer_bytes: usize,
-    /// Bytes of file blocks kept in memory, over all kinds.
+    /// Bytes of file blocks kept in memory, over all kinds; the files' indexes and filters are among them.
     pub block_cache_bytes: usize,
 }
 
 impl RocksSettings {
     /// For a node that keeps records.
-    pub const RECORDS: RocksSettings = RocksSettings { write_buffer_bytes: 16 << 20, block_cache_bytes: 64 << 20 };
+    pub const RECORDS: RocksSettings = RocksSettings { write_buffer_bytes: 32 << 20, block_cache_bytes: 128 << 20 };
 
     /// For a witness, which keeps two rows.
     pub const LOG_IDS_ONLY: RocksSettings = RocksSettings { write_buffer_bytes: 256 << 10, block_cache_bytes: 1 << 20 };
@@ -56,20 +56,30 @@ impl RocksSettings {
     fn kind_options(&self, kind: Kind, cache: &Cache) -> Options {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(cache);
+        // So that memory does not grow with the number of records; the newest files' are needed by every read.
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
         if matches!(kind, Kind::Heads | Kind::Versions) {
             blocks.set_bloom_filter(10.0, false);
         }
+        blocks.set_block_size(match kind {
+            Kind::Versions => 16 << 10,
+            Kind::Heads => 8 << 10,
+            _ => 4 << 10,
+        });
         let mut options = Options::default();
         options.set_block_based_table_factory(&blocks);
         options.set_write_buffer_size(self.write_buffer_bytes);
-        // Sealed values do not compress.
-        options.set_compression_type(match kind {
-            Kind::Versions => DBCompressionType::None,
-            _ => DBCompressionType::Lz4,
-        });
+        // With ten million records of 256 B there are two levels, the fewest merges.
+        options.set_max_bytes_for_level_base(LEVEL_BASE_BUFFERS * self.write_buffer_bytes as u64);
+        // Sealed values, digests and ids do not compress: trying cost a tenth of a merge.
+        options.set_compression_type(DBCompressionType::None);
         options
     }
 }
+
+/// The first level is allowed so many write buffers before its files move on.
+const LEVEL_BASE_BUFFERS: u64 = 16;
 
 /// A loader begins a new file once the current one holds so much: RocksDB's own target for the files of a level.
 const LOADED_FILE_BYTES: u64 = 64 << 20;
@@ -86,7 +96,7 @@ impl RocksEngine {
         if folder.join("CURRENT").exists() {
             known_kinds(folder)?;
         }
-        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+        let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
         let kinds = Kind::ALL
             .into_iter()
             .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache)));
@@ -128,7 +138,7 @@ pub fn read_only(folder: &Path) -> Result<Arc<dyn EngineView>, EngineError> {
 
 fn open_read_only(folder: &Path, kinds: &[Kind]) -> Result<DB, EngineError> {
     let settings = RocksSettings::RECORDS;
-    let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+    let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
     let mut options = Options::default();
     options.set_max_open_files(512);
     // RocksDB would write a file beside the rows even so; what matters comes back as an error.
