@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{HEAD_BYTES, Head, RECORD_BYTES, Record, decode_record, encode_record, record_bytes};
-use super::memory::later;
+use super::format::{HEAD_BYTES, Head, RECORD_BYTES, Record, encode_record, record_bytes};
+use super::memory::{Location, later};
+use super::raw::read_entry;
 use super::salvage::{Kept, MAX_BYTES, Salvage};
 use super::segment::{Files, segment_name};
 use super::{LogEntry, LogError, LogSettings, LogState};
@@ -137,14 +138,7 @@ impl Kept {
         let Kept { log_id, segment, offset, bytes } = *self;
         let name = segment_name(segment);
         let file = disk.open(&name, false).map_err(LogError::io("open log segment", &name))?;
-        let mut record = vec![0; (RECORD_BYTES + bytes) as usize];
-        let read = file.read_at(offset.into(), &mut record).map_err(LogError::io("read log segment", &name))?;
-        match decode_record(segment, offset, &record[..read]) {
-            Some(decoded) if decoded.record == Record::Entry(log_id, bytes) => {
-                Ok(Bytes::from(record).slice(RECORD_BYTES as usize..))
-            }
-            _ => Err(LogError::Rot { segment, offset: offset.into(), index: log_id.index }),
-        }
+        read_entry(&*file, Location { segment, offset }, log_id, bytes)
     }
 }
 

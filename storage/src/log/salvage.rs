@@ -172,7 +172,7 @@ impl Fold {
         let hidden = match damage.what {
             DamageKind::Rot => (to_offset - from_offset) / u64::from(RECORD_BYTES),
             DamageKind::Head => MAX_HIDDEN,
-            DamageKind::TornTail => return,
+            DamageKind::TornTail | DamageKind::Unused => return,
             // What is missing shows in the indexes.
             DamageKind::Missing => 0,
             DamageKind::Foreign { found_segment, found_group } => {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use super::LogError;
 use super::format::{HEAD_BYTES, Head, HeadError};
+use super::raw::Raw;
 use crate::disk::{Disk, DiskFile};
 use crate::types::LogId;
 
@@ -119,11 +120,10 @@ impl<D: Disk> Files<D> {
 
     /// Reads a segment's head and checks that it belongs here. `next_index` names the place in an error.
     pub fn head(&self, segment: &Segment, group: u64, next_index: u64) -> Result<Head, LogError> {
-        let mut page = vec![0; HEAD_BYTES as usize];
-        let read =
-            segment.file.read_at(0, &mut page).map_err(LogError::io("read log segment", &segment_name(segment.id)))?;
-        let head = Head::decode(&page[..read]).map_err(|e| match e {
-            HeadError::Damaged => LogError::Rot { segment: segment.id, offset: 0, index: next_index },
+        let page = Raw::read_head(&*segment.file, segment.id)?;
+        let unreadable = page.unreadable_in(0..page.len()).is_some();
+        let head = Head::decode(page.bytes()).map_err(|e| match e {
+            HeadError::Damaged => LogError::Rot { segment: segment.id, offset: 0, index: next_index, unreadable },
             HeadError::UnknownVersion { version, release } => {
                 LogError::UnknownVersion { segment: segment.id, version, release }
             }
