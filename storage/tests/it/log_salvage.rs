@@ -12,7 +12,7 @@ use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Item, LogEntry, LogError, LogOp, LogState, Salvage, examine};
 use saola_storage::types::LogId;
 
-use crate::log_support::{Model, Running, SETTINGS, append, entry, id, vote};
+use crate::log_support::{History, Model, Running, SETTINGS, append, change, entry, id, vote};
 
 const FIRST: &str = "0000000000000001.seg";
 const HEAD_BYTES: u64 = 4096;
@@ -171,28 +171,6 @@ fn damaged_segments_are_kept_for_inquiry_two_at_most() {
     }
 }
 
-/// A change as Raft makes it: truncations stop at what is committed, and a new term begins after each.
-#[derive(Clone, Debug)]
-enum Change {
-    Append { count: u64, bytes: usize },
-    Vote,
-    Truncate,
-    Commit { behind: u64 },
-    Purge { behind: u64 },
-    Mark,
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        8 => (1..8u64, 0..400usize).prop_map(|(count, bytes)| Change::Append { count, bytes }),
-        1 => Just(Change::Vote),
-        1 => Just(Change::Truncate),
-        4 => (0..6u64).prop_map(|behind| Change::Commit { behind }),
-        1 => (0..30u64).prop_map(|behind| Change::Purge { behind }),
-        1 => Just(Change::Mark),
-    ]
-}
-
 #[derive(Clone, Debug)]
 enum Fault {
     Flip { segment: prop::sample::Index, at: prop::sample::Index, bytes: usize },
@@ -232,47 +210,9 @@ proptest! {
     ) {
         let disk = SimDisk::new(3);
         let mut running = Running::open(&disk).unwrap();
-        let (mut model, mut all) = (Model::default(), BTreeMap::new());
-        let (mut term, mut committed) = (2, None::<LogId>);
-        running.write(LogOp::Vote(vote(term)));
-        model.apply(&LogOp::Vote(vote(term)));
-        for change in changes {
-            let next = model.last().map_or(0, |last| last.index + 1);
-            let upto = |behind: u64| next.checked_sub(behind + 1).and_then(|index| all.get(&index)).map(|e: &LogEntry| e.log_id);
-            let op = match change {
-                Change::Append { count, bytes } => append(term, next..next + count, bytes),
-                Change::Vote => {
-                    term += 2;
-                    LogOp::Vote(vote(term))
-                }
-                Change::Truncate => {
-                    term += 2;
-                    model.apply(&LogOp::Vote(vote(term)));
-                    running.write(LogOp::Vote(vote(term)));
-                    LogOp::TruncateAfter(committed)
-                }
-                Change::Commit { behind } => match upto(behind) {
-                    Some(id) if Some(id.index) > committed.map(|c| c.index) => {
-                        committed = Some(id);
-                        LogOp::Committed(committed)
-                    }
-                    _ => continue,
-                },
-                Change::Purge { behind } => match upto(behind) {
-                    Some(id) if Some(id.index) <= committed.map(|c| c.index) && Some(id.index) > model.purged.map(|p| p.index) => LogOp::Purge(id),
-                    _ => continue,
-                },
-                Change::Mark => {
-                    running.writer.idle_mark().unwrap();
-                    continue;
-                }
-            };
-            if let LogOp::Append(entries) = &op {
-                all.extend(entries.iter().map(|e| (e.log_id.index, e.clone())));
-            }
-            model.apply(&op);
-            running.write(op);
-        }
+        let mut history = History::new(&mut running);
+        changes.iter().for_each(|change| history.add(&mut running, change));
+        let History { model, all, committed, .. } = history;
         running.log.submit(LogOp::Committed(committed), None);
         running.writer.idle_mark().unwrap();
         drop(running);
@@ -316,7 +256,7 @@ proptest! {
                 prop_assert!(found.vote_certain, "the last mark says it: {:?}", found);
                 let missing = found.missing.clone().unwrap_or(0..0);
                 let upto = missing.end.saturating_add(u64::from(!missing.is_empty()));
-                let fetched = (missing.start..upto).map_while(|index| all.get(&index).filter(|_| last.is_some_and(|l| index <= l.index)));
+                let fetched = (missing.start..upto).map_while(|index| all.get(&index));
                 let state = rebuild(&disk, found.clone(), fetched.cloned().collect());
                 prop_assert!(state.is_ok(), "{:?} with {:?}", state, found);
                 let running = Running::open(&disk).unwrap();
