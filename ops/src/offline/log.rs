@@ -67,7 +67,9 @@ fn damage_line(damage: &Damage) -> String {
         DamageKind::Head if *unreadable => format!("{place}: the segment's head is unreadable (EIO)"),
         DamageKind::Head => format!("{place}: the segment's head cannot be read"),
         DamageKind::Unused => {
-            format!("{place}: unreadable (EIO) behind the end of the log; the next start leaves it behind, but check the disk")
+            format!(
+                "{place}: unreadable (EIO) behind the end of the log; the next start leaves it behind, but check the disk"
+            )
         }
         DamageKind::TornTail => format!("{place}: torn tail, never acknowledged; the next start cuts it off"),
         DamageKind::Missing => format!("segments up to {segment:016x} are missing, from log index {first_index} on"),

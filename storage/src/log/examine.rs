@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::format::{HEAD_BYTES, Head, HeadError, RECORD_BYTES, Record, record_bytes};
 use super::raw::Raw;
-use super::segment::{parse_name, segment_name};
+use super::segment::{newest_run, segment_name};
 use super::{LogError, LogState};
 use crate::disk::{Disk, DiskFile};
 
@@ -121,30 +121,22 @@ pub fn examine<D: Disk + ?Sized>(
 ) -> Result<Examination, LogError> {
     let mut names = disk.list().map_err(LogError::io("list", "the log folder"))?;
     names.sort();
-    let mut ids: Vec<u64> = Vec::new();
-    let mut others = Vec::new();
-    for name in names.into_iter().rev() {
-        match parse_name(&name) {
-            Some((id, "seg")) if ids.last().is_none_or(|next| *next == id.wrapping_add(1)) => ids.push(id),
-            _ => others.push(name),
-        }
-    }
-    ids.reverse();
-    others.reverse();
-    let newest = ids.last().copied().unwrap_or(0);
-    let found = Examination { segments: ids.len() as u64, newest, others, ..Examination::default() };
+    let (run, others) = newest_run(names);
+    let newest = run.back().map_or(0, |(id, _)| *id);
+    let found = Examination { segments: run.len() as u64, newest, others, ..Examination::default() };
     let mut look = Look { found, follows: false, visit };
-    let heads = ids.iter().map(|id| read_head(disk, *id)).collect::<Result<Vec<_>, _>>()?;
+    let heads = run.iter().map(|(id, name)| read_head(disk, *id, name)).collect::<Result<Vec<_>, _>>()?;
     let good = heads.iter().find_map(|(head, _)| head.as_ref().ok());
     let group_id = group_id.or_else(|| good.map(|head| head.group_id));
-    for (position, id) in ids.iter().enumerate() {
+    for (position, (id, name)) in run.iter().enumerate() {
         let end = match heads.get(position + 1).map(|(head, _)| head) {
             None => End::Newest,
             Some(Ok(next)) if next.segment == id + 1 => End::At(next.previous_end),
             Some(_) => End::Lost,
         };
-        if look.head(disk, *id, group_id, &heads[position])? {
-            look.records(*id, Raw::read(&*open_segment(disk, *id)?, *id)?, end);
+        let file = open_segment(disk, name)?;
+        if look.head(&*file, *id, group_id, &heads[position])? {
+            look.records(*id, Raw::read(&*file, *id)?, end);
         }
     }
     // As at a start: entries before the first segment must have been purged.
@@ -179,18 +171,16 @@ struct Look<V> {
 
 impl<V: FnMut(Item<'_>)> Look<V> {
     /// Shows a segment's head, good or not; answers whether its records can be read.
-    fn head<D: Disk + ?Sized>(
+    fn head(
         &mut self,
-        disk: &D,
+        file: &dyn DiskFile,
         segment: u64,
         group: Option<u64>,
         (head, unreadable): &FoundHead,
     ) -> Result<bool, LogError> {
         let what = match head {
             Ok(head) if head.segment == segment && group.is_none_or(|group| group == head.group_id) => {
-                let file_bytes = open_segment(disk, segment)?
-                    .len()
-                    .map_err(LogError::io("measure log segment", &segment_name(segment)))?;
+                let file_bytes = file.len().map_err(LogError::io("measure log segment", &segment_name(segment)))?;
                 self.found.state = head.state;
                 self.follows = true;
                 let Head { group_id, state, .. } = *head;
@@ -351,15 +341,14 @@ impl<'a> Iterator for Scan<'a> {
     }
 }
 
-fn open_segment<D: Disk + ?Sized>(disk: &D, segment: u64) -> Result<Arc<dyn DiskFile>, LogError> {
-    let name = segment_name(segment);
-    disk.open(&name, false).map_err(LogError::io("open log segment", &name))
+fn open_segment<D: Disk + ?Sized>(disk: &D, name: &str) -> Result<Arc<dyn DiskFile>, LogError> {
+    disk.open(name, false).map_err(LogError::io("open log segment", name))
 }
 
 /// A segment's head, and whether it stands on a bad sector.
 type FoundHead = (Result<Head, HeadError>, bool);
 
-fn read_head<D: Disk + ?Sized>(disk: &D, segment: u64) -> Result<FoundHead, LogError> {
-    let page = Raw::read_head(&*open_segment(disk, segment)?, segment)?;
+fn read_head<D: Disk + ?Sized>(disk: &D, segment: u64, name: &str) -> Result<FoundHead, LogError> {
+    let page = Raw::read_head(&*open_segment(disk, name)?, segment)?;
     Ok((Head::decode(page.bytes()), page.unreadable_in(0..page.len()).is_some()))
 }

@@ -10,7 +10,7 @@ use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Damage, DamageKind, Item, LogEntry, LogError, LogOp, LogSettings, Salvage, examine};
 use saola_storage::types::LogId;
 
-use crate::log_support::{History, Model, Running, append, change, entry, vote};
+use crate::log_support::{History, Model, Running, append, change, entry, id, vote};
 
 /// Segments of eight pages.
 const SETTINGS: LogSettings = LogSettings { segment_bytes: 32 << 10, ..crate::log_support::SETTINGS };
@@ -115,7 +115,10 @@ fn a_bad_sector_where_flushed_records_may_stand_is_never_a_torn_tail() {
     disk.kill();
     lose_page(&disk, FIRST, 2);
     let refused = open(&disk).map(drop).unwrap_err();
-    assert!(matches!(refused, LogError::Rot { offset, index: 1, unreadable: true, .. } if offset == 2 * PAGE), "{refused}");
+    assert!(
+        matches!(refused, LogError::Rot { offset, index: 1, unreadable: true, .. } if offset == 2 * PAGE),
+        "{refused}"
+    );
     assert!(!salvage(&disk).vote_certain);
 }
 
@@ -134,6 +137,19 @@ fn a_bad_sector_behind_the_end_is_named_and_does_no_harm() {
     );
     assert_eq!(open(&disk).unwrap().entries(), entries(0..20));
     assert_eq!(damage(&disk), [], "the start has left it behind");
+}
+
+#[test]
+fn a_bad_sector_that_held_zeros_alone_is_named_at_the_start_and_not_by_each_reader() {
+    let disk = SimDisk::new(1);
+    let mut running = open(&disk).unwrap();
+    let zeros = LogEntry { log_id: id(2, 0), payload: vec![0; 3 * PAGE as usize].into() };
+    running.write(LogOp::Append(vec![zeros]));
+    running.writer.idle_mark().unwrap();
+    drop(running);
+    disk.kill();
+    lose_page(&disk, FIRST, 2);
+    assert!(matches!(open(&disk), Err(LogError::Rot { index: 0, unreadable: true, .. })));
 }
 
 #[test]
