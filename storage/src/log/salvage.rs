@@ -2,10 +2,9 @@
 //!
 //! Damage may hide anything: votes, entries, and a truncation that was followed by other entries. But a truncation
 //! never reaches what was committed, so entries at or below the last `committed` before the damage are certain, and those
-//! at or below the applied entry if that is the one which stands there; those
-//! above it are suspect up to the next good record that says where the log stood: an entry's own index, or a head.
-//! From there on the log is certain again. The vote is certain if a vote, a mark or a head after the last damage says
-//! it. (Protocol-aware recovery: Alagappan et al., FAST 2018.)
+//! at or below the applied entry if that is the one which stands there. Those above are suspect up to the next good record
+//! that says where the log stood: an entry's own index, or a head. From there on the log is certain again. The vote is
+//! certain if a vote, a mark or a head after the last damage says it. (Protocol-aware recovery: Alagappan et al., FAST 2018.)
 
 use std::collections::BTreeMap;
 use std::ops::Range;
