@@ -8,7 +8,7 @@
 //! | `<id>.seg` | a segment |
 //! | `<id>.spare` | a segment whose entries are all purged, kept to be overwritten: blocks that were written once sync faster; or one being made |
 //! | `<id>.copy` | the newest segment, being copied at a start; worthless if found |
-//! | `<id>.new` | a segment of a log that a repair writes anew; worthless, unless it follows a segment: then its renaming was cut short |
+//! | `<id>.new` | a segment of a log that a repair writes anew; worthless, unless its id goes on from a segment's or leads up to one: then its renaming was cut short |
 //! | `<id>.rot` | a damaged segment that a repair has replaced, kept for inquiry; never read, at most two |
 //! | `reserve` | room for one more segment or copy, taken when the disk gives none; all zeros |
 //!
@@ -85,7 +85,7 @@ fn new_name(id: u64) -> String {
 }
 
 /// The newest unbroken run of segments, oldest first, with their files; and all other names. The segments of a repaired log
-/// that follow its first one belong to the run under either name.
+/// belong to the run under either name, once one of them has its own.
 pub(super) fn newest_run(names: Vec<String>) -> (VecDeque<(u64, String)>, Vec<String>) {
     let mut named: BTreeMap<u64, String> = BTreeMap::new();
     let mut run = VecDeque::new();
@@ -228,13 +228,12 @@ impl<D: Disk> Files<D> {
         Ok(file)
     }
 
-    /// Puts new segments, whose content is synced, in the place of all others; their ids leave a gap after those. What
-    /// decides is the name of the first one: it counts, and with it the others, whatever they are called.
+    /// Puts new segments, whose content is synced, in the place of all others; their ids leave a gap after those. As soon
+    /// as one of them has its name, all of them count, for all are on stable storage by then.
     pub fn switch(&mut self, ids: RangeInclusive<u64>) -> Result<(), LogError> {
         self.unfinished.clear();
         self.disk.sync_dir().map_err(LogError::io("sync folder of", "the new log segments"))?;
-        self.rename_new(vec![*ids.start()])?;
-        self.rename_new(ids.skip(1).collect())
+        self.rename_new(ids.collect())
     }
 
     /// Gives new segments their names, for good.
