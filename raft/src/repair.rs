@@ -32,7 +32,7 @@ use crate::wire::{Answer, EntriesFrom, EntriesReply, Header, PeerRequest, Questi
 
 /// Entries come in pieces of so many bytes of payload, the first one of a piece whatever its size.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
-/// No rebuilt log holds more.
+/// No more is fetched: it is held in memory.
 const MAX_BYTES: usize = 1 << 30;
 /// From one warning that the repair waits to the next.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -272,7 +272,13 @@ impl Repair<'_> {
             if missing.start + entries.len() as u64 >= below {
                 return Ok(entries);
             }
-            if entries.len() == before || bytes > MAX_BYTES {
+            if bytes > MAX_BYTES {
+                return Err(not_yet(
+                    "has more of what is suspect than the 1 GiB that a repair takes; replace this node with `saola \
+                     cluster replace`",
+                ));
+            }
+            if entries.len() == before {
                 return Err(not_yet("does not give the entries that it says it has"));
             }
         }

@@ -20,6 +20,11 @@ pub mod sim;
 /// The most buffers that one `pwritev` takes (`IOV_MAX` on Linux).
 const MAX_BUFFERS: usize = 1024;
 
+/// Whether a read has met a bad sector. Any other error may say nothing of what is stored.
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// A folder of files.
 pub trait Disk: Send + Sync + 'static {
     /// Opens a file to read and write; with `create` an absent one is made, empty.

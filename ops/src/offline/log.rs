@@ -53,15 +53,24 @@ pub(super) fn releases(folder: &StoppedFolder) -> String {
 }
 
 fn damage_line(damage: &Damage) -> String {
-    let Damage { segment, from_offset, to_offset, first_index, what } = damage;
+    let Damage { segment, from_offset, to_offset, first_index, what, unreadable } = damage;
     let place =
         format!("segment {segment:016x} bytes {from_offset} to {to_offset} (log index {first_index} or near it)");
     match what {
         DamageKind::Rot if from_offset == to_offset => {
             format!("{place}: the next record does not follow the one before it")
         }
+        DamageKind::Rot if *unreadable => {
+            format!("{place}: unreadable (EIO), so nobody can tell which records stood there")
+        }
         DamageKind::Rot => format!("{place}: changed although it was synced"),
+        DamageKind::Head if *unreadable => format!("{place}: the segment's head is unreadable (EIO)"),
         DamageKind::Head => format!("{place}: the segment's head cannot be read"),
+        DamageKind::Unused => {
+            format!(
+                "{place}: unreadable (EIO) behind the end of the log; the next start leaves it behind, but check the disk"
+            )
+        }
         DamageKind::TornTail => format!("{place}: torn tail, never acknowledged; the next start cuts it off"),
         DamageKind::Missing => format!("segments up to {segment:016x} are missing, from log index {first_index} on"),
         DamageKind::Foreign { found_segment, found_group } => {
@@ -77,7 +86,7 @@ fn damage_line(damage: &Damage) -> String {
 pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure> {
     let folder = super::open(&args.data_dir)?;
     let (mut first, mut bytes) = (None, 0);
-    let (mut damaged, mut torn) = (Vec::new(), None);
+    let (mut damaged, mut torn, mut unused) = (Vec::new(), None, Vec::new());
     let found = look(&folder, |item| match item {
         Item::Head { file_bytes, .. } => bytes += file_bytes,
         Item::Record { record: Record::Entry(id, _), .. } => {
@@ -85,6 +94,7 @@ pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure>
         }
         Item::Record { .. } => {}
         Item::Damage(damage) if damage.what == DamageKind::TornTail => torn = Some(damage_line(&damage)),
+        Item::Damage(damage) if damage.what == DamageKind::Unused => unused.push(damage_line(&damage)),
         Item::Damage(damage) => damaged.push(damage_line(&damage)),
     })?;
     let state = found.state;
@@ -98,15 +108,13 @@ pub(super) fn verify(args: &FolderArgs, format: Format) -> Result<Exit, Failure>
             let body = json!({
                 "segments": found.segments, "records": found.records, "entries": found.entries, "bytes": bytes,
                 "first_index": first, "last": place(state.last), "purged": place(state.last_purged),
-                "committed": place(state.committed), "vote": vote, "torn_tail": torn, "findings": damaged,
+                "committed": place(state.committed), "vote": vote, "torn_tail": torn, "unused": unused, "findings": damaged,
             });
             print_json("offline-log-verify", body)?;
         }
         Format::Table => {
             damaged.iter().try_for_each(print_line)?;
-            if let Some(torn) = &torn {
-                eprintln!("{torn}");
-            }
+            torn.iter().chain(&unused).for_each(|line| eprintln!("{line}"));
             print_line(format!(
                 "log verify: {} segments={} records={} entries={} bytes={bytes} first={} last={} purged={} committed={} \
                  vote={vote} damaged={}",
@@ -152,7 +160,7 @@ pub(super) fn dump(args: &DumpArgs, format: Format) -> Result<Exit, Failure> {
         Item::Record { offset, record, .. } if !ranged => print(format!("{offset:>10}  {}", other_line(&record))),
         Item::Record { .. } => {}
         Item::Damage(damage) => {
-            damaged |= damage.what != DamageKind::TornTail;
+            damaged |= !matches!(damage.what, DamageKind::TornTail | DamageKind::Unused);
             eprintln!("{}", damage_line(&damage));
         }
     })?;

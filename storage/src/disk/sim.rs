@@ -7,14 +7,15 @@
 //! - [`SimDisk::crash`] is a power loss: each unsynced sector is kept, dropped or torn, each unsynced change
 //!   of a name is kept or lost, independently.
 //! - [`SimDisk::kill`] is the death of a process: what it wrote stays visible, and stays unsynced.
-//! - [`SimDisk::fail_nth`], [`SimDisk::crash_at_op`], [`SimDisk::set_capacity`], [`SimDisk::fill`] and
-//!   [`SimDisk::flip_bit`] are the faults. A failed sync forgets which sectors were dirty, as Linux does: they remain visible but
+//! - [`SimDisk::fail_nth`], [`SimDisk::crash_at_op`], [`SimDisk::set_capacity`], [`SimDisk::fill`],
+//!   [`SimDisk::flip_bit`] and [`SimDisk::make_unreadable`] are the faults. A failed sync forgets which sectors were dirty, as Linux does: they remain visible but
 //!   no later sync writes them.
 //!
 //! Handles from before a crash or kill answer with errors, so a forgotten thread cannot write on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -62,6 +63,8 @@ struct Content {
     visible: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// Bad sectors.
+    unreadable: Vec<Range<u64>>,
 }
 
 enum NameChange {
@@ -175,6 +178,14 @@ impl SimDisk {
             }
             None => false,
         }
+    }
+
+    /// Makes the disk answer EIO to every read that touches these bytes of a file, for as long as there is that file.
+    /// False if there is no such file.
+    pub fn make_unreadable(&self, name: &str, bytes: Range<u64>) -> bool {
+        let mut state = self.0.lock();
+        let content = state.names.get(name).copied().and_then(|file| state.files.get_mut(&file));
+        content.map(|content| content.unreadable.push(bytes)).is_some()
     }
 
     fn handle(&self, file: u64, life: u64) -> Arc<dyn DiskFile> {
@@ -414,6 +425,10 @@ impl DiskFile for SimFile {
             let (content, _) = content(state, self.file)?;
             let start = (offset as usize).min(content.visible.len());
             let n = buf.len().min(content.visible.len() - start);
+            let read = start as u64..(start + n) as u64;
+            if content.unreadable.iter().any(|bad| bad.start < read.end && read.start < bad.end) {
+                return Err(rustix::io::Errno::IO.into());
+            }
             buf[..n].copy_from_slice(&content.visible[start..start + n]);
             Ok(n)
         })

@@ -31,10 +31,11 @@ pub enum LogError {
         /// The least that it needs.
         bytes: u64,
     },
-    /// Bytes that were durable have changed or are gone.
+    /// Bytes that were durable have changed or are gone, or the disk does not give them.
     #[error(
-        "log segment {segment:016x} is damaged at byte {offset} (log index {index} or near it) although it was synced; \
-         the disk has lost data: a start of this node repairs it from its peers"
+        "log segment {segment:016x} {} byte {offset} (log index {index} or near it); the disk has lost data: a start of \
+         this node repairs it from its peers",
+        if *.unreadable { "is unreadable (EIO) at" } else { "was synced and is damaged at" }
     )]
     Rot {
         /// Segment id.
@@ -43,6 +44,8 @@ pub enum LogError {
         offset: u64,
         /// The first log index that cannot be trusted.
         index: u64,
+        /// A bad sector: the disk gives an error (EIO) in place of bytes.
+        unreadable: bool,
     },
     /// A whole segment file is missing.
     #[error(

@@ -3,10 +3,12 @@
 //!
 //! What is rot and what a torn tail is decided exactly as a start does (`open`).
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::format::{HEAD_BYTES, Head, HeadError, RECORD_BYTES, Record, decode_record, record_bytes};
-use super::segment::{parse_name, segment_name};
+use super::format::{HEAD_BYTES, Head, HeadError, RECORD_BYTES, Record, record_bytes};
+use super::raw::Raw;
+use super::segment::{newest_run, segment_name};
 use super::{LogError, LogState};
 use crate::disk::{Disk, DiskFile};
 
@@ -24,18 +26,22 @@ pub struct Damage {
     pub first_index: u64,
     /// What kind of damage.
     pub what: DamageKind,
+    /// The disk does not give some of these bytes: a bad sector (EIO).
+    pub unreadable: bool,
 }
 
 /// Kinds of [`Damage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DamageKind {
-    /// Records that were synced.
+    /// Records that were synced, or may have been: nobody can tell what stood where the disk gives nothing.
     Rot,
     /// The head of a segment, and with it the place where the segment before it ends.
     Head,
     /// What was being written when the power went: never acknowledged, and cut off by the next start. Good records may
     /// stand behind it; they count for nothing. A tail without such a record is not reported: it looks like unused space.
     TornTail,
+    /// Bytes behind the end of the log, which the next start leaves behind: a warning that the disk fails.
+    Unused,
     /// Segment files up to this one, which hold entries that are not purged.
     Missing,
     /// The file belongs to another place or Raft group. Its records are passed over.
@@ -94,7 +100,7 @@ pub struct Examination {
     pub records: u64,
     /// Good records that are entries.
     pub entries: u64,
-    /// Places of damage, a torn tail not among them.
+    /// Places of damage, a torn tail and unused bytes not among them.
     pub damaged: u64,
     /// The log ends with a torn tail, followed by good records.
     pub torn: bool,
@@ -115,38 +121,31 @@ pub fn examine<D: Disk + ?Sized>(
 ) -> Result<Examination, LogError> {
     let mut names = disk.list().map_err(LogError::io("list", "the log folder"))?;
     names.sort();
-    let mut ids: Vec<u64> = Vec::new();
-    let mut others = Vec::new();
-    for name in names.into_iter().rev() {
-        match parse_name(&name) {
-            Some((id, "seg")) if ids.last().is_none_or(|next| *next == id.wrapping_add(1)) => ids.push(id),
-            _ => others.push(name),
-        }
-    }
-    ids.reverse();
-    others.reverse();
-    let newest = ids.last().copied().unwrap_or(0);
-    let found = Examination { segments: ids.len() as u64, newest, others, ..Examination::default() };
+    let (run, others) = newest_run(names);
+    let newest = run.back().map_or(0, |(id, _)| *id);
+    let found = Examination { segments: run.len() as u64, newest, others, ..Examination::default() };
     let mut look = Look { found, follows: false, visit };
-    let heads = ids.iter().map(|id| read_head(disk, *id)).collect::<Result<Vec<_>, _>>()?;
-    let group_id = group_id.or_else(|| heads.iter().find_map(|head| head.as_ref().ok()).map(|head| head.group_id));
-    for (position, id) in ids.iter().enumerate() {
-        let end = match heads.get(position + 1) {
+    let heads = run.iter().map(|(id, name)| read_head(disk, *id, name)).collect::<Result<Vec<_>, _>>()?;
+    let good = heads.iter().find_map(|(head, _)| head.as_ref().ok());
+    let group_id = group_id.or_else(|| good.map(|head| head.group_id));
+    for (position, (id, name)) in run.iter().enumerate() {
+        let end = match heads.get(position + 1).map(|(head, _)| head) {
             None => End::Newest,
             Some(Ok(next)) if next.segment == id + 1 => End::At(next.previous_end),
             Some(_) => End::Lost,
         };
-        if look.head(disk, *id, group_id, &heads[position])? {
-            look.records(*id, &read_segment(disk, *id)?, end);
+        let file = open_segment(disk, name)?;
+        if look.head(&*file, *id, group_id, &heads[position])? {
+            look.records(*id, Raw::read(&*file, *id)?, end);
         }
     }
     // As at a start: entries before the first segment must have been purged.
-    if let Some(Ok(first)) = heads.first() {
+    if let Some((Ok(first), _)) = heads.first() {
         let purged = look.found.state.last_purged.map(|id| id.index);
         if first.state.last.map(|id| id.index) > purged {
             let (segment, what) = (first.segment.saturating_sub(1), DamageKind::Missing);
             let first_index = purged.map_or(0, |index| index.saturating_add(1));
-            look.damage(Damage { segment, from_offset: 0, to_offset: 0, first_index, what });
+            look.damage(Damage { segment, from_offset: 0, to_offset: 0, first_index, what, unreadable: false });
         }
     }
     Ok(look.found)
@@ -172,18 +171,16 @@ struct Look<V> {
 
 impl<V: FnMut(Item<'_>)> Look<V> {
     /// Shows a segment's head, good or not; answers whether its records can be read.
-    fn head<D: Disk + ?Sized>(
+    fn head(
         &mut self,
-        disk: &D,
+        file: &dyn DiskFile,
         segment: u64,
         group: Option<u64>,
-        head: &Result<Head, HeadError>,
+        (head, unreadable): &FoundHead,
     ) -> Result<bool, LogError> {
         let what = match head {
             Ok(head) if head.segment == segment && group.is_none_or(|group| group == head.group_id) => {
-                let file_bytes = open_segment(disk, segment)?
-                    .len()
-                    .map_err(LogError::io("measure log segment", &segment_name(segment)))?;
+                let file_bytes = file.len().map_err(LogError::io("measure log segment", &segment_name(segment)))?;
                 self.found.state = head.state;
                 self.follows = true;
                 let Head { group_id, state, .. } = *head;
@@ -198,32 +195,36 @@ impl<V: FnMut(Item<'_>)> Look<V> {
         };
         let readable = what == DamageKind::Head;
         let (from_offset, to_offset, first_index) = (0, HEAD_BYTES.into(), self.next_index());
-        self.damage(Damage { segment, from_offset, to_offset, first_index, what });
+        self.damage(Damage { segment, from_offset, to_offset, first_index, what, unreadable: *unreadable });
         Ok(readable)
     }
 
-    fn records(&mut self, segment: u64, content: &[u8], end: End) {
-        let content = match end {
-            End::At(end) => content.get(..end as usize).unwrap_or(content),
-            End::Lost | End::Newest => content,
-        };
+    fn records(&mut self, segment: u64, mut raw: Raw, end: End) {
+        if let End::At(end) = end {
+            raw.truncate(end as usize);
+        }
         // A record proves what was synced before it; what it says of places behind itself is no proof.
         let proven = match end {
-            End::Newest => Scan::new(segment, content).map(|step| step.proves()).max().unwrap_or(0),
+            End::Newest => Scan::new(segment, &raw).map(|step| step.proves()).max().unwrap_or(0),
             End::At(_) | End::Lost => usize::MAX,
         };
         let mut at = HEAD_BYTES as usize;
-        for step in Scan::new(segment, content) {
+        for step in Scan::new(segment, &raw) {
             match step {
                 Step::Record { offset, synced, record } => self.record(segment, offset, synced, record),
-                // Unused space, or a tail that was torn within one record.
-                Step::Gap { to, .. } if to >= content.len() && !matches!(end, End::At(_)) => return,
+                // Unused space, or a tail that was torn within one record, unless a bad sector hides what it is.
+                Step::Gap { from, to } if to >= raw.len() && !matches!(end, End::At(_)) => {
+                    let what = if raw.may_hide_record(from) { DamageKind::Rot } else { DamageKind::Unused };
+                    if let Some(bad) = raw.unreadable_in(from..to) {
+                        let from = if what == DamageKind::Rot { from } else { bad.start };
+                        self.gap(segment, &raw, from..bad.end, what);
+                    }
+                    return;
+                }
                 Step::Gap { from, to } => {
-                    let what = if from < proven { DamageKind::Rot } else { DamageKind::TornTail };
-                    let (from_offset, to_offset, first_index) = (from as u64, to as u64, self.next_index());
-                    let ends = what == DamageKind::TornTail;
-                    self.damage(Damage { segment, from_offset, to_offset, first_index, what });
-                    if ends {
+                    let rotten = from < proven || raw.may_hide_record(from);
+                    self.gap(segment, &raw, from..to, if rotten { DamageKind::Rot } else { DamageKind::TornTail });
+                    if !rotten {
                         return;
                     }
                 }
@@ -234,9 +235,14 @@ impl<V: FnMut(Item<'_>)> Look<V> {
         if let End::At(end) = end
             && at != end as usize
         {
-            let (from_offset, to_offset, first_index) = (at as u64, u64::from(end).max(at as u64), self.next_index());
-            self.damage(Damage { segment, from_offset, to_offset, first_index, what: DamageKind::Rot });
+            self.gap(segment, &raw, at..at.max(end as usize), DamageKind::Rot);
         }
+    }
+
+    fn gap(&mut self, segment: u64, raw: &Raw, gap: Range<usize>, what: DamageKind) {
+        let (from_offset, to_offset, first_index) = (gap.start as u64, gap.end as u64, self.next_index());
+        let unreadable = raw.unreadable_in(gap).is_some();
+        self.damage(Damage { segment, from_offset, to_offset, first_index, what, unreadable });
     }
 
     fn record(&mut self, segment: u64, offset: usize, synced: u32, record: Record<&[u8]>) {
@@ -244,7 +250,8 @@ impl<V: FnMut(Item<'_>)> Look<V> {
             let expected = self.found.state.last.filter(|_| self.follows).map(|last| last.index.saturating_add(1));
             if expected.is_some_and(|expected| expected != id.index) || id.index == u64::MAX {
                 let (from_offset, to_offset, first_index) = (offset as u64, offset as u64, self.next_index());
-                self.damage(Damage { segment, from_offset, to_offset, first_index, what: DamageKind::Rot });
+                let what = DamageKind::Rot;
+                self.damage(Damage { segment, from_offset, to_offset, first_index, what, unreadable: false });
             }
             self.follows = true;
             self.found.entries += 1;
@@ -257,6 +264,7 @@ impl<V: FnMut(Item<'_>)> Look<V> {
     fn damage(&mut self, damage: Damage) {
         match damage.what {
             DamageKind::TornTail => self.found.torn = true,
+            DamageKind::Unused => {}
             _ => {
                 self.found.damaged += 1;
                 self.follows = false;
@@ -273,7 +281,7 @@ impl<V: FnMut(Item<'_>)> Look<V> {
 /// Goes over the records of a segment, and over what lies between them.
 struct Scan<'a> {
     segment: u64,
-    content: &'a [u8],
+    raw: &'a Raw,
     at: usize,
 }
 
@@ -304,17 +312,14 @@ impl Step<'_> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(segment: u64, content: &'a [u8]) -> Scan<'a> {
-        Scan { segment, content, at: HEAD_BYTES as usize }
+    fn new(segment: u64, raw: &'a Raw) -> Scan<'a> {
+        Scan { segment, raw, at: HEAD_BYTES as usize }
     }
 
     fn record_at(&self, at: usize) -> Option<Step<'a>> {
-        let bytes: &'a [u8] = self.content.get(at..)?;
-        let decoded = decode_record(self.segment, at as u32, bytes)?;
-        // The zeros after a payload are not under the CRC, but a record without them was not written whole.
-        let whole = bytes.get(..decoded.bytes() as usize)?;
-        let from = RECORD_BYTES as usize;
-        let record = decoded.record.with_payload(|len| &whole[from..from + len as usize]);
+        let decoded = self.raw.record_at(self.segment, at)?;
+        let payload: &'a [u8] = &self.raw.bytes()[at + RECORD_BYTES as usize..];
+        let record = decoded.record.with_payload(|len| &payload[..len as usize]);
         Some(Step::Record { offset: at, synced: decoded.synced, record })
     }
 }
@@ -323,12 +328,12 @@ impl<'a> Iterator for Scan<'a> {
     type Item = Step<'a>;
 
     fn next(&mut self) -> Option<Step<'a>> {
-        if self.at >= self.content.len() {
+        if self.at >= self.raw.len() {
             return None;
         }
         let step = self.record_at(self.at).unwrap_or_else(|| {
-            let mut later = (self.at..self.content.len()).step_by(8).skip(1);
-            let to = later.find(|at| self.record_at(*at).is_some()).unwrap_or(self.content.len());
+            let mut later = (self.at..self.raw.len()).step_by(8).skip(1);
+            let to = later.find(|at| self.record_at(*at).is_some()).unwrap_or(self.raw.len());
             Step::Gap { from: self.at, to }
         });
         self.at = step.end();
@@ -336,24 +341,14 @@ impl<'a> Iterator for Scan<'a> {
     }
 }
 
-fn open_segment<D: Disk + ?Sized>(disk: &D, segment: u64) -> Result<Arc<dyn DiskFile>, LogError> {
-    let name = segment_name(segment);
-    disk.open(&name, false).map_err(LogError::io("open log segment", &name))
+fn open_segment<D: Disk + ?Sized>(disk: &D, name: &str) -> Result<Arc<dyn DiskFile>, LogError> {
+    disk.open(name, false).map_err(LogError::io("open log segment", name))
 }
 
-fn read_head<D: Disk + ?Sized>(disk: &D, segment: u64) -> Result<Result<Head, HeadError>, LogError> {
-    let mut page = vec![0; HEAD_BYTES as usize];
-    let file = open_segment(disk, segment)?;
-    let read = file.read_at(0, &mut page).map_err(LogError::io("read log segment", &segment_name(segment)))?;
-    Ok(Head::decode(&page[..read]))
-}
+/// A segment's head, and whether it stands on a bad sector.
+type FoundHead = (Result<Head, HeadError>, bool);
 
-fn read_segment<D: Disk + ?Sized>(disk: &D, segment: u64) -> Result<Vec<u8>, LogError> {
-    let name = segment_name(segment);
-    let file = open_segment(disk, segment)?;
-    let len = file.len().map_err(LogError::io("measure log segment", &name))?;
-    let mut content = vec![0; len.min(u64::from(u32::MAX)) as usize];
-    let read = file.read_at(0, &mut content).map_err(LogError::io("read log segment", &name))?;
-    content.truncate(read);
-    Ok(content)
+fn read_head<D: Disk + ?Sized>(disk: &D, segment: u64, name: &str) -> Result<FoundHead, LogError> {
+    let page = Raw::read_head(&*open_segment(disk, name)?, segment)?;
+    Ok((Head::decode(page.bytes()), page.unreadable_in(0..page.len()).is_some()))
 }

@@ -263,14 +263,20 @@ impl Decoded {
     }
 }
 
+/// How long a record is that begins with these bytes, as far as they tell; `None`: no record begins like this. Says
+/// nothing of its checksum.
+pub(super) fn begins_record(bytes: &[u8]) -> Option<u32> {
+    let Some(begin) = bytes.first_chunk::<12>() else { return Some(RECORD_BYTES) };
+    let len = u32_at(begin, 0);
+    let [kind @ 1..=6, 0..=1, 0, 0] = begin[8..12] else { return None };
+    (len <= MAX_PAYLOAD && (kind == 1 || len == 0)).then(|| record_bytes(len))
+}
+
 /// The record that `bytes` begin with, if they are one, written for this segment and offset.
 pub(super) fn decode_record(segment: u64, offset: u32, bytes: &[u8]) -> Option<Decoded> {
     let (head, rest) = bytes.split_first_chunk::<{ RECORD_BYTES as usize }>()?;
-    let len = u32_at(head, 0);
-    let [kind, flag @ 0..=1, 0, 0] = head[8..12] else { return None };
-    if len > MAX_PAYLOAD || (kind != 1 && len != 0) || !(1..=6).contains(&kind) {
-        return None;
-    }
+    begins_record(head)?;
+    let (len, kind, flag) = (u32_at(head, 0), head[8], head[9]);
     let payload = rest.get(..len as usize)?;
     if u32_at(head, 4) != record_crc(segment, offset, head, payload) {
         return None;

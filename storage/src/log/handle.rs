@@ -5,13 +5,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::format::{MAX_PAYLOAD, RECORD_BYTES, Record, decode_record};
+use super::format::MAX_PAYLOAD;
 use super::memory::{Found, Index, Location};
-use super::segment::segment_name;
-use super::{Done, LogEntry, LogError, LogOp, LogSettings, LogState, LogStats, LogWriter, open};
+use super::{Done, LogEntry, LogError, LogOp, LogSettings, LogState, LogStats, LogWriter, open, raw};
 use crate::disk::{Disk, DiskFile};
 use crate::types::LogId;
 
@@ -148,18 +146,11 @@ impl Log {
 
     fn read(&self, log_id: LogId, bytes: u32, location: Location) -> Result<LogEntry, LogError> {
         let Location { segment, offset } = location;
-        let rot = LogError::Rot { segment, offset: offset.into(), index: log_id.index };
-        let Some(file) = self.0.0.inner.lock().files.get(&segment).cloned() else { return Err(rot) };
-        let mut record = vec![0; (RECORD_BYTES + bytes) as usize];
-        let read = file
-            .read_at(offset.into(), &mut record)
-            .map_err(LogError::io("read log segment", &segment_name(segment)))?;
-        match decode_record(segment, offset, &record[..read]) {
-            Some(decoded) if decoded.record == Record::Entry(log_id, bytes) => {
-                Ok(LogEntry { log_id, payload: Bytes::from(record).slice(RECORD_BYTES as usize..) })
-            }
-            _ => Err(rot),
-        }
+        let Some(file) = self.0.0.inner.lock().files.get(&segment).cloned() else {
+            return Err(LogError::Rot { segment, offset: offset.into(), index: log_id.index, unreadable: false });
+        };
+        let payload = raw::read_entry(&*file, location, log_id, bytes)?;
+        Ok(LogEntry { log_id, payload })
     }
 
     /// The log id at an index, if the entry is in the log or is the last purged one.

@@ -13,9 +13,8 @@
 //! simulator drives. One step is one write and one `fdatasync`, however many operations were waiting.
 //!
 //! To read in this order: `format` (the bytes), `memory` (what readers see), `segment` (files and their
-//! order of creation), `batch` and `writer` (one step), `open` (what a start trusts), `handle`, `examine` (all records and
-//! all damage, changing nothing), `salvage` and `rebuild` (a
-//! damaged log made whole).
+//! order of creation), `batch` and `writer` (one step), `raw` (reading past bad sectors), `open` (what a start trusts),
+//! `handle`, `examine` (all records and all damage, changing nothing), `salvage` and `rebuild` (a damaged log made whole).
 
 mod batch;
 mod error;
@@ -24,6 +23,7 @@ mod format;
 mod handle;
 mod memory;
 mod open;
+mod raw;
 mod rebuild;
 mod salvage;
 mod segment;

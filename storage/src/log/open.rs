@@ -2,17 +2,18 @@
 //!
 //! In all segments but the newest that must be exactly the end that the next head names. In the newest it is
 //! a torn tail, which was never acknowledged, or damage: damage if any later record says that this place was
-//! synced. Then the newest segment is copied, synced and put in its own place, so that nothing which was only
+//! synced, or if the disk does not give what stands there. Then the newest segment is copied, synced and put in its own place, so that nothing which was only
 //! in the page cache (a process was killed, or a sync failed before it) is ever reported as durable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::format::{HEAD_BYTES, Head, Record, decode_record, encode_record};
+use super::format::{HEAD_BYTES, Head, Record, encode_record};
 use super::handle::Shared;
 use super::memory::{Index, Location};
-use super::segment::{Files, Segment, segment_name};
+use super::raw::Raw;
+use super::segment::Files;
 use super::writer::LogWriter;
 use super::{LogError, LogSettings, LogState};
 use crate::disk::Disk;
@@ -90,51 +91,38 @@ fn replay<D: Disk>(files: &mut Files<D>, heads: &[Head], index: &mut Index) -> R
     let mut content = Vec::new();
     for position in 0..heads.len() {
         let segment = files.live()[position].id;
-        content = read_all(&files.live()[position])?;
+        let mut raw = Raw::read(&*files.live()[position].file, segment)?;
         let known_end = heads.get(position + 1).map(|next| next.previous_end as usize);
         if let Some(end) = known_end {
-            content.truncate(end);
+            raw.truncate(end);
         }
-        let good = replay_segment(files, segment, &content, index)?;
+        let good = replay_segment(files, segment, &raw, index)?;
         let damaged = match known_end {
             Some(end) => good != end,
-            None => synced_beyond(segment, &content, good),
+            None => raw.may_hide_record(good) || raw.proves(segment, good),
         };
         if damaged {
-            return Err(rot(segment, good, index));
+            return Err(rot(&raw, segment, good, index));
         }
+        content = raw.into_bytes();
         content.truncate(good);
     }
     Ok(Content(content))
-}
-
-fn read_all(segment: &Segment) -> Result<Vec<u8>, LogError> {
-    let name = segment_name(segment.id);
-    let len = segment.file.len().map_err(LogError::io("measure log segment", &name))?;
-    let mut content = vec![0; len.min(u64::from(u32::MAX)) as usize];
-    let read = segment.file.read_at(0, &mut content).map_err(LogError::io("read log segment", &name))?;
-    content.truncate(read);
-    Ok(content)
 }
 
 /// Replays one segment up to the first place where no record stands, and returns that place.
 fn replay_segment<D: Disk>(
     files: &mut Files<D>,
     segment: u64,
-    content: &[u8],
+    raw: &Raw,
     index: &mut Index,
 ) -> Result<usize, LogError> {
     let mut at = HEAD_BYTES as usize;
-    while let Some(decoded) = content.get(at..).and_then(|bytes| decode_record(segment, at as u32, bytes)) {
-        let next = at + decoded.bytes() as usize;
-        // The zeros after a payload are not under the CRC, but a record without them was not written whole.
-        if next > content.len() {
-            break;
-        }
+    while let Some(decoded) = raw.record_at(segment, at) {
         match decoded.record {
             Record::Entry(id, bytes) => {
                 let location = Location { segment, offset: at as u32 };
-                index.restore(id, bytes, location).map_err(|_| rot(segment, at, index))?;
+                index.restore(id, bytes, location).map_err(|_| rot(raw, segment, at, index))?;
                 files.note_entry(segment, id.index);
             }
             Record::Vote(vote) => index.set_vote(vote),
@@ -143,21 +131,14 @@ fn replay_segment<D: Disk>(
             Record::Committed(committed) => index.set_committed(committed),
             Record::Mark(_) => {}
         }
-        at = next;
+        at += decoded.bytes() as usize;
     }
     Ok(at)
 }
 
-/// Whether some record after `damage` says that this place was synced before it was written.
-pub(super) fn synced_beyond(segment: u64, content: &[u8], damage: usize) -> bool {
-    (damage..content.len())
-        .step_by(8)
-        .filter_map(|at| decode_record(segment, at as u32, &content[at..]))
-        .any(|decoded| decoded.synced as usize > damage)
-}
-
-fn rot(segment: u64, offset: usize, index: &Index) -> LogError {
-    LogError::Rot { segment, offset: offset as u64, index: index.next_index().unwrap_or(0) }
+fn rot(raw: &Raw, segment: u64, offset: usize, index: &Index) -> LogError {
+    let (index, unreadable) = (index.next_index().unwrap_or(0), raw.may_hide_record(offset));
+    LogError::Rot { segment, offset: offset as u64, index, unreadable }
 }
 
 /// A committed mark beyond the last entry would let a node answer for what it does not hold: all that is

@@ -1,10 +1,10 @@
 //! What a damaged log still says for certain, and which entries must come from peers. `rebuild` makes the whole log of both.
 //!
 //! Damage may hide anything: votes, entries, and a truncation that was followed by other entries. But a truncation
-//! never reaches what was committed, so entries at or below the last `committed` before the damage are certain; those
-//! above it are suspect up to the next good record that says where the log stood: an entry's own index, or a head.
-//! From there on the log is certain again. The vote is certain if a vote, a mark or a head after the last damage says
-//! it. (Protocol-aware recovery: Alagappan et al., FAST 2018.)
+//! never reaches what was committed, so entries at or below the last `committed` before the damage are certain, and those
+//! at or below the applied entry if that is the one which stands there. Those above are suspect up to the next good record
+//! that says where the log stood: an entry's own index, or a head. From there on the log is certain again. The vote is
+//! certain if a vote, a mark or a head after the last damage says it. (Protocol-aware recovery: Alagappan et al., FAST 2018.)
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,10 +16,8 @@ use super::{LogError, LogState};
 use crate::disk::Disk;
 use crate::types::{LogId, Vote};
 
-/// A rebuilt log is one segment, no longer than the longest that settings allow.
-pub(super) const MAX_BYTES: u64 = 1 << 30;
-/// No more records fit into the segment whose end a damaged head has hidden.
-const MAX_HIDDEN: u64 = MAX_BYTES / RECORD_BYTES as u64;
+/// No more records fit into the segment whose end a damaged head has hidden: it is 1 GiB long at most.
+const MAX_HIDDEN: u64 = (1 << 30) / RECORD_BYTES as u64;
 
 /// What is certain of a damaged log, and what is not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +55,8 @@ pub(super) struct Kept {
 
 impl Salvage {
     /// Reads what a damaged log still says; changes nothing. `applied`: all entries up to this one are in the flushed
-    /// state machine, and are not asked for again; a node that keeps the log for others gives `None`.
+    /// state machine, and are not asked for again: the log begins after the last of them that is damaged. A node that
+    /// keeps the log for others gives `None`.
     pub fn read<D: Disk + ?Sized>(disk: &D, group_id: u64, applied: Option<LogId>) -> Result<Salvage, LogError> {
         let mut fold = Fold { group_id, applied, ..Fold::default() };
         let found = examine(disk, Some(group_id), |item| fold.add(item))?;
@@ -116,9 +115,7 @@ impl Fold {
             Record::Entry(log_id, payload) => {
                 self.pin(log_id.index);
                 let kept = Kept { log_id, segment, offset, bytes: payload.len() as u32 };
-                if self.applied.is_none_or(|applied| applied.index < log_id.index) {
-                    self.salvage.kept.insert(log_id.index, kept);
-                }
+                self.salvage.kept.insert(log_id.index, kept);
             }
             Record::TruncateAfter(last) => self.cut(last.map_or(0, next_after)),
             Record::Purge(upto) => self.purge(Some(upto)),
@@ -172,7 +169,7 @@ impl Fold {
         let hidden = match damage.what {
             DamageKind::Rot => (to_offset - from_offset) / u64::from(RECORD_BYTES),
             DamageKind::Head => MAX_HIDDEN,
-            DamageKind::TornTail => return,
+            DamageKind::TornTail | DamageKind::Unused => return,
             // What is missing shows in the indexes.
             DamageKind::Missing => 0,
             DamageKind::Foreign { found_segment, found_group } => {
@@ -194,7 +191,9 @@ impl Fold {
             return;
         }
         let LogState { last, committed, .. } = self.state;
-        let certain = committed.map_or(0, next_after).min(last.map_or(0, next_after));
+        // What stands where the applied entry does is that one, and so all before it is what was committed.
+        let applied = self.applied.filter(|applied| self.salvage.log_id_at(applied.index) == Some(*applied));
+        let certain = later(committed, applied).map_or(0, next_after).min(last.map_or(0, next_after));
         let start = certain.max(self.salvage.purged.map_or(0, next_after));
         let end = self.open.unwrap_or(0).max(last.map_or(0, next_after)).max(start).saturating_add(hidden.max(1));
         let missing = self.salvage.missing.get_or_insert(start..end);
@@ -205,7 +204,6 @@ impl Fold {
     }
 
     fn finish(mut self, newest: u64) -> Salvage {
-        self.purge(self.applied);
         let Salvage { purged, missing, kept, .. } = &mut self.salvage;
         if let Some(missing) = missing {
             kept.retain(|index, _| !missing.contains(index));
@@ -217,10 +215,19 @@ impl Fold {
         let end = missing.as_ref().map_or(0, |missing| missing.end);
         let end = if self.open.is_some() { end } else { end.max(self.state.last.map_or(0, next_after)) };
         // All that is not there: what damage hides, and segment files that are gone.
-        let (mut next, mut gone) = (first, None::<Range<u64>>);
+        let (mut next, mut gone, mut begin) = (first, None::<Range<u64>>, None);
         for index in kept.keys().copied().chain([end]) {
             if index > next {
-                gone = Some(gone.map_or(next, |gone| gone.start)..index);
+                match self.applied.filter(|applied| next <= applied.index) {
+                    None => gone = Some(gone.map_or(next, |gone: Range<u64>| gone.start)..index),
+                    // What is applied is not asked for: the log begins behind it, or behind the next entry that is there.
+                    Some(applied) => {
+                        let there = kept.get(&index).map(|kept| kept.log_id).filter(|id| id.index <= applied.index);
+                        begin = Some(there.unwrap_or(applied));
+                        let rest = next_after(applied)..index;
+                        gone = (!rest.is_empty()).then_some(rest);
+                    }
+                }
             }
             next = next.max(index.saturating_add(1));
         }
@@ -228,6 +235,7 @@ impl Fold {
         if let Some(missing) = missing {
             kept.retain(|index, _| !missing.contains(index));
         }
+        self.purge(begin);
         let last = later(self.salvage.purged, self.salvage.kept.values().next_back().map(|kept| kept.log_id));
         let reaches = self.salvage.missing.as_ref().map_or(0, |missing| missing.end).max(last.map_or(0, next_after));
         // As at a start: a mark ahead of the log is not believed.

@@ -8,6 +8,7 @@
 //! | `<id>.seg` | a segment |
 //! | `<id>.spare` | a segment whose entries are all purged, kept to be overwritten: blocks that were written once sync faster; or one being made |
 //! | `<id>.copy` | the newest segment, being copied at a start; worthless if found |
+//! | `<id>.new` | a segment of a log that a repair writes anew; worthless, unless its id goes on from a segment's or leads up to one: then its renaming was cut short |
 //! | `<id>.rot` | a damaged segment that a repair has replaced, kept for inquiry; never read, at most two |
 //! | `reserve` | room for one more segment or copy, taken when the disk gives none; all zeros |
 //!
@@ -15,12 +16,14 @@
 //! take its blocks in between. It is made again by the writer once twice its size is free, which leaves as much to
 //! others on that disk; a start does not make it, so that what its copy has freed is there for them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::LogError;
 use super::format::{HEAD_BYTES, Head, HeadError};
+use super::raw::Raw;
 use crate::disk::{Disk, DiskFile};
 use crate::types::LogId;
 
@@ -57,6 +60,8 @@ pub(super) struct Files<D> {
     reserved: bool,
     /// Found at the start and of no use: see [`Files::discard_strays`].
     strays: Vec<String>,
+    /// Copies and new segments that do not count: see [`Files::discard_unfinished`].
+    unfinished: Vec<String>,
 }
 
 pub(super) fn segment_name(id: u64) -> String {
@@ -75,32 +80,70 @@ fn copy_name(id: u64) -> String {
     format!("{id:016x}.copy")
 }
 
+fn new_name(id: u64) -> String {
+    format!("{id:016x}.new")
+}
+
+/// The newest unbroken run of segments, oldest first, with their files; and all other names. The segments of a repaired log
+/// belong to the run under either name, once one of them has its own.
+pub(super) fn newest_run(names: Vec<String>) -> (VecDeque<(u64, String)>, Vec<String>) {
+    let mut named: BTreeMap<u64, String> = BTreeMap::new();
+    let mut run = VecDeque::new();
+    for (id, kind) in names.iter().filter_map(|name| parse_name(name)) {
+        match kind {
+            "seg" => drop(named.insert(id, segment_name(id))),
+            "new" => drop(named.entry(id).or_insert_with(|| new_name(id))),
+            _ => {}
+        }
+    }
+    if let Some(newest) = named.iter().rev().find(|(id, name)| **name == segment_name(**id)).map(|(id, _)| *id) {
+        let mut up = newest;
+        while let Some(found) = named.remove_entry(&up) {
+            run.push_back(found);
+            up = up.wrapping_add(1);
+        }
+        let mut down = newest.wrapping_sub(1);
+        while let Some(found) = named.remove_entry(&down) {
+            run.push_front(found);
+            down = down.wrapping_sub(1);
+        }
+    }
+    let others = names.into_iter().filter(|name| !run.iter().any(|(_, live)| live == name)).collect();
+    (run, others)
+}
+
 pub(super) fn parse_name(name: &str) -> Option<(u64, &str)> {
     let (id, kind) = name.split_once('.')?;
     Some((u64::from_str_radix(id, 16).ok().filter(|_| id.len() == 16)?, kind))
 }
 
 impl<D: Disk> Files<D> {
-    /// Takes stock of the folder and opens the newest unbroken run of segments. Changes nothing.
+    /// Takes stock of the folder and opens the newest unbroken run of segments. Changes nothing, but goes on with a
+    /// [`Files::switch`] that was cut short.
     pub fn find(disk: Arc<D>, segment_bytes: u64, reserve_bytes: u64) -> Result<Files<D>, LogError> {
         let mut names = disk.list().map_err(LogError::io("list", "the log folder"))?;
         names.sort();
-        let (live, spares, strays) = Default::default();
-        let mut files =
-            Files { disk, segment_bytes, live, spares, reserve_bytes, reserved: reserve_bytes == 0, strays };
-        for name in names.into_iter().rev() {
+        let (run, others) = newest_run(names);
+        let (live, spares, strays, unfinished) = Default::default();
+        let reserved = reserve_bytes == 0;
+        let mut files = Files { disk, segment_bytes, live, spares, reserve_bytes, reserved, strays, unfinished };
+        let renaming = run.iter().filter(|(id, name)| *name != segment_name(*id)).map(|(id, _)| *id);
+        files.rename_new(renaming.collect())?;
+        for (id, _) in run {
+            let name = segment_name(id);
+            let file = files.disk.open(&name, false).map_err(LogError::io("open log segment", &name))?;
+            files.live.push_back(Segment { id, file, last_entry: None });
+        }
+        for name in others.into_iter().rev() {
             if name == RESERVE {
                 // One that was cut short, or is of other settings, is made anew.
                 files.reserved |= files.file_len(RESERVE)? >= reserve_bytes;
                 continue;
             }
             match parse_name(&name) {
-                Some((id, "seg")) if files.live.front().is_none_or(|next| next.id == id.wrapping_add(1)) => {
-                    let file = files.disk.open(&name, false).map_err(LogError::io("open log segment", &name))?;
-                    files.live.push_front(Segment { id, file, last_entry: None });
-                }
                 Some((id, "spare")) if files.spares.len() < MAX_SPARES => files.spares.push(id),
-                Some((_, "seg" | "spare" | "copy")) => files.strays.push(name),
+                Some((_, "seg" | "spare")) => files.strays.push(name),
+                Some((_, "copy" | "new")) => files.unfinished.push(name),
                 _ => {}
             }
         }
@@ -110,7 +153,17 @@ impl<D: Disk> Files<D> {
     /// Removes unfinished copies and segments before the unbroken run. Only once it is known that nothing is
     /// missing, for then those are purged ones whose removal was cut short.
     pub fn discard_strays(&mut self) -> Result<(), LogError> {
+        self.discard_unfinished()?;
         std::mem::take(&mut self.strays).iter().try_for_each(|name| self.remove(name))
+    }
+
+    /// Removes what a start or a repair did not finish, for good.
+    pub fn discard_unfinished(&mut self) -> Result<(), LogError> {
+        if self.unfinished.is_empty() {
+            return Ok(());
+        }
+        std::mem::take(&mut self.unfinished).iter().try_for_each(|name| self.remove(name))?;
+        self.disk.sync_dir().map_err(LogError::io("sync folder of", "the log"))
     }
 
     pub fn live(&self) -> &VecDeque<Segment> {
@@ -119,11 +172,10 @@ impl<D: Disk> Files<D> {
 
     /// Reads a segment's head and checks that it belongs here. `next_index` names the place in an error.
     pub fn head(&self, segment: &Segment, group: u64, next_index: u64) -> Result<Head, LogError> {
-        let mut page = vec![0; HEAD_BYTES as usize];
-        let read =
-            segment.file.read_at(0, &mut page).map_err(LogError::io("read log segment", &segment_name(segment.id)))?;
-        let head = Head::decode(&page[..read]).map_err(|e| match e {
-            HeadError::Damaged => LogError::Rot { segment: segment.id, offset: 0, index: next_index },
+        let page = Raw::read_head(&*segment.file, segment.id)?;
+        let unreadable = page.unreadable_in(0..page.len()).is_some();
+        let head = Head::decode(page.bytes()).map_err(|e| match e {
+            HeadError::Damaged => LogError::Rot { segment: segment.id, offset: 0, index: next_index, unreadable },
             HeadError::UnknownVersion { version, release } => {
                 LogError::UnknownVersion { segment: segment.id, version, release }
             }
@@ -168,22 +220,32 @@ impl<D: Disk> Files<D> {
         Ok((file, len))
     }
 
-    /// Puts a new segment, whose content `fill` writes, in the place of all others: its id leaves a gap after theirs.
-    pub fn supersede(
-        &mut self,
-        id: u64,
-        len: u64,
-        fill: impl FnOnce(&dyn DiskFile) -> Result<(), LogError>,
-    ) -> Result<(), LogError> {
-        let name = copy_name(id);
-        // One that was cut short may hold records of this very segment behind the end of the new ones.
-        if self.strays.contains(&name) {
-            self.remove(&name)?;
-            self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &name))?;
-        }
+    /// A file of so many bytes for a segment of a repaired log, which counts for nothing before [`Files::switch`].
+    pub fn create_new(&mut self, id: u64, len: u64) -> Result<Arc<dyn DiskFile>, LogError> {
+        let name = new_name(id);
         let file = self.new_file(&name, len, len)?;
-        fill(&*file)?;
-        self.name_it(id, &name, &file)
+        self.unfinished.push(name);
+        Ok(file)
+    }
+
+    /// Puts new segments, whose content is synced, in the place of all others; their ids leave a gap after those. As soon
+    /// as one of them has its name, all of them count, for all are on stable storage by then.
+    pub fn switch(&mut self, ids: RangeInclusive<u64>) -> Result<(), LogError> {
+        self.unfinished.clear();
+        self.disk.sync_dir().map_err(LogError::io("sync folder of", "the new log segments"))?;
+        self.rename_new(ids.collect())
+    }
+
+    /// Gives new segments their names, for good.
+    fn rename_new(&self, ids: Vec<u64>) -> Result<(), LogError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for id in ids {
+            let name = new_name(id);
+            self.disk.rename(&name, &segment_name(id)).map_err(LogError::io("rename log segment", &name))?;
+        }
+        self.disk.sync_dir().map_err(LogError::io("sync folder of", "the new log segments"))
     }
 
     /// Keeps damaged segments that do not count any more under a name of their own, while the disk has ample room.
@@ -208,10 +270,6 @@ impl<D: Disk> Files<D> {
     /// Content first, then the name: see the top of this file.
     fn install(&self, id: u64, from: &str, file: &Arc<dyn DiskFile>, content: &[u8]) -> Result<(), LogError> {
         file.write_at(0, &[IoSlice::new(content)]).map_err(LogError::io("write log segment", from))?;
-        self.name_it(id, from, file)
-    }
-
-    fn name_it(&self, id: u64, from: &str, file: &Arc<dyn DiskFile>) -> Result<(), LogError> {
         file.sync_data().map_err(LogError::io("sync log segment", from))?;
         self.disk.rename(from, &segment_name(id)).map_err(LogError::io("rename log segment", from))?;
         self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &segment_name(id)))

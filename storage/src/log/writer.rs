@@ -19,7 +19,7 @@ use crate::types::LogId;
 /// A log that rests this long gets its mark, so within a second of the last write everything is proven.
 const IDLE: Duration = Duration::from_millis(500);
 /// A busy log gets a mark after so many bytes of records: damage before it leaves no doubt about the vote.
-const MARK_EVERY_BYTES: u32 = 256 << 10;
+pub(super) const MARK_EVERY_BYTES: u32 = 256 << 10;
 
 /// What a writer should do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,11 +69,14 @@ fn an_examination_names_the_damage_that_a_start_refuses_and_goes_on_after_it() {
         disk.flip_bit(FIRST, from + 50, 1);
         let (found, indexes, damage) = look(&disk);
         let (to_offset, what) = (from + RECORD_BYTES, DamageKind::Rot);
-        assert_eq!(damage, [Damage { segment: 1, from_offset: from, to_offset, first_index: hit, what }]);
+        assert_eq!(
+            damage,
+            [Damage { segment: 1, from_offset: from, to_offset, first_index: hit, what, unreadable: false }]
+        );
         assert_eq!(indexes, (0..30).filter(|index| *index != hit).collect::<Vec<_>>());
         assert_eq!(found.damaged, 1);
         let refused = Running::open(&disk).map(drop).unwrap_err();
-        assert!(matches!(refused, LogError::Rot { segment: 1, offset, index } if (offset, index) == (from, hit)));
+        assert!(matches!(refused, LogError::Rot { segment: 1, offset, index, .. } if (offset, index) == (from, hit)));
         disk.flip_bit(FIRST, from + 50, 1);
     }
 }

@@ -88,7 +88,7 @@ fn an_old_entry_that_has_changed_on_the_disk_is_named_and_not_served_and_ends_th
     assert!(disk.flip_bit(FIRST, damage + 50, 3));
     assert_eq!(running.log.entries(0..3, usize::MAX).unwrap().len(), 3);
     let error = running.log.entries(0..9, usize::MAX).unwrap_err();
-    assert!(matches!(error, LogError::Rot { segment: 1, offset, index: 3 } if offset == damage), "{error}");
+    assert!(matches!(error, LogError::Rot { segment: 1, offset, index: 3, .. } if offset == damage), "{error}");
     // The writer ends with it, so that the process is started again and repairs it.
     assert_eq!(running.writer.wait(Duration::ZERO), Wait::Work);
     assert!(matches!(running.writer.step(), Err(LogError::Rot { index: 3, .. })));
@@ -122,7 +122,7 @@ fn damage_at_or_below_the_newest_mark_is_refused_and_named() {
         let hit = (damage - HEAD_BYTES) / RECORD_BYTES;
         let at = HEAD_BYTES + hit * RECORD_BYTES;
         assert!(
-            matches!(error, LogError::Rot { segment: 1, offset, index } if offset == at && index == hit),
+            matches!(error, LogError::Rot { segment: 1, offset, index, .. } if offset == at && index == hit),
             "{error}"
         );
         assert!(error.to_string().contains("a start of this node repairs it"));
@@ -167,7 +167,7 @@ fn a_damaged_vote_at_the_end_of_a_full_segment_is_not_overlooked() {
     let at = HEAD_BYTES + 50 * RECORD_BYTES;
     assert!(disk.flip_bit(FIRST, at + 24, 0));
     let Err(error) = Running::open(&disk) else { panic!("the vote was forgotten") };
-    assert!(matches!(error, LogError::Rot { segment: 1, offset, index: 50 } if offset == at), "{error}");
+    assert!(matches!(error, LogError::Rot { segment: 1, offset, index: 50, .. } if offset == at), "{error}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Item, LogEntry, LogError, LogOp, LogState, Salvage, examine};
 use saola_storage::types::LogId;
 
-use crate::log_support::{Model, Running, SETTINGS, append, entry, id, vote};
+use crate::log_support::{History, Model, Running, SETTINGS, append, change, entry, id, vote};
 
 const FIRST: &str = "0000000000000001.seg";
 const HEAD_BYTES: u64 = 4096;
@@ -21,10 +21,14 @@ const RECORD_BYTES: u64 = 80;
 
 /// Entries 0 to 29 of term 1, the vote of term 2, committed up to 20; all of it marked, in one segment.
 fn written() -> SimDisk {
+    written_with(30)
+}
+
+fn written_with(entries: u64) -> SimDisk {
     let disk = SimDisk::new(1);
     let mut running = Running::open(&disk).unwrap();
     running.write(LogOp::Vote(vote(2)));
-    for index in 0..30 {
+    for index in 0..entries {
         running.write(append(1, index..index + 1, 40));
         if index == 20 {
             running.write(LogOp::Committed(Some(id(1, 20))));
@@ -121,35 +125,85 @@ fn entries_of_a_peer_that_goes_on_differently_end_this_log_where_it_does() {
 
 #[test]
 fn a_power_loss_at_any_disk_operation_of_a_rebuild_leaves_the_damaged_log_or_the_whole_one() {
-    let prepare = || {
-        let disk = written();
-        disk.flip_bit(FIRST, place(25) + 44, 1);
-        disk
-    };
-    let disk = prepare();
-    let before = disk.ops();
-    rebuild(&disk, salvage(&disk, None), entries(1, 21..27)).unwrap();
-    let (operations, mut damaged, mut whole) = (disk.ops() - before, 0, 0);
-    for op in 1..=operations {
-        for seed in 0..32 {
-            let disk = prepare();
-            disk.crash_at_op(op);
-            let found = salvage(&disk, None);
-            assert!(rebuild(&disk, found, entries(1, 21..27)).is_err());
-            disk.crash(op * 31 + seed);
-            if matches!(Running::open(&disk).map(drop), Err(LogError::Rot { index: 25, .. })) {
-                damaged += 1;
-                // What the first one left half done must not show behind the end of a shorter log.
-                rebuild(&disk, salvage(&disk, None), entries(1, 21..24)).unwrap();
-                assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..24));
-            } else {
-                whole += 1;
-                assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..30));
+    // One segment, and five.
+    for count in [30, 200] {
+        let prepare = || {
+            let disk = written_with(count);
+            disk.flip_bit(FIRST, place(25) + 44, 1);
+            disk
+        };
+        let disk = prepare();
+        let before = disk.ops();
+        rebuild(&disk, salvage(&disk, None), entries(1, 21..27)).unwrap();
+        let (operations, mut damaged, mut whole) = (disk.ops() - before, 0, 0);
+        let found = examine(&disk, None, |_| {}).unwrap();
+        assert_eq!((found.damaged, found.entries, found.segments), (0, count, count.div_ceil(50)));
+        for op in 1..=operations {
+            for seed in 0..32 {
+                let disk = prepare();
+                disk.crash_at_op(op);
+                let found = salvage(&disk, None);
+                assert!(rebuild(&disk, found, entries(1, 21..27)).is_err());
+                disk.crash(op * 31 + seed);
+                let looked = examine(&disk, None, |_| {}).unwrap();
+                if matches!(Running::open(&disk).map(drop), Err(LogError::Rot { index: 25, .. })) {
+                    assert_ne!(looked.damaged, 0, "an examination looks at the same segments as a start");
+                    damaged += 1;
+                    // What the first one left half done must not show behind the end of a shorter log.
+                    rebuild(&disk, salvage(&disk, None), entries(1, 21..24)).unwrap();
+                    assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..24));
+                } else {
+                    assert_eq!((looked.damaged, looked.entries), (0, count));
+                    whole += 1;
+                    assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..count));
+                    disk.crash(seed);
+                    assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..count));
+                }
             }
         }
+        assert!(damaged > 0 && whole > 0, "{damaged} {whole}");
+        eprintln!("{} power losses in {operations} disk operations of a rebuild", damaged + whole);
     }
-    assert!(damaged > 0 && whole > 0, "{damaged} {whole}");
-    eprintln!("{} power losses in {operations} disk operations of a rebuild", damaged + whole);
+}
+
+#[test]
+fn a_rebuilt_log_keeps_every_sound_entry_that_follows_the_damage_or_comes_before_what_is_missing() {
+    // Damaged at, applied, what is asked for, and the entries then.
+    for (hit, applied, missing, kept) in [
+        (5, None, Some(0..6), 0..200),
+        (5, Some(15), None, 7..200),
+        (5, Some(5), None, 6..200),
+        (25, Some(23), Some(24..26), 0..200),
+        (25, Some(24), Some(25..26), 0..200),
+        (25, Some(25), None, 26..200),
+        (25, Some(199), None, 27..200),
+    ] {
+        let disk = written_with(200);
+        disk.flip_bit(FIRST, place(hit) + 44, 1);
+        let found = salvage(&disk, applied.map(|index| id(1, index)));
+        assert_eq!((found.vote_certain, found.missing.clone()), (true, missing.clone()), "{hit} {applied:?}");
+        rebuild(&disk, found, entries(1, missing.unwrap_or(0..0))).unwrap();
+        let running = Running::open(&disk).unwrap();
+        assert_eq!(running.entries(), entries(1, kept.clone()), "{hit} {applied:?}");
+        let state = running.log.state();
+        assert_eq!((state.vote, state.last), (Some(vote(2)), Some(id(1, 199))));
+        assert_eq!(state.last_purged, kept.start.checked_sub(1).map(|index| id(1, index)));
+    }
+}
+
+#[test]
+fn a_disk_without_room_for_a_rebuilt_log_keeps_the_damaged_one_and_its_room() {
+    let disk = written_with(200);
+    disk.flip_bit(FIRST, place(25) + 44, 1);
+    disk.fill(12 << 10);
+    let free = disk.free_bytes().unwrap();
+    let refused = rebuild(&disk, salvage(&disk, None), entries(1, 21..27)).unwrap_err();
+    assert!(matches!(refused, LogError::Full { .. }), "{refused}");
+    assert!(disk.free_bytes().unwrap() >= free);
+    assert!(!disk.list().unwrap().iter().any(|name| name.ends_with(".new")), "{:?}", disk.list());
+    disk.fill(64 << 10);
+    rebuild(&disk, salvage(&disk, None), entries(1, 21..27)).unwrap();
+    assert_eq!(Running::open(&disk).unwrap().entries(), entries(1, 0..200));
 }
 
 #[test]
@@ -169,28 +223,6 @@ fn damaged_segments_are_kept_for_inquiry_two_at_most() {
         assert_eq!(rotten, (round + 1).min(2), "{names:?}");
         assert_eq!(names.iter().filter(|name| name.ends_with(".seg")).count(), 1, "{names:?}");
     }
-}
-
-/// A change as Raft makes it: truncations stop at what is committed, and a new term begins after each.
-#[derive(Clone, Debug)]
-enum Change {
-    Append { count: u64, bytes: usize },
-    Vote,
-    Truncate,
-    Commit { behind: u64 },
-    Purge { behind: u64 },
-    Mark,
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        8 => (1..8u64, 0..400usize).prop_map(|(count, bytes)| Change::Append { count, bytes }),
-        1 => Just(Change::Vote),
-        1 => Just(Change::Truncate),
-        4 => (0..6u64).prop_map(|behind| Change::Commit { behind }),
-        1 => (0..30u64).prop_map(|behind| Change::Purge { behind }),
-        1 => Just(Change::Mark),
-    ]
 }
 
 #[derive(Clone, Debug)]
@@ -232,47 +264,9 @@ proptest! {
     ) {
         let disk = SimDisk::new(3);
         let mut running = Running::open(&disk).unwrap();
-        let (mut model, mut all) = (Model::default(), BTreeMap::new());
-        let (mut term, mut committed) = (2, None::<LogId>);
-        running.write(LogOp::Vote(vote(term)));
-        model.apply(&LogOp::Vote(vote(term)));
-        for change in changes {
-            let next = model.last().map_or(0, |last| last.index + 1);
-            let upto = |behind: u64| next.checked_sub(behind + 1).and_then(|index| all.get(&index)).map(|e: &LogEntry| e.log_id);
-            let op = match change {
-                Change::Append { count, bytes } => append(term, next..next + count, bytes),
-                Change::Vote => {
-                    term += 2;
-                    LogOp::Vote(vote(term))
-                }
-                Change::Truncate => {
-                    term += 2;
-                    model.apply(&LogOp::Vote(vote(term)));
-                    running.write(LogOp::Vote(vote(term)));
-                    LogOp::TruncateAfter(committed)
-                }
-                Change::Commit { behind } => match upto(behind) {
-                    Some(id) if Some(id.index) > committed.map(|c| c.index) => {
-                        committed = Some(id);
-                        LogOp::Committed(committed)
-                    }
-                    _ => continue,
-                },
-                Change::Purge { behind } => match upto(behind) {
-                    Some(id) if Some(id.index) <= committed.map(|c| c.index) && Some(id.index) > model.purged.map(|p| p.index) => LogOp::Purge(id),
-                    _ => continue,
-                },
-                Change::Mark => {
-                    running.writer.idle_mark().unwrap();
-                    continue;
-                }
-            };
-            if let LogOp::Append(entries) = &op {
-                all.extend(entries.iter().map(|e| (e.log_id.index, e.clone())));
-            }
-            model.apply(&op);
-            running.write(op);
-        }
+        let mut history = History::new(&mut running);
+        changes.iter().for_each(|change| history.add(&mut running, change));
+        let History { model, all, committed, .. } = history;
         running.log.submit(LogOp::Committed(committed), None);
         running.writer.idle_mark().unwrap();
         drop(running);
@@ -316,7 +310,7 @@ proptest! {
                 prop_assert!(found.vote_certain, "the last mark says it: {:?}", found);
                 let missing = found.missing.clone().unwrap_or(0..0);
                 let upto = missing.end.saturating_add(u64::from(!missing.is_empty()));
-                let fetched = (missing.start..upto).map_while(|index| all.get(&index).filter(|_| last.is_some_and(|l| index <= l.index)));
+                let fetched = (missing.start..upto).map_while(|index| all.get(&index));
                 let state = rebuild(&disk, found.clone(), fetched.cloned().collect());
                 prop_assert!(state.is_ok(), "{:?} with {:?}", state, found);
                 let running = Running::open(&disk).unwrap();
@@ -327,6 +321,7 @@ proptest! {
                 let from = applied.map_or(0, |a| a.index + 1).max(purged);
                 let above = |model: &Model| model.entries.iter().filter(|e| e.log_id.index >= from).cloned().collect::<Vec<_>>();
                 prop_assert_eq!(above(&rebuilt), above(&model));
+                prop_assert!(rebuilt.entries.iter().all(|entry| all.get(&entry.log_id.index) == Some(entry)));
             }
             Err(other) => prop_assert!(false, "{}", other),
         }

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use proptest::prelude::*;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Log, LogEntry, LogError, LogOp, LogSettings, LogState, LogWriter};
 use saola_storage::types::{LeaderId, LogId, Vote};
@@ -136,5 +138,94 @@ impl Model {
         let model = Model { purged: last_purged, vote, entries: entries_of(log) };
         assert_eq!(model.last(), last);
         model
+    }
+}
+
+/// A change as Raft makes it: truncations stop at what is committed, and a new term begins after each.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Append { count: u64, bytes: usize },
+    Vote,
+    Truncate,
+    Commit { behind: u64 },
+    Purge { behind: u64 },
+    Mark,
+}
+
+pub fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        8 => (1..8u64, 0..400usize).prop_map(|(count, bytes)| Change::Append { count, bytes }),
+        1 => Just(Change::Vote),
+        1 => Just(Change::Truncate),
+        4 => (0..6u64).prop_map(|behind| Change::Commit { behind }),
+        1 => (0..30u64).prop_map(|behind| Change::Purge { behind }),
+        1 => Just(Change::Mark),
+    ]
+}
+
+/// A log as Raft writes it, and what it must hold.
+pub struct History {
+    pub model: Model,
+    /// Every entry in force at its index, purged ones too.
+    pub all: BTreeMap<u64, LogEntry>,
+    pub committed: Option<LogId>,
+    term: u64,
+}
+
+impl History {
+    /// Begins with the vote of term 2.
+    pub fn new(running: &mut Running) -> History {
+        let mut history = History { model: Model::default(), all: BTreeMap::new(), committed: None, term: 2 };
+        history.write(running, LogOp::Vote(vote(2)));
+        history
+    }
+
+    /// The entries that would follow.
+    pub fn next(&self, count: u64, bytes: usize) -> LogOp {
+        let next = self.model.last().map_or(0, |last| last.index + 1);
+        append(self.term, next..next + count, bytes)
+    }
+
+    pub fn add(&mut self, running: &mut Running, change: &Change) {
+        let next = self.model.last().map_or(0, |last| last.index + 1);
+        let upto = |behind: u64| next.checked_sub(behind + 1).and_then(|index| self.all.get(&index)).map(|e| e.log_id);
+        let index = |id: Option<LogId>| id.map(|id| id.index);
+        let op = match *change {
+            Change::Append { count, bytes } => self.next(count, bytes),
+            Change::Vote => {
+                self.term += 2;
+                LogOp::Vote(vote(self.term))
+            }
+            Change::Truncate => {
+                self.term += 2;
+                self.write(running, LogOp::Vote(vote(self.term)));
+                LogOp::TruncateAfter(self.committed)
+            }
+            Change::Commit { behind } => match upto(behind) {
+                id if index(id) > index(self.committed) => {
+                    self.committed = id;
+                    LogOp::Committed(id)
+                }
+                _ => return,
+            },
+            Change::Purge { behind } => match upto(behind) {
+                Some(id) if Some(id.index) <= index(self.committed) && Some(id.index) > index(self.model.purged) => {
+                    LogOp::Purge(id)
+                }
+                _ => return,
+            },
+            Change::Mark => return running.writer.idle_mark().unwrap(),
+        };
+        self.write(running, op);
+    }
+
+    fn write(&mut self, running: &mut Running, op: LogOp) {
+        match &op {
+            LogOp::Append(entries) => self.all.extend(entries.iter().map(|e| (e.log_id.index, e.clone()))),
+            LogOp::TruncateAfter(last) => self.all.retain(|index, _| last.is_some_and(|last| *index <= last.index)),
+            _ => {}
+        }
+        self.model.apply(&op);
+        running.write(op);
     }
 }

@@ -10,6 +10,7 @@ mod log_model;
 mod log_real;
 mod log_salvage;
 mod log_support;
+mod log_unreadable;
 mod state_engine;
 mod state_export;
 mod state_keys;

@@ -1,4 +1,4 @@
-//! Bits of the log that flip while a node is down: it comes back whole, from what the others have.
+//! Bits of the log that flip, or sectors that go bad, while a node is down: it comes back whole, from what the others have.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use super::{have_lead, leader, pick, replicas_are_equal, status, under_seeds, un
 
 /// The state machines are flushed, and the log is marked, within so long.
 const FLUSHED: Duration = Duration::from_secs(35);
+
+/// What a bad sector takes with it.
+const PAGE: u64 = 4096;
 
 /// A segment file and where its records stand, oldest first; with each whether a later record proves it synced.
 struct Place {
@@ -101,6 +104,44 @@ fn node_whose_log_has_rotted_repairs_itself_from_its_peers() {
         let names = cluster.disk(id).list().expect("the disk reads");
         assert!(names.iter().any(|name| name.ends_with(".rot")), "the damaged segment is kept: {names:?}");
         clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+        for node in cluster.running() {
+            clerk.check(&cluster, node).await;
+        }
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn node_with_bad_sectors_in_its_log_repairs_itself_from_its_peers() {
+    under_seeds("rot::node_with_bad_sectors_in_its_log_repairs_itself_from_its_peers", async |_| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = settled(Cluster::two_sites(), &mut clerk).await;
+        for _ in 0..3 {
+            let id = pick(&[1, 2, 3, 4, 5]);
+            let others: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|other| *other != id).collect();
+            // Some of it is marked, and the newest mark does not stand on a page of theirs.
+            for record in 0..40 {
+                clerk.put_surely(&cluster, &others, record, PATIENCE).await;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match pick(&[true, false]) {
+                true => cluster.crash(id).await,
+                false => cluster.kill(id).await,
+            }
+            for record in 0..pick(&[0, 3, 30]) {
+                clerk.put_surely(&cluster, &others, record, PATIENCE).await;
+            }
+            let places = places(cluster.disk(id));
+            let page = |place: &Place| (place.name.clone(), place.offset / PAGE);
+            let last = places.last().map(page);
+            let lost: Vec<_> = places.iter().map(page).filter(|page| Some(page) != last.as_ref()).collect();
+            for _ in 0..pick(&[1, 2]) {
+                let (name, page) = &lost[(random_u64() % lost.len() as u64) as usize];
+                assert!(cluster.disk(id).make_unreadable(name, page * PAGE..page * PAGE + 512));
+            }
+            comes_back(&mut cluster, &clerk, id).await;
+            clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
+        }
         for node in cluster.running() {
             clerk.check(&cluster, node).await;
         }
