@@ -13,9 +13,8 @@ pub enum StoreError {
     Engine(#[from] EngineError),
     /// Stored bytes are not what this release writes.
     #[error(
-        "stored bytes under {kind} key {key} cannot be read: {why}; its peers hold the same row: a node that runs repairs \
-         itself (saola scrub status), one that does not start is replaced (saola cluster replace), or needs the newer \
-         release if one has run here"
+        "stored bytes under {kind} key {key} cannot be read: {why}; its peers hold the same row, and a data node repairs \
+         itself from them (saola scrub status); if a newer release has run here, install that one"
     )]
     Corrupt {
         /// Kind of the row.
@@ -23,6 +22,15 @@ pub enum StoreError {
         /// Its key in hex.
         key: String,
         /// What is wrong with it.
+        why: String,
+    },
+    /// Apply, a flush or a start has met damage: this copy is not used any more.
+    #[error(
+        "this node's records are damaged and not used any more ({why}); start the node again: it takes them from another \
+         data node before it takes part"
+    )]
+    Ruined {
+        /// What was found.
         why: String,
     },
     /// The rows are of a format that this release does not read.
@@ -108,6 +116,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether stored bytes are wrong or gone: no second attempt helps, another copy does.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Engine(error) => error.damage,
+            StoreError::Corrupt { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Stored bytes under a key that make no sense.
     pub(crate) fn corrupt(kind: Kind, key: &[u8], why: impl ToString) -> StoreError {
         let key = key.iter().map(|byte| format!("{byte:02x}")).collect();

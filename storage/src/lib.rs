@@ -10,7 +10,7 @@
 //! - `apply`, `catalog`, [`retention`]: the state machine, a pure function from entries to rows and outcomes;
 //! - [`store`], `read`: its owner, and the views that it gives;
 //! - [`export`], [`import`], [`heal`]: a whole state on its way, received, and put in place of a damaged one;
-//! - [`scrub`], [`quarantine`]: finding damage, and not serving it;
+//! - [`scrub`], [`quarantine`], `ruin`: finding damage, not serving it, and doing without a copy that cannot be used;
 //! - [`seal`], [`kek`], [`keyring`]: sealed values, a site's key pair, the data keys;
 //! - [`folder`], [`release`], [`error`]: a node's folder, which release wrote what, what can go wrong.
 
@@ -37,6 +37,7 @@ pub mod quarantine;
 mod read;
 pub mod release;
 pub mod retention;
+mod ruin;
 pub mod scrub;
 pub mod seal;
 pub mod store;

@@ -192,7 +192,7 @@ fn hex(key: &[u8]) -> String {
 }
 
 /// The same for a row as [`StoreError::Corrupt`] has it.
-fn name_of_hex(catalog: &Catalog, kind: &str, key: &str) -> String {
+pub(crate) fn name_of_hex(catalog: &Catalog, kind: &str, key: &str) -> String {
     let found = Kind::ALL.into_iter().find(|known| known.name() == kind);
     let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes: Option<Vec<u8>> = key.as_bytes().chunks(2).map(digits).collect();

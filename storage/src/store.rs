@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub settings: StoreSettings,
     pub writer: Mutex<Writer>,
     published: ArcSwap<ViewState>,
+    /// Entry that set the membership that was written down beside the engines.
+    pub noted: Mutex<Option<LogId>>,
     /// Index and revision after each of the newest applied entries.
     trail: RwLock<VecDeque<(u64, u64)>>,
     flushed: Mutex<Option<LogId>>,
@@ -67,37 +69,31 @@ pub(crate) struct Writer {
     pub machine: Machine,
     /// Why nothing more may be applied.
     pub stopped: Option<String>,
+    /// That is because the copy cannot be used any more: see `ruin`.
+    pub ruined: bool,
 }
 
 impl Store {
     /// Opens the current state of a home; an empty home becomes an empty store. What has not been flushed is gone:
-    /// [`Store::applied`] says from where the log must be applied again.
+    /// [`Store::applied`] says from where the log must be applied again. Records that are too damaged to be opened give
+    /// a store that can only take another node's: [`Store::ruined`].
     ///
     /// # Errors
-    /// The engine cannot be opened, a row is damaged, or the home belongs to a node of another role.
+    /// The engine cannot be opened, a witness's row is damaged, or the home belongs to a node of another role.
     pub fn open(home: Arc<dyn EngineHome>, keeps: Keeps, settings: StoreSettings) -> Result<Store, StoreError> {
-        let engine = home.open_current()?;
-        if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
-            engine.write(batch)?;
-        }
-        let rows = engine.view();
-        let machine = Machine::load(&*rows, keeps, settings.max_request_entries)?;
-        let flushed = flushed_applied(&*engine)?;
-        let watch = Arc::new(Watch::default());
-        let quarantine = Arc::new(Quarantine::load(&*rows, Arc::clone(&watch))?);
-        let shared = Shared {
-            trail: RwLock::new(first_of_trail(&machine)),
-            published: ArcSwap::from_pointee(view_state(rows, &machine, quarantine)),
-            watch,
-            flushed: Mutex::new(flushed.log_id),
-            catalog_version: AtomicU64::new(1),
-            writer: Mutex::new(Writer { engine, machine, stopped: None }),
-            home,
-            keeps,
-            settings,
+        let shared = match Shared::open(Arc::clone(&home), keeps, settings) {
+            // A witness has nothing that another node could give it.
+            Err(damage) if damage.is_damage() && keeps == Keeps::Records => Shared::ruined(home, settings, &damage)?,
+            opened => opened?,
         };
-        shared.discard_others();
         Ok(Store { shared: Arc::new(shared) })
+    }
+
+    /// Why this copy of the records cannot be used, if so. Nothing of it is applied to, served or exported; a received
+    /// state ([`Store::import`]) takes its place.
+    pub fn ruined(&self) -> Option<String> {
+        let writer = self.shared.writer.lock();
+        writer.stopped.clone().filter(|_| writer.ruined)
     }
 
     /// How far the log has been applied.
@@ -109,17 +105,14 @@ impl Store {
     ///
     /// # Errors
     /// The engine failed, a row is damaged, or the log holds what this release does not know. The store then refuses
-    /// all further entries: the node must be restarted.
+    /// all further entries: the node must be restarted. Damage condemns the copy: [`Store::ruined`].
     pub fn apply(&self, entries: Vec<ApplyEntry>) -> Result<Vec<Vec<Outcome>>, StoreError> {
         let mut writer = self.shared.writer.lock();
         if let Some(reason) = &writer.stopped {
             return Err(StoreError::Stopped { reason: reason.clone() });
         }
         let applied = self.apply_locked(&mut writer, entries);
-        if let Err(error) = &applied {
-            writer.stopped = Some(error.to_string());
-        }
-        applied
+        applied.map_err(|error| self.shared.stop(&mut writer, error))
     }
 
     fn apply_locked(&self, writer: &mut Writer, entries: Vec<ApplyEntry>) -> Result<Vec<Vec<Outcome>>, StoreError> {
@@ -156,14 +149,21 @@ impl Store {
     /// Brings everything applied so far to stable storage, and returns what stands there, read back.
     ///
     /// # Errors
-    /// The engine failed.
+    /// The engine failed. Damage condemns the copy: [`Store::ruined`].
     pub fn flush(&self) -> Result<Applied, StoreError> {
         let engine = Arc::clone(&self.shared.writer.lock().engine);
-        engine.flush()?;
-        let flushed = flushed_applied(&*engine)?;
-        if Arc::ptr_eq(&engine, &self.shared.writer.lock().engine) {
+        let flushed = engine.flush().map_err(StoreError::from).and_then(|()| flushed_applied(&*engine));
+        let mut writer = self.shared.writer.lock();
+        let is_current = Arc::ptr_eq(&engine, &writer.engine);
+        let flushed = match flushed {
+            Err(error) if is_current && error.is_damage() => return Err(self.shared.stop(&mut writer, error)),
+            flushed => flushed?,
+        };
+        if is_current {
             *self.shared.flushed.lock() = flushed.log_id;
         }
+        drop(writer);
+        self.shared.note_members(flushed.membership.as_ref());
         self.shared.discard_others();
         Ok(flushed)
     }
@@ -268,6 +268,46 @@ impl Store {
 }
 
 impl Shared {
+    fn open(home: Arc<dyn EngineHome>, keeps: Keeps, settings: StoreSettings) -> Result<Shared, StoreError> {
+        let engine = home.open_current()?;
+        if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
+            engine.write(batch)?;
+        }
+        let machine = Machine::load(&*engine.view(), keeps, settings.max_request_entries)?;
+        let shared = Shared::new(home, keeps, settings, (engine, machine))?;
+        shared.discard_others();
+        Ok(shared)
+    }
+
+    /// Around an engine and the machine that was loaded from it.
+    pub(crate) fn new(
+        home: Arc<dyn EngineHome>,
+        keeps: Keeps,
+        settings: StoreSettings,
+        (engine, machine): (Arc<dyn Engine>, Machine),
+    ) -> Result<Shared, StoreError> {
+        let (rows, watch) = (engine.view(), Arc::new(Watch::default()));
+        let flushed = flushed_applied(&*engine)?;
+        let quarantine = Arc::new(Quarantine::load(&*rows, Arc::clone(&watch))?);
+        Ok(Shared {
+            trail: RwLock::new(first_of_trail(&machine)),
+            published: ArcSwap::from_pointee(view_state(rows, &machine, quarantine)),
+            noted: Mutex::default(),
+            watch,
+            flushed: Mutex::new(flushed.log_id),
+            catalog_version: AtomicU64::new(1),
+            writer: Mutex::new(Writer { engine, machine, stopped: None, ruined: false }),
+            home,
+            keeps,
+            settings,
+        })
+    }
+
+    /// The state after the newest apply call.
+    pub(crate) fn published(&self) -> Arc<ViewState> {
+        self.published.load_full()
+    }
+
     /// Makes a filled and flushed engine the current one, unless its state is older than the one it would replace. Views
     /// of the old one stay valid.
     pub(crate) fn install(
@@ -309,7 +349,7 @@ impl Shared {
         *self.flushed.lock() = applied.log_id;
         self.published.store(Arc::new(view_state(engine.view(), &machine, quarantine)));
         self.catalog_version.fetch_add(1, Ordering::Release);
-        *writer = Writer { engine, machine, stopped: None };
+        *writer = Writer { engine, machine, stopped: None, ruined: false };
         Ok(applied)
     }
 

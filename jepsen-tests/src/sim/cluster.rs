@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
-use saola_raft::repair::{Repair, RepairError, open_log};
+use saola_raft::repair::{Repair, open_log};
 use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
 use saola_raft::transport::Transport;
-use saola_raft::{CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, Timing};
+use saola_raft::{CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, StartError, Timing};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;
@@ -188,11 +188,11 @@ impl Cluster {
 
     /// Starts a node on what its disk holds; a damaged log is repaired from the others first.
     pub async fn start(&mut self, id: u64) {
-        self.try_start(id).await.expect("a log that cannot be repaired is for `try_start`");
+        self.try_start(id).await.expect("a node that must refuse is for `try_start`");
     }
 
     /// The same, for a node that may have to refuse.
-    pub async fn try_start(&mut self, id: u64) -> Result<(), RepairError> {
+    pub async fn try_start(&mut self, id: u64) -> Result<(), StartError> {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
@@ -217,7 +217,9 @@ impl Cluster {
             let opened = open_log::<SimRuntime, _>(on, settings, repair).await;
             opened.map(|(log, writer)| (folder, store, log, writer))
         });
-        let (folder, store, log, writer) = opened.await.expect("nothing aborts a node that opens its log")?;
+        let opened = opened.await.expect("nothing aborts a node that opens its log");
+        let path = node.folder.clone();
+        let (folder, store, log, writer) = opened.map_err(|source| StartError::Log { path, source })?;
         drive(id, &log, writer, hangs);
         let parts = ReplicaParts {
             folder,
@@ -241,8 +243,7 @@ impl Cluster {
         // Started from the node's own task, so that everything it spawns belongs to the node.
         let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))
             .await
-            .expect("nothing aborts a starting node")
-            .expect("a simulated node starts");
+            .expect("nothing aborts a starting node")?;
         network.connect(id, &node.certified, replica.peer_service());
         node.life = Some(Life { replica, log });
         Ok(())

@@ -10,6 +10,7 @@
 //! - `rot`: logs that are damaged while their node is down;
 //! - `snapshots`: nodes that the log can no longer bring up to date;
 //! - `scrub`: copies of the records that go bad;
+//! - `ruin`: records that apply or a start cannot use;
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node;
 //! - `retention`: old versions go, and nothing that was promised goes with them.
@@ -26,6 +27,7 @@ mod membership;
 mod reads;
 mod retention;
 mod rot;
+mod ruin;
 mod scrub;
 mod snapshots;
 mod witness;

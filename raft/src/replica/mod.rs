@@ -4,7 +4,7 @@
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
-//! records right, and what if not), `status`.
+//! records right, and what if not), `renew` (a start on records that cannot be used), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -52,6 +52,7 @@ mod maintenance;
 mod newcomer;
 mod offers;
 mod propose;
+mod renew;
 mod repair;
 mod room;
 mod scrub;

@@ -22,9 +22,9 @@ use crate::payload;
 use crate::types::{Runtime, Takes};
 
 /// Between two attempts.
-const PAUSE: Duration = Duration::from_secs(5);
+pub(super) const PAUSE: Duration = Duration::from_secs(5);
 /// A source that has sent nothing for so long is left for the next one.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Entries of the log are read in portions of so many bytes.
 const READ_BYTES: usize = 4 << 20;
 
@@ -73,10 +73,7 @@ impl<RT: Runtime> Replica<RT> {
     /// Pulls a sound copy and switches to it; answers from whom.
     async fn replace_copy_here(&self) -> Result<String, String> {
         let (shared, copy) = (&self.shared, &self.shared.copy);
-        let sources = self.sound_copies().await;
-        if sources.is_empty() {
-            return Err("no other data node answers with a sound one; `saola status` shows who is missing".into());
-        }
+        let sources = self.sound_copies().await?;
         let held = shared.store.held();
         if held.as_ref().is_none_or(|held| !held.whole) {
             // Others serve in its stead, so nothing of this one is.
@@ -96,24 +93,35 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     /// Data nodes that do not know their copies to be bad, those at this site first and the leader last: it has other
-    /// work.
-    async fn sound_copies(&self) -> Vec<Member> {
+    /// work. An error: there is none, and why.
+    pub(super) async fn sound_copies(&self) -> Result<Vec<Member>, String> {
         let shared = &self.shared;
         let index = shared.store.newest_digest().unwrap_or(0);
-        let members = shared.members().into_iter();
         // They may not know it yet.
         let accused = shared.copy.known.lock().accused.clone();
-        let others = members.filter(|it| {
-            it.role_value().is_data() && it.node_id != shared.claim.node_id && !accused.contains(&it.node_id)
+        let members = shared.members().into_iter();
+        let others = members.filter(|it| it.role_value().is_data() && it.node_id != shared.claim.node_id);
+        let asked = others.map(|member| async {
+            let reason = match self.peer_copy(member.node_id, index).await {
+                Ok(state) if !state.bad && !accused.contains(&member.node_id) => return Ok(member),
+                Ok(_) => "has a bad copy itself".to_owned(),
+                Err(error) => format!("does not give it: {error}"),
+            };
+            Err(format!("node {} ({}) {reason}", member.node_id, member.name))
         });
-        let asked = others.map(|member| async move {
-            let sound = self.peer_copy(member.node_id, index).await.is_ok_and(|state| !state.bad);
-            sound.then_some(member)
-        });
-        let mut sound: Vec<Member> = join_all(asked).await.into_iter().flatten().collect();
+        let (mut sound, mut reasons) = (Vec::new(), Vec::new());
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(member) => sound.push(member),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        if sound.is_empty() {
+            return Err(format!("no other data node has a sound copy to give: {}", reasons.join(", ")));
+        }
         let leader = shared.leader();
-        sound.sort_by_key(|it| (Some(it.node_id) == leader, it.site != shared.claim.site, it.node_id));
-        sound
+        sound.sort_by_key(|it: &Member| (Some(it.node_id) == leader, it.site != shared.claim.site, it.node_id));
+        Ok(sound)
     }
 
     async fn replace_copy_by(&self, source: &Member) -> Result<(), String> {
@@ -135,7 +143,7 @@ impl<RT: Runtime> Replica<RT> {
 fn read_log<RT: Runtime>(log: &Log, from: u64, to: u64) -> Result<Vec<ApplyEntry>, StoreError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
         let what = format!("read this node's log from entry {from} for the repair of its records");
-        StoreError::from(EngineError { what, source })
+        StoreError::from(EngineError { what, source, damage: false })
     };
     let entries = log.entries(from..to + 1, READ_BYTES).map_err(|error| failed(error.into()))?;
     let to_apply = |entry: saola_storage::log::LogEntry| {

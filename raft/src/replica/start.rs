@@ -112,13 +112,26 @@ pub enum StartError {
     /// Timers.
     #[error("{0}")]
     Timing(String),
+    /// Nobody could give this node other records.
+    #[error(
+        "the records in {path} cannot be used: {why}; no other data node is known that has the same ones: keep the data \
+         folder for inquiry (`saola offline` reads what can still be read) and restore a backup into an empty one, or, if \
+         the cluster has other nodes, replace this one with `saola cluster replace`"
+    )]
+    Ruined {
+        /// Folder.
+        path: PathBuf,
+        /// What is wrong with them.
+        why: String,
+    },
     /// openraft.
     #[error("start Raft: {0}")]
     Raft(String),
 }
 
 impl<RT: Runtime> Replica<RT> {
-    /// Starts a replica from its parts. Raft runs at once if the folder belongs to a cluster, else once it is adopted.
+    /// Starts a replica from its parts. Raft runs at once if the folder belongs to a cluster, else once it is adopted. If
+    /// the records cannot be used, other ones are pulled first: serve peers meanwhile, and see the status.
     pub async fn start_with(parts: ReplicaParts, settings: ReplicaSettings) -> Result<Self, StartError> {
         settings.timing.check().map_err(StartError::Timing)?;
         let ReplicaParts { folder, log, store, transport, free_bytes } = parts;
@@ -175,13 +188,15 @@ impl<RT: Runtime> Replica<RT> {
         detach::<RT>(barrier::run(shared.clone(), barrier_queue));
         detach::<RT>(room::watch(shared.clone(), free_bytes));
         let replica = Self { shared };
-        if let Some(identity) = identity {
-            replica.run_raft(&identity).await?;
+        match (replica.unusable(), identity) {
+            (Some(why), identity) => replica.renew_first(identity, why)?,
+            (None, Some(identity)) => replica.run_raft(&identity).await?,
+            (None, None) => {}
         }
         Ok(replica)
     }
 
-    async fn run_raft(&self, identity: &NodeIdentity) -> Result<(), StartError> {
+    pub(super) async fn run_raft(&self, identity: &NodeIdentity) -> Result<(), StartError> {
         let shared = &self.shared;
         let may_elect = identity.role == Role::Voter;
         let config = shared.timing.raft_config(may_elect);
@@ -267,6 +282,9 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         let own = shared.identity();
+        if let Some(why) = self.unusable() {
+            return Err(invalid(format!("this node waits for other records before it takes part: {why}")));
+        }
         let same = own.is_some_and(|own| own.cluster_id == cluster_id && own.epoch == adopt.epoch);
         if same && shared.raft.get().is_some() {
             let refused = shared.refused.lock().clone();

@@ -258,6 +258,9 @@ struct Engines {
     by_generation: BTreeMap<u64, Arc<MemoryEngine>>,
     current: u64,
     next: u64,
+    /// What is wrong with engines that must not be opened.
+    condemned: BTreeMap<u64, String>,
+    note: Option<Bytes>,
 }
 
 /// Memory that outlives the process that is simulated.
@@ -269,7 +272,8 @@ impl MemoryHome {
     /// An empty home.
     pub fn new() -> MemoryHome {
         let first = BTreeMap::from([(1, Arc::new(MemoryEngine::new()))]);
-        MemoryHome { engines: Mutex::new(Engines { by_generation: first, current: 1, next: 2 }) }
+        let engines = Engines { by_generation: first, current: 1, next: 2, condemned: BTreeMap::new(), note: None };
+        MemoryHome { engines: Mutex::new(engines) }
     }
 
     /// Takes every engine back to its last flush, as the end of the process would. Handles given out before keep
@@ -290,6 +294,10 @@ impl Default for MemoryHome {
 impl EngineHome for MemoryHome {
     fn open_current(&self) -> Result<Arc<dyn Engine>, EngineError> {
         let engines = self.engines.lock();
+        if let Some(why) = engines.condemned.get(&engines.current) {
+            let what = format!("engine {} in memory is not used any more", engines.current);
+            return Err(EngineError { what, source: why.clone().into(), damage: true });
+        }
         match engines.by_generation.get(&engines.current) {
             Some(engine) => Ok(Arc::clone(engine) as Arc<dyn Engine>),
             None => Err(missing(engines.current)),
@@ -321,11 +329,28 @@ impl EngineHome for MemoryHome {
         engines.by_generation.retain(|generation, engine| *generation == current || Arc::strong_count(engine) > 1);
         Ok(())
     }
+
+    fn condemn(&self, why: &str) -> Result<(), EngineError> {
+        let mut engines = self.engines.lock();
+        let current = engines.current;
+        engines.condemned.insert(current, why.to_owned());
+        Ok(())
+    }
+
+    fn keep_note(&self, note: &[u8]) -> Result<(), EngineError> {
+        self.engines.lock().note = Some(Bytes::copy_from_slice(note));
+        Ok(())
+    }
+
+    fn note(&self) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.engines.lock().note.clone())
+    }
 }
 
 fn missing(generation: u64) -> EngineError {
     EngineError {
         what: format!("open engine {generation} in memory"),
         source: "it was never made, or was discarded".into(),
+        damage: false,
     }
 }

@@ -93,6 +93,8 @@ pub struct EngineError {
     /// What the layer below said.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+    /// What stands there is wrong or gone, or the disk does not give it: no second attempt helps, another copy does.
+    pub damage: bool,
 }
 
 /// One row: key and value.
@@ -206,7 +208,7 @@ pub trait EngineView: Send + Sync {
 
 /// Where engines live. Each has a number that is never reused while it exists; one is current.
 pub trait EngineHome: Send + Sync {
-    /// Opens the current engine; makes the first one in an empty home.
+    /// Opens the current engine, unless it is condemned; makes the first one in an empty home.
     fn open_current(&self) -> Result<Arc<dyn Engine>, EngineError>;
 
     /// Makes an empty engine beside the current one.
@@ -217,6 +219,16 @@ pub trait EngineHome: Send + Sync {
 
     /// Removes engines that are neither current nor in use.
     fn discard_others(&self) -> Result<(), EngineError>;
+
+    /// Has the current engine never be opened again, because of what is wrong with it; survives a crash once this returns.
+    /// The mark goes with the engine: another one that becomes current is not concerned.
+    fn condemn(&self, why: &str) -> Result<(), EngineError>;
+
+    /// Keeps a few bytes beside the engines in place of those kept before; they survive a crash once this returns.
+    fn keep_note(&self, note: &[u8]) -> Result<(), EngineError>;
+
+    /// What was kept last.
+    fn note(&self) -> Result<Option<Bytes>, EngineError>;
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! flush together, so that stable storage is always at a batch boundary.
 //! A home is a folder: databases `db-1`, `db-2`, … and the file `current`, which names one of them.
 
+mod damage;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -19,6 +21,7 @@ use rocksdb::{
 };
 use self_cell::self_cell;
 
+use self::damage::is_damage;
 use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Loader, Row, Rows};
 use crate::keyspace::decode_value;
 use crate::keyspace::format::{self, FormatRow};
@@ -102,7 +105,7 @@ impl RocksEngine {
             .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache)));
         let db = DB::open_cf_descriptors(&settings.options(), folder, kinds).map_err(|source| {
             let next = "see that no other process uses it and that its files are whole and may be written";
-            EngineError { what: format!("open database {}: {next}", folder.display()), source: source.into() }
+            failed(format!("open database {}: {next}", folder.display()), source)
         })?;
         Ok(RocksEngine { db: Arc::new(db), folder: folder.to_owned(), settings: *settings, cache })
     }
@@ -112,9 +115,14 @@ impl RocksEngine {
     }
 }
 
+fn failed(what: String, source: rocksdb::Error) -> EngineError {
+    let damage = is_damage(source.as_ref());
+    EngineError { what, source: source.into(), damage }
+}
+
 fn failed_write(verb: &str, folder: &Path, source: rocksdb::Error) -> EngineError {
     let next = "see that the disk has space and is sound, then restart the node";
-    EngineError { what: format!("{verb} database {}: {next}", folder.display()), source: source.into() }
+    failed(format!("{verb} database {}: {next}", folder.display()), source)
 }
 
 fn family(db: &DB, kind: Kind) -> &ColumnFamily {
@@ -148,15 +156,14 @@ fn open_read_only(folder: &Path, kinds: &[Kind]) -> Result<DB, EngineError> {
     let kinds = kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache)));
     DB::open_cf_descriptors_read_only(&options, folder, kinds, false).map_err(|source| {
         let next = "see that its files are whole and may be read";
-        EngineError { what: format!("read database {}: {next}", folder.display()), source: source.into() }
+        failed(format!("read database {}: {next}", folder.display()), source)
     })
 }
 
 /// The kinds of rows that a database has. An older one may lack some.
 fn known_kinds(folder: &Path) -> Result<Vec<Kind>, EngineError> {
-    let names = DB::list_cf(&Options::default(), folder).map_err(|source| EngineError {
-        what: format!("read database {}: see that its files are whole and may be read", folder.display()),
-        source: source.into(),
+    let names = DB::list_cf(&Options::default(), folder).map_err(|source| {
+        failed(format!("read database {}: see that its files are whole and may be read", folder.display()), source)
     })?;
     let known: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| names.iter().any(|name| name == kind.name())).collect();
     let other = |name: &&String| *name != "default" && !known.iter().any(|kind| kind.name() == *name);
@@ -169,6 +176,7 @@ fn known_kinds(folder: &Path) -> Result<Vec<Kind>, EngineError> {
     Err(EngineError {
         what: format!("open database {}: install the release that wrote it or later", folder.display()),
         source: format!("it holds rows of kind {unknown:?}, written by {writer}; this is release {RELEASE}").into(),
+        damage: false,
     })
 }
 
@@ -313,7 +321,7 @@ impl RocksView {
     fn failed(&self, kind: Kind, source: rocksdb::Error) -> EngineError {
         let folder = self.0.borrow_owner().path().display();
         let next = "see that the disk is sound; if rows are damaged, replace this node (saola cluster replace)";
-        EngineError { what: format!("read {} from database {folder}: {next}", kind.name()), source: source.into() }
+        failed(format!("read {} from database {folder}: {next}", kind.name()), source)
     }
 }
 
@@ -361,6 +369,26 @@ impl RocksView {
 /// Databases that may still be open, by number.
 type OpenDatabases = BTreeMap<u64, Weak<DB>>;
 
+/// In the folder of a database that must not be opened any more; says why. RocksDB leaves files that it does not know.
+const CONDEMNED: &str = "condemned";
+/// The disk does not give what it should hold.
+const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
+
+/// What this module has written is not what it finds.
+fn damaged(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Replaces a file, whole and durably.
+fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let draft = folder.join(format!("{name}.new"));
+    let mut file = File::create(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, folder.join(name))?;
+    File::open(folder)?.sync_all()
+}
+
 /// A folder of databases.
 pub struct RocksHome {
     folder: PathBuf,
@@ -406,39 +434,42 @@ impl RocksHome {
         };
         match text.strip_prefix("db-").and_then(|number| number.trim_end().parse().ok()) {
             Some(generation) => Ok(Some(generation)),
-            None => Err(io::Error::other(format!("the file `current` holds {text:?}, not the name of a database"))),
+            None => Err(damaged(format!("the file `current` holds {text:?}, not the name of a database"))),
         }
     }
 
     fn set_current(&self, generation: u64) -> io::Result<()> {
-        let draft = self.folder.join("current.new");
-        let mut file = File::create(&draft)?;
-        file.write_all(format!("db-{generation}\n").as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, self.folder.join("current"))?;
         // The database's own directory entry is made durable by the same call.
-        File::open(&self.folder)?.sync_all()
+        replace_file(&self.folder, "current", format!("db-{generation}\n").as_bytes())
+    }
+
+    /// Why a database must not be opened.
+    fn condemned(&self, generation: u64) -> io::Result<Option<String>> {
+        match fs::read(self.database(generation).join(CONDEMNED)) {
+            Ok(why) => Ok(Some(String::from_utf8_lossy(&why).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn failed(&self, verb: &str) -> impl FnOnce(io::Error) -> EngineError {
         let what = format!("{verb} the databases in {}", self.folder.display());
-        move |source| EngineError { what, source: source.into() }
+        move |source| {
+            let damage = source.kind() == io::ErrorKind::InvalidData || source.raw_os_error() == Some(EIO);
+            EngineError { what, source: source.into(), damage }
+        }
     }
 
     fn first(&self) -> io::Result<u64> {
         fs::create_dir_all(&self.folder)?;
         if let Some(generation) = self.current()? {
             if generation != 1 && !self.database(generation).exists() {
-                return Err(io::Error::other(format!(
-                    "`current` names db-{generation}, which is missing; replace this node (saola cluster replace)"
-                )));
+                return Err(damaged(format!("`current` names db-{generation}, which is missing")));
             }
             return Ok(generation);
         }
         if !self.generations()?.is_empty() {
-            return Err(io::Error::other(
-                "the file `current` is missing although there are databases; replace this node (saola cluster replace)",
-            ));
+            return Err(damaged("the file `current` is missing although there are databases".to_owned()));
         }
         // The pointer comes first, so that a database without one is always a sign of damage.
         self.set_current(1)?;
@@ -449,6 +480,10 @@ impl RocksHome {
 impl EngineHome for RocksHome {
     fn open_current(&self) -> Result<Arc<dyn Engine>, EngineError> {
         let generation = self.first().map_err(self.failed("find"))?;
+        if let Some(why) = self.condemned(generation).map_err(self.failed("read the marks of"))? {
+            let what = format!("database {} is not used any more", self.database(generation).display());
+            return Err(EngineError { what, source: why.into(), damage: true });
+        }
         self.open_database(&mut self.open.lock(), generation)
     }
 
@@ -468,14 +503,37 @@ impl EngineHome for RocksHome {
         let mut open = self.open.lock();
         open.retain(|_, db| db.strong_count() > 0);
         let discard = || -> io::Result<()> {
-            let current = self.current()?;
+            let Some(current) = self.current()? else {
+                // Without the pointer nobody can say which one counts.
+                return Ok(());
+            };
             for generation in self.generations()? {
-                if Some(generation) != current && !open.contains_key(&generation) {
+                if generation != current && !open.contains_key(&generation) {
                     fs::remove_dir_all(self.database(generation))?;
                 }
             }
             Ok(())
         };
         discard().map_err(self.failed("discard old ones of"))
+    }
+
+    fn condemn(&self, why: &str) -> Result<(), EngineError> {
+        let condemn = || match self.current()? {
+            Some(generation) => replace_file(&self.database(generation), CONDEMNED, why.as_bytes()),
+            None => Err(damaged("the file `current` is missing".to_owned())),
+        };
+        condemn().map_err(self.failed("mark the current one of"))
+    }
+
+    fn keep_note(&self, note: &[u8]) -> Result<(), EngineError> {
+        replace_file(&self.folder, "note", note).map_err(self.failed("write the note beside"))
+    }
+
+    fn note(&self) -> Result<Option<Bytes>, EngineError> {
+        match fs::read(self.folder.join("note")) {
+            Ok(note) => Ok(Some(note.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed("read the note beside")(error)),
+        }
     }
 }

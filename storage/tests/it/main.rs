@@ -19,6 +19,7 @@ mod state_kill;
 mod state_model;
 mod state_requests;
 mod state_retention;
+mod state_ruin;
 mod state_scrub;
 mod state_store;
 mod state_support;

@@ -423,11 +423,11 @@ fn damaged_rows_are_named_and_never_panic() {
             }
             engine.write(batch).expect("a write");
             drop((view, engine));
-            let store = match Store::open(Arc::clone(&home.home), Keeps::Records, StoreSettings::default()) {
-                Ok(store) => store,
-                Err(StoreError::Corrupt { .. }) => continue,
-                Err(other) => panic!("unexpected error {other}"),
-            };
+            let store = open(&home);
+            if let Some(why) = store.ruined() {
+                assert!(why.contains("cannot be read") && why.contains(kind.name()), "{kind:?} cut to {cut}: {why}");
+                continue;
+            }
             let view = store.view();
             let Some(agency) = view.collection("agency") else { panic!("the collection was not damaged") };
             let results = [

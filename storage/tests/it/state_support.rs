@@ -18,6 +18,14 @@ pub struct TestHome {
     _folder: Option<tempfile::TempDir>,
 }
 
+#[cfg(feature = "rocksdb")]
+impl TestHome {
+    /// One in a folder that the test keeps.
+    pub fn of(home: Arc<dyn EngineHome>) -> TestHome {
+        TestHome { home, _folder: None }
+    }
+}
+
 pub fn memory_home() -> TestHome {
     TestHome { home: Arc::new(MemoryHome::new()), _folder: None }
 }

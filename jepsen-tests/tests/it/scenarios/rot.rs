@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
+use saola_raft::StartError;
 use saola_raft::repair::RepairError;
 use saola_raft::sim::random_u64;
 use saola_storage::disk::Disk;
@@ -193,6 +194,7 @@ fn node_whose_vote_may_be_hidden_by_damage_refuses_to_start() {
         let newest = places.iter().rev().find(|place| place.proven && place.is_entry).expect("it has entries");
         flip(cluster.disk(3), newest);
         let refused = cluster.try_start(3).await.expect_err("it could vote twice");
+        let StartError::Log { source: refused, .. } = refused else { panic!("{refused}") };
         let RepairError::Hopeless { damage: LogError::Rot { .. }, .. } = &refused else { panic!("{refused}") };
         for part in ["segment", "byte", "log index", "vote twice", "saola cluster replace 3"] {
             assert!(refused.to_string().contains(part), "{part:?} in: {refused}");

@@ -1,0 +1,208 @@
+//! A start on records that cannot be used: another data node's whole state comes first, then Raft.
+//!
+//! The log is sound, so nothing is forgotten: votes, and all entries behind the state that comes. But a node that cannot
+//! apply must not lead, and openraft applies before it does anything else. So this node answers its peers who it is and
+//! takes no part until it has records: it does not vote, acknowledge, serve, or send its records. What comes must fit
+//! the log ([`fit`]); what it makes of the log is durable before the records are switched, so that a crash at any point
+//! leaves either records that cannot be used, or a log and records that belong together.
+
+use openraft::storage::RaftLogStorage;
+use saola_storage::log::LogState;
+use saola_storage::types::{LogId, Vote};
+
+use super::fetch::fetch_state;
+use super::repair::{PATIENCE, PAUSE};
+use super::start::StartError;
+use super::Replica;
+use crate::folder::NodeIdentity;
+use crate::log_store::LogStore;
+use crate::member::Member;
+use crate::types::{Runtime, Takes, detach, log_id_to, vote_to};
+
+/// What the log needs before a received state may take its place beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Fit {
+    /// Save this vote: whoever wrote the last received entry was elected.
+    vote: Option<Vote>,
+    /// Remove all behind this entry, none: everything. It was never committed.
+    cut: Option<Option<LogId>>,
+}
+
+/// Decides whether a state that ends at `received` goes with a log; `at` finds the entry at an index of it.
+fn fit(received: LogId, log: &LogState, at: impl Fn(u64) -> Option<LogId>) -> Result<Fit, String> {
+    let index = received.index;
+    if let Some(purged) = log.last_purged.filter(|purged| purged.index > index) {
+        return Err(format!("they end at index {index}, and this node's log begins behind index {}", purged.index));
+    }
+    let other = at(index).filter(|own| *own != received);
+    // Of two entries at one index the newer leader's is the committed one; nothing follows the older one.
+    let contradicts = |own: &LogId| *own > received || log.committed.is_some_and(|committed| committed.index >= index);
+    let beyond = log.last.filter(|last| last.index < index && *last > received);
+    if let Some(own) = other.filter(contradicts).or(beyond) {
+        return Err(format!(
+            "they end at {received}, where this node's log has {own}: they are of another history, keep this node's folder \
+             for inquiry and replace it"
+        ));
+    }
+    let before = || index.checked_sub(1).and_then(&at).max(log.last_purged);
+    let elected = Vote { leader: received.leader, committed: true };
+    let voted = log.vote.map(|vote| vote.leader);
+    Ok(Fit { vote: (voted < Some(received.leader)).then_some(elected), cut: other.map(|_| before()) })
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// Why Raft cannot run on this node's records, if so.
+    pub(super) fn unusable(&self) -> Option<String> {
+        let shared = &self.shared;
+        let applied = shared.store.applied().log_id;
+        let behind = |purged: LogId| {
+            let ends = applied.map_or("nothing has been applied".into(), |applied| format!("they end at {applied}"));
+            format!("{ends}, and the log begins behind {purged}: an older copy was put back, or they were removed")
+        };
+        let purged = shared.log.state().last_purged.filter(|_| shared.claim.role.is_data());
+        shared.store.ruined().or_else(|| purged.filter(|purged| Some(*purged) > applied).map(behind))
+    }
+
+    /// Takes another node's records, then runs Raft. Until then the status says what it waits for.
+    pub(super) fn renew_first(&self, identity: Option<NodeIdentity>, why: String) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let own = shared.claim.node_id;
+        let others = shared.members().into_iter().any(|it| it.role_value().is_data() && it.node_id != own);
+        let Some(identity) = identity.filter(|_| others) else {
+            return Err(StartError::Ruined { path: shared.folder.lock().path().join("db"), why });
+        };
+        shared.copy.known.lock().bad = Some(why.clone());
+        let replica = self.clone();
+        detach::<RT>(async move {
+            let from = replica.renew(&why).await;
+            tracing::info!("the records have come from {from}; this node takes part again");
+            replica.take_part_again(&identity).await;
+        });
+        Ok(())
+    }
+
+    /// Asks until there are records; answers from whom they came.
+    async fn renew(&self, why: &str) -> String {
+        let (shared, copy) = (&self.shared, &self.shared.copy);
+        loop {
+            let renewed = self.renew_once().await;
+            copy.known.lock().repairing_from = None;
+            match renewed {
+                Ok(from) => return from,
+                Err(reason) => shared.set_refused(format!(
+                    "node {} takes no part: its records cannot be used ({why}), and it waits for those of another data \
+                     node: {reason}; start or mend the others, and if no node has sound records restore a backup",
+                    shared.claim.node_id
+                )),
+            }
+            RT::sleep(PAUSE).await;
+        }
+    }
+
+    async fn renew_once(&self) -> Result<String, String> {
+        let mut reasons = Vec::new();
+        for source in self.sound_copies().await? {
+            self.shared.copy.known.lock().repairing_from = Some(source.node_id);
+            match self.renew_by(&source).await {
+                Ok(()) => return Ok(format!("node {} ({})", source.node_id, source.name)),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(reasons.join("; "))
+    }
+
+    async fn renew_by(&self, source: &Member) -> Result<(), String> {
+        let (shared, name) = (&self.shared, &source.name);
+        let at_least = shared.log.state().last_purged;
+        let import = fetch_state(shared, source, at_least, PATIENCE).await;
+        let import = import.map_err(|error| match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })?;
+        let received = import.manifest().and_then(|manifest| manifest.log_id).map(LogId::from);
+        let received = received.ok_or_else(|| format!("the records of {name} are empty"))?;
+        let fits = fit(received, &shared.log.state(), |index| shared.log.log_id_at(index));
+        let Fit { vote, cut } = fits.map_err(|why| format!("the records of {name} do not fit: {why}"))?;
+        let mut log = LogStore::<RT>::new(shared.log.clone());
+        let not_written = |error: std::io::Error| format!("this node's log: {error}");
+        if let Some(vote) = vote {
+            log.save_vote(&vote_to::<RT>(&vote)).await.map_err(not_written)?;
+        }
+        if let Some(after) = cut {
+            log.truncate_after(after.as_ref().map(log_id_to::<RT>)).await.map_err(not_written)?;
+        }
+        let taken = RT::disk(Takes::Long, move || import.finish()).await;
+        taken.map(drop).map_err(|error| format!("what {name} sent was not taken: {error}"))
+    }
+
+    async fn take_part_again(&self, identity: &NodeIdentity) {
+        let shared = &self.shared;
+        let _one_at_a_time = shared.admin.lock().await;
+        {
+            let mut known = shared.copy.known.lock();
+            known.bad = None;
+            known.repairs += 1;
+        }
+        *shared.refused.lock() = None;
+        if let Err(error) = self.run_raft(identity).await {
+            shared.stopped.send_replace(Some(error.to_string()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use saola_storage::types::LeaderId;
+
+    use super::*;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { leader: LeaderId { term, node_id: 1 }, index }
+    }
+
+    /// Entries 11 to 20 of term 3 and 21 to 25 of term 4; 22 is known to be committed, the vote is of term 5.
+    fn judged(received: LogId) -> Result<Fit, String> {
+        let vote = Some(Vote { leader: LeaderId { term: 5, node_id: 2 }, committed: false });
+        let (last_purged, last, committed) = (Some(id(2, 10)), Some(id(4, 25)), Some(id(4, 22)));
+        let at = |index| match index {
+            11..=20 => Some(id(3, index)),
+            21..=25 => Some(id(4, index)),
+            _ => None,
+        };
+        fit(received, &LogState { last_purged, last, vote, committed }, at)
+    }
+
+    #[test]
+    fn a_state_within_the_log_goes_with_it_as_it_is() {
+        for received in [id(2, 10), id(3, 11), id(4, 22), id(4, 25)] {
+            assert_eq!(judged(received), Ok(Fit::default()), "{received}");
+        }
+    }
+
+    #[test]
+    fn a_state_from_before_the_log_begins_is_of_no_use() {
+        assert!(judged(id(2, 9)).unwrap_err().contains("begins behind index 10"));
+    }
+
+    #[test]
+    fn a_state_beyond_the_log_goes_with_it_and_its_leader_counts_as_elected() {
+        assert_eq!(judged(id(5, 30)), Ok(Fit::default()), "another candidate of that term comes later");
+        let elected = Vote { leader: LeaderId { term: 6, node_id: 1 }, committed: true };
+        assert_eq!(judged(id(6, 30)), Ok(Fit { vote: Some(elected), cut: None }));
+    }
+
+    #[test]
+    fn entries_that_were_never_committed_give_way() {
+        assert_eq!(judged(id(5, 24)), Ok(Fit { vote: None, cut: Some(Some(id(4, 23))) }));
+        let log = LogState { last_purged: Some(id(2, 10)), last: Some(id(3, 11)), ..LogState::default() };
+        let cut = fit(id(4, 11), &log, |index| (index == 11).then(|| id(3, 11))).unwrap().cut;
+        assert_eq!(cut, Some(Some(id(2, 10))), "nothing below is left but what was purged");
+    }
+
+    #[test]
+    fn a_state_that_contradicts_what_is_committed_here_is_refused() {
+        for received in [id(5, 22), id(3, 24), id(3, 26)] {
+            assert!(judged(received).unwrap_err().contains("another history"), "{received}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A copy that cannot be used: its rows cannot be read as they were written where apply, or a start, needs them.
+//!
+//! Reads may fail for a row and the rest of the copy serve on (`quarantine`); but apply must not go past such a row, and
+//! what is not whole cannot be opened. So the engine is condemned, for this process and all later ones, and a start
+//! on it is a start with an empty store in memory, which applies, serves and exports nothing and only takes another
+//! node's state (`import`). A copy that is condemned knows nothing any more, so who else is a member stands in a note
+//! beside it.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::apply::{self, Keeps, Machine};
+use crate::digest::BucketSet;
+use crate::engine::memory::MemoryEngine;
+use crate::engine::{Engine, EngineHome, Kind};
+use crate::error::StoreError;
+use crate::keyspace::decode_value;
+use crate::keyspace::meta::{self, MembershipRow};
+use crate::quarantine::{Held, name_of_hex};
+use crate::store::{Shared, StoreSettings, Writer};
+use crate::types::LogId;
+
+/// A membership, with the entry that set it.
+type Members = (LogId, Bytes);
+
+impl Shared {
+    /// A store whose home cannot be opened.
+    pub(crate) fn ruined(
+        home: Arc<dyn EngineHome>,
+        settings: StoreSettings,
+        damage: &StoreError,
+    ) -> Result<Shared, StoreError> {
+        let why = damage.to_string();
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+        let mut machine = Machine::load(&*engine.view(), Keeps::Records, settings.max_request_entries)?;
+        machine.applied.membership = home.note()?.and_then(read_note);
+        let shared = Shared::new(home, Keeps::Records, settings, (engine, machine))?;
+        shared.hold_all(&why);
+        let mut writer = shared.writer.lock();
+        (writer.stopped, writer.ruined) = (Some(why), true);
+        drop(writer);
+        Ok(shared)
+    }
+
+    /// Nothing more may be applied, because of this error; answers what to tell. Damage condemns the copy.
+    pub(crate) fn stop(&self, writer: &mut Writer, error: StoreError) -> StoreError {
+        let error = match error.is_damage() && self.keeps == Keeps::Records {
+            true => self.condemn(writer, &error),
+            false => error,
+        };
+        writer.stopped = Some(error.to_string());
+        error
+    }
+
+    fn condemn(&self, writer: &mut Writer, damage: &StoreError) -> StoreError {
+        let why = match damage {
+            StoreError::Corrupt { kind, key, why } => {
+                format!("{} cannot be read: {why}", name_of_hex(&self.published().catalog, kind, key))
+            }
+            other => other.to_string(),
+        };
+        self.hold_all(&why);
+        self.note_members(self.published().applied.membership.as_ref());
+        if let Err(error) = self.home.condemn(&why) {
+            tracing::error!("write down that this copy is not used any more, or the next start meets its damage again: {error}");
+        }
+        writer.ruined = true;
+        StoreError::Ruined { why }
+    }
+
+    fn hold_all(&self, why: &str) {
+        let held = Held { whole: true, buckets: BucketSet::all(), why: why.to_owned() };
+        self.published().quarantine.hold(Some(held));
+    }
+
+    /// Writes down who else is a member, if that has changed. It serves a copy that is lost later, so a failure is told
+    /// and the next flush tries again.
+    pub(crate) fn note_members(&self, members: Option<&Members>) {
+        let Some(members) = members.filter(|_| self.keeps == Keeps::Records) else { return };
+        let mut noted = self.noted.lock();
+        if *noted == Some(members.0) {
+            return;
+        }
+        match self.home.keep_note(&note(members)) {
+            Ok(()) => *noted = Some(members.0),
+            Err(error) => tracing::warn!("write down the members beside the records: {error}"),
+        }
+    }
+}
+
+/// CRC-32 of what follows, little-endian, and the value of the membership row.
+fn note((at, members): &Members) -> Bytes {
+    let row = apply::membership_value(*at, members);
+    let mut bytes = BytesMut::with_capacity(4 + row.len());
+    bytes.put_u32_le(crc32fast::hash(&row));
+    bytes.put(row);
+    bytes.freeze()
+}
+
+/// None: it is damaged.
+fn read_note(mut bytes: Bytes) -> Option<Members> {
+    let crc = bytes.try_get_u32_le().ok()?;
+    if crc != crc32fast::hash(&bytes) {
+        return None;
+    }
+    let row: MembershipRow = decode_value(Kind::Meta, meta::MEMBERSHIP, bytes).ok()?;
+    Some((row.log_id.into(), row.membership))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::LeaderId;
+
+    #[test]
+    fn the_note_of_the_members_comes_back_whole_or_not_at_all() {
+        let members = (LogId { leader: LeaderId { term: 2, node_id: 1 }, index: 7 }, Bytes::from_static(b"members"));
+        let written = note(&members);
+        assert_eq!(read_note(written.clone()), Some(members));
+        for cut in 0..written.len() {
+            assert_eq!(read_note(written.slice(..cut)), None, "cut to {cut}");
+        }
+        for place in 0..written.len() {
+            let mut bytes = written.to_vec();
+            bytes[place] ^= 1;
+            assert_eq!(read_note(bytes.into()), None, "byte {place} flipped");
+        }
+    }
+}

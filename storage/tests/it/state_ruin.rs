@@ -1,0 +1,192 @@
+//! Promises about a copy that cannot be used: it is condemned, and only another node's state takes its place.
+
+use bytes::Bytes;
+use saola_storage::command::{Collect, Command, Decision, Op, RetentionChange, RetentionLimits, SetRetention};
+use saola_storage::engine::{Batch, Kind};
+use saola_storage::error::StoreError;
+use saola_storage::keyspace::{heads, versions};
+use saola_storage::store::{ApplyEntry, ApplyPayload, At, Store};
+
+use crate::state_support::*;
+
+const MEMBERS: &[u8] = b"who is a member";
+
+fn next(store: &Store) -> u64 {
+    store.applied().log_id.map_or(0, |last| last.index + 1)
+}
+
+/// A flushed store with members, two generations of a record, and a policy that keeps one.
+fn filled(home: &TestHome) -> Store {
+    let store = started(home);
+    let members = ApplyEntry { log_id: log_id(next(&store)), payload: ApplyPayload::Membership(MEMBERS.into()) };
+    store.apply(vec![members]).expect("a log entry is applied");
+    let keep_one = RetentionChange::Limits(RetentionLimits { max_generations: 1, max_age_ms: 0 });
+    let keep_one = SetRetention { collection: "agency".into(), change: Some(keep_one) };
+    apply(&store, vec![command(Op::SetRetention(keep_one))]);
+    for value in [b"one", b"two"] {
+        apply(&store, vec![by(1, 1, 1, 1, put("agency", 1, b"r", value, None))]);
+        apply(&store, vec![put("agency", 1, b"r", value, None)]);
+    }
+    store.flush().expect("a flush");
+    store
+}
+
+fn collect() -> Command {
+    let (incarnation, after_id) = (vec![1; 16].into(), Bytes::new());
+    let collect = Collect { up_to_revision: 99, collection: 1, incarnation, after_id, max_records: 9 };
+    command(Op::Collect(collect))
+}
+
+/// What a row's first byte must not be: its format version.
+fn rot(home: &TestHome, kind: Kind, key: &[u8]) {
+    let engine = home.home.open_current().expect("the engine opens");
+    let mut value = engine.view().get(kind, key).expect("it reads").expect("the row is there").to_vec();
+    value[0] ^= 0x40;
+    let mut batch = Batch::default();
+    batch.put(kind, key.to_vec(), value);
+    engine.write(batch).expect("a write");
+    engine.flush().expect("a flush");
+}
+
+/// The state of a node that has applied the same log and is sound, as chunks.
+fn sound_state() -> Vec<Bytes> {
+    let mut export = filled(&memory_home()).export().expect("a sound copy is exported");
+    std::iter::from_fn(|| export.next_chunk().expect("a chunk")).collect()
+}
+
+/// Nothing of it counts, but who the members are.
+fn is_of_no_use(store: &Store, part: &str) {
+    let why = store.ruined().expect("it cannot be used");
+    assert!(why.contains(part), "{part:?} in: {why}");
+    assert_eq!(store.applied().log_id, None);
+    assert_eq!(store.applied().membership.expect("the members are known").1, MEMBERS);
+    assert_eq!(store.held().map(|held| held.whole), Some(true));
+    assert!(matches!(store.export(), Err(StoreError::Stopped { .. })));
+    let applied = store.apply(vec![entry(0, 0, vec![])]);
+    assert!(matches!(applied, Err(StoreError::Stopped { .. })), "{applied:?}");
+    store.flush().expect("nothing is there that could not be flushed");
+}
+
+/// Another node's state takes its place, for now and for later starts.
+fn is_replaced(home: &TestHome, store: Store) {
+    let mut import = store.import().expect("there is room");
+    for chunk in sound_state() {
+        import.write(&chunk).expect("a sound chunk");
+    }
+    import.finish().expect("it takes the place");
+    goes_on(&store);
+    drop(store);
+    goes_on(&open(home));
+}
+
+fn goes_on(store: &Store) {
+    assert_eq!((store.ruined(), store.held()), (None, None));
+    apply(store, vec![put("agency", 1, b"r", b"three", None), collect()]);
+    store.flush().expect("a flush");
+    let view = store.view();
+    assert_eq!(view.kept_digest().expect("a digest"), view.recomputed_digest().expect("a digest"));
+}
+
+#[test]
+fn an_apply_that_meets_a_damaged_row_condemns_the_copy_until_another_takes_its_place() {
+    let cases = [
+        (Kind::Heads, heads::key(1, b"r"), put("agency", 1, b"r", b"x", None), "agency/r"),
+        (Kind::Heads, heads::key(1, b"r"), delete("agency", b"r", None), "agency/r"),
+        (Kind::Versions, versions::key(1, b"r", 1), collect(), "agency/r g1"),
+    ];
+    for (kind, key, meets, name) in cases {
+        for home in homes() {
+            drop(filled(&home));
+            rot(&home, kind, &key);
+            let store = open(&home);
+            let applied = store.apply(vec![entry(next(&store), 0, vec![meets.clone()])]);
+            let Err(StoreError::Ruined { why }) = &applied else { panic!("{name}: {applied:?}") };
+            assert!(why.contains(name), "{name:?} in: {why}");
+            let view = store.view();
+            let agency = view.collection("agency").expect("it was made");
+            assert!(matches!(view.get(&agency, b"q", At::Revision(9)), Err(StoreError::Quarantined { .. })));
+            assert!(matches!(store.export(), Err(StoreError::Stopped { .. })));
+            drop((view, store));
+            is_of_no_use(&open(&home), name);
+            is_replaced(&home, open(&home));
+        }
+    }
+}
+
+#[test]
+fn a_start_that_meets_a_damaged_row_gives_a_store_that_only_takes_another_state() {
+    for home in homes() {
+        drop(filled(&home));
+        rot(&home, Kind::Meta, b"applied");
+        is_of_no_use(&open(&home), "meta key 6170706c696564 cannot be read");
+        is_replaced(&home, open(&home));
+    }
+}
+
+#[test]
+fn a_failure_that_is_no_damage_condemns_nothing() {
+    for home in homes() {
+        let store = filled(&home);
+        let index = next(&store);
+        let unknown = store.apply(vec![entry(index, 0, vec![Command { request: None, op: None }])]);
+        assert!(matches!(unknown, Err(StoreError::UnknownCommand { .. })));
+        drop(store);
+        let store = open(&home);
+        assert_eq!((store.ruined(), next(&store)), (None, index));
+        assert!(matches!(decide(&store, collect()), Decision::Collected(_)));
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+mod files {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use saola_storage::engine::rocks::{RocksHome, RocksSettings};
+
+    use super::*;
+
+    fn rocks(folder: &Path) -> TestHome {
+        let settings = RocksSettings { write_buffer_bytes: 1 << 20, block_cache_bytes: 1 << 20 };
+        TestHome::of(Arc::new(RocksHome::new(folder.join("db"), settings)))
+    }
+
+    fn files(folder: &Path, begins: &str, ends: &str) -> Vec<PathBuf> {
+        let database = folder.join("db/db-1");
+        let paths = fs::read_dir(database).expect("it lists").map(|entry| entry.expect("an entry").path());
+        let named = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("plain names");
+            name.starts_with(begins) && name.ends_with(ends)
+        };
+        let found: Vec<PathBuf> = paths.filter(named).collect();
+        assert!(!found.is_empty(), "no {begins}…{ends}");
+        found
+    }
+
+    fn garble(path: &Path) {
+        let length = fs::metadata(path).expect("it is there").len();
+        fs::write(path, vec![0x5a; length as usize]).expect("a write");
+    }
+
+    #[test]
+    fn damaged_and_missing_files_at_a_start_are_no_end_of_the_node() {
+        let cases: [(&str, &dyn Fn(&Path)); 5] = [
+            ("Corruption", &|folder| files(folder, "", ".sst").iter().for_each(|path| garble(path))),
+            ("No such file", &|folder| {
+                files(folder, "", ".sst").iter().for_each(|path| fs::remove_file(path).expect("it goes"))
+            }),
+            ("Corruption", &|folder| garble(&files(folder, "MANIFEST", "")[0])),
+            ("not the name of a database", &|folder| fs::write(folder.join("db/current"), "db").expect("a write")),
+            ("`current` is missing", &|folder| fs::remove_file(folder.join("db/current")).expect("it goes")),
+        ];
+        for (part, damage) in cases {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            drop(filled(&rocks(folder.path())));
+            damage(folder.path());
+            is_of_no_use(&open(&rocks(folder.path())), part);
+            let home = rocks(folder.path());
+            is_replaced(&home, open(&home));
+        }
+    }
+}
