@@ -213,7 +213,8 @@ impl Cluster {
         let disk = node.disk.clone();
         let (asking, on, hangs) = (transport.clone(), disk.clone(), node.hangs.subscribe());
         let opened = spawn_on(id, async move {
-            let repair = Repair { folder: &folder, store: &store, transport: asking, timing: Timing::LAN };
+            let waits = &watch::Sender::new(None);
+            let repair = Repair { folder: &folder, store: &store, transport: asking, timing: Timing::LAN, waits };
             let opened = open_log::<SimRuntime, _>(on, settings, repair).await;
             opened.map(|(log, writer)| (folder, store, log, writer))
         });
