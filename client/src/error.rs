@@ -200,7 +200,9 @@ impl Failure {
             Some(Reason::Unreachable) => 0,
             Some(Reason::NoAnswer) => 1,
             // They say that this node is none to ask, not why the others do not serve.
-            Some(Reason::Witness | Reason::Stopping | Reason::NotAdopted | Reason::ForeignAnswer) => 2,
+            Some(
+                Reason::Witness | Reason::Stopping | Reason::Repairing | Reason::NotAdopted | Reason::ForeignAnswer,
+            ) => 2,
             Some(Reason::NodeUntrusted | Reason::CertificateRefused) => 2,
             _ => 3,
         }

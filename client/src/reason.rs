@@ -100,7 +100,7 @@ register! {
     /// Asked for a revision that does not exist yet.
     FutureRevision, "FUTURE_REVISION", OutOfRange, Never, "ask for a revision that a reply has shown";
     /// Asked for a revision or generation that policy has removed.
-    RevisionGone, "REVISION_GONE", OutOfRange, Never, "ask for a later one; `saola collection list` shows from which revision on a collection can be read";
+    RevisionGone, "REVISION_GONE", OutOfRange, Never, "ask for a later one; `saola collection list` shows from which revision on a collection can be listed, `saola history` what is kept of a record";
     /// No leader is known.
     NoLeader, "NO_LEADER", Unavailable, Elsewhere, "wait for the election; if it lasts, see `saola status`";
     /// The leader cannot reach a quorum.
@@ -113,6 +113,8 @@ register! {
     Sealed, "SEALED", Unavailable, Elsewhere, "give the node its KEK; `saola status` says what is wrong with it";
     /// The node is a witness: it keeps no records.
     Witness, "WITNESS", Unavailable, Elsewhere, "use the endpoint of a data node";
+    /// The node waits for its peers to repair its log.
+    Repairing, "REPAIRING", Unavailable, Elsewhere, "use another node; `saola status` says what this one waits for";
     /// The node is shutting down.
     Stopping, "STOPPING", Unavailable, Elsewhere, "use another node";
     /// The node has more to do than it can.

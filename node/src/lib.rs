@@ -4,7 +4,7 @@
 //! metrics, and hands leadership over when it stops. What it refuses: it knows no column family, no openraft type and
 //! no cipher; a handler reads as check, seal, propose, convert.
 //!
-//! Reading order: [`cli`] and [`settings`]; [`lifecycle`] (start and stop); [`node`] (what the services share) with
+//! Reading order: [`cli`] and [`settings`]; [`lifecycle`] (start and stop), [`waiting`] (a start that is held up); [`node`] (what the services share) with
 //! [`keys`]; [`api`] (the services); [`listen`], [`bounded`] and [`tls`] (ports); [`metrics`] and [`events`] (what operators see);
 //! [`failure`], [`entropy`] and [`process`].
 
@@ -23,3 +23,5 @@ pub mod node;
 pub mod process;
 pub mod settings;
 pub mod tls;
+#[cfg(feature = "rocksdb")]
+pub mod waiting;

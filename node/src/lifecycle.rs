@@ -34,6 +34,7 @@ use crate::metrics::{self, Requests};
 use crate::node::Node;
 use crate::settings::Settings;
 use crate::tls::TlsMaterial;
+use crate::waiting::{Ports, Waiting};
 use crate::{entropy, failure, listen, process};
 
 /// Calls under way get so long to end when the node stops.
@@ -42,7 +43,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// How often the key ring is followed and health told: a new data key is opened, or reported, within this time.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// Name of the record service in health checks.
-const RECORDS: &str = <RecordsServer<RecordsService> as NamedService>::NAME;
+pub const RECORDS: &str = <RecordsServer<RecordsService> as NamedService>::NAME;
 
 /// Runs a node until it is told to stop; the end of standard input tells it too, `until_stdin_closes`.
 ///
@@ -81,8 +82,17 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         snapshot_bytes_per_s: settings.snapshot_bytes_per_s,
     };
     // A damaged log may wait long for peers that can repair it.
+    let waits = watch::Sender::new(None);
+    let waiting = Waiting::new(&settings, folder.identity(), tls.not_after_s, waits.subscribe());
+    let ports = Ports {
+        peer: listen::twin(&peer_port)?,
+        client: listen::twin(&client_port)?,
+        metrics: metrics_port.as_ref().map(listen::twin).transpose()?,
+    };
     let replica = tokio::select! {
-        started = Replica::start(folder, transport, settings.timing, limits, settings.scrub) => started?,
+        started = Replica::start(folder, transport, settings.timing, limits, settings.scrub, &waits) => started?,
+        // Once the replica has started this is dropped, which ends its connections.
+        ended = waiting.serve(ports, peer_tls.clone(), tls.server_config()?) => return ended,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };

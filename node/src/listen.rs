@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,14 @@ pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener,
         };
         ListenError { key, address, source, next }
     })
+}
+
+/// The same port once more: whichever of the two accepts a connection has it.
+///
+/// # Errors
+/// No file descriptor is left.
+pub fn twin(listener: &TcpListener) -> io::Result<TcpListener> {
+    TcpListener::from_std(listener.as_fd().try_clone_to_owned()?.into())
 }
 
 /// Accepts connections and hands on those whose handshake succeeds, until the receiver is dropped.

@@ -14,6 +14,24 @@ use crate::api::point::Point;
 use crate::keys::{Keys, Ring};
 use crate::settings::Settings;
 
+/// Who a node is by its settings; the addresses are those it listens on.
+pub fn member(settings: &Settings) -> Member {
+    Member {
+        node_id: settings.node_id,
+        name: settings.name.clone(),
+        site: settings.site.clone(),
+        role: settings.role as i32,
+        peer_address: settings.peer.to_string(),
+        client_address: settings.client.to_string(),
+    }
+}
+
+/// Seconds until a moment, seconds since 1970; negative once it has passed.
+pub fn expires_in_s(not_after_s: i64) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    not_after_s.saturating_sub_unsigned(now)
+}
+
 /// One running node.
 pub struct Node {
     replica: Replica,
@@ -27,14 +45,7 @@ pub struct Node {
 impl Node {
     /// Of a replica that has started.
     pub fn new(settings: &Settings, replica: Replica, keys: Keys, certificate_not_after_s: i64) -> Node {
-        let member = Member {
-            node_id: settings.node_id,
-            name: settings.name.clone(),
-            site: settings.site.clone(),
-            role: settings.role as i32,
-            peer_address: settings.peer.to_string(),
-            client_address: settings.client.to_string(),
-        };
+        let member = member(settings);
         Node { replica, keys, member, role: settings.role, started: Instant::now(), certificate_not_after_s }
     }
 
@@ -99,8 +110,7 @@ impl Node {
 
     /// Seconds until its certificate ends; negative once it has.
     pub fn certificate_expires_in_s(&self) -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        self.certificate_not_after_s.saturating_sub_unsigned(now)
+        expires_in_s(self.certificate_not_after_s)
     }
 
     /// Refuses calls about records on a witness, and on a data node without its key.

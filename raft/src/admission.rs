@@ -385,20 +385,7 @@ mod tests {
     }
 
     fn header() -> Header {
-        Header {
-            wire_version: WIRE_VERSION,
-            cluster_id: id(1),
-            epoch: 1,
-            from: 1,
-            to: 2,
-            from_folder: id(7),
-            to_folder: id(2),
-            from_role: Role::Voter as i32,
-            from_site: "main".into(),
-            from_name: "main-1".into(),
-            from_boot: id(8),
-            ..Header::default()
-        }
+        Header::of_a_voter()
     }
 
     fn sender() -> Member {

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::Instant as _;
 use openraft::raft::TransferLeaderError;
-use saola_storage::log::LogEntry;
+use saola_storage::log::{LogEntry, LogState};
 use saola_storage::types::{NodeId, Vote};
 
 use crate::admission::{check_caller, check_speaks_for_itself};
@@ -133,24 +133,11 @@ impl<RT: Runtime> PeerService<RT> {
     /// Entries for a member whose log is damaged.
     async fn entries(&self, which: EntriesFrom) -> Result<EntriesReply, Refusal> {
         let shared = self.shared();
-        // Read first: entries at or below what was committed then cannot change while they are read.
         let before = shared.log.state();
         let (log, bytes) = (shared.log.clone(), PIECE_BYTES.min(which.max_bytes as usize));
         let read = RT::disk(Takes::Long, move || log.entries(which.from..which.end, bytes)).await;
         let entries = read.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
-        let state = shared.log.state();
-        // A log changes otherwise than by growing only under a new vote.
-        let own = |vote: &Vote| vote.committed && vote.leader.node_id == shared.claim.node_id;
-        let leads = before.vote == state.vote && state.vote.as_ref().is_some_and(own) && shared.is_leader();
-        let wire = |entry: LogEntry| WireEntry { log_id: Some(entry.log_id.into()), payload: entry.payload };
-        Ok(EntriesReply {
-            entries: entries.into_iter().map(wire).collect(),
-            committed: before.committed.map(Into::into),
-            vote: state.vote.map(Into::into),
-            leads,
-            purged: state.last_purged.map(Into::into),
-            last: state.last.map(Into::into),
-        })
+        Ok(entries_between(&before, entries, &shared.log.state(), shared.claim.node_id, shared.is_leader()))
     }
 
     /// Votes and appends may come from a node that joined while this one was away; what a leader does for others is
@@ -306,6 +293,55 @@ fn header_of(header: Option<Header>) -> Result<Header, Refusal> {
     header.ok_or_else(|| Refusal::new(RefusalCode::BadMessage, "peer message without a header"))
 }
 
+/// Entries that were read while the log went from one state to another. Those at or below what was committed *before*
+/// cannot have changed meanwhile, and a log changes otherwise than by growing only under a new vote.
+fn entries_between(
+    before: &LogState,
+    entries: Vec<LogEntry>,
+    after: &LogState,
+    own: NodeId,
+    is_leader: bool,
+) -> EntriesReply {
+    let is_own = |vote: &Vote| vote.committed && vote.leader.node_id == own;
+    let leads = before.vote == after.vote && after.vote.as_ref().is_some_and(is_own) && is_leader;
+    let wire = |entry: LogEntry| WireEntry { log_id: Some(entry.log_id.into()), payload: entry.payload };
+    EntriesReply {
+        entries: entries.into_iter().map(wire).collect(),
+        committed: before.committed.map(Into::into),
+        vote: after.vote.map(Into::into),
+        leads,
+        purged: after.last_purged.map(Into::into),
+        last: after.last.map(Into::into),
+    }
+}
+
 fn refused(refusal: Refusal) -> AppendReply {
     AppendReply { result: Some(AppendResult::Refused(refusal)), ..AppendReply::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use saola_storage::types::{LeaderId, LogId};
+
+    use super::*;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { leader: LeaderId { term, node_id: 1 }, index }
+    }
+
+    fn at(term: u64, committed: u64) -> LogState {
+        let vote = Vote { leader: LeaderId { term, node_id: 1 }, committed: true };
+        LogState { vote: Some(vote), committed: Some(id(1, committed)), last: Some(id(1, 9)), last_purged: None }
+    }
+
+    #[test]
+    fn what_was_committed_only_after_the_entries_were_read_does_not_vouch_for_them() {
+        let entries = || vec![LogEntry { log_id: id(1, 7), payload: Bytes::new() }];
+        let reply = entries_between(&at(1, 5), entries(), &at(1, 8), 1, true);
+        assert_eq!(reply.committed.map(LogId::from), Some(id(1, 5)));
+        assert!(reply.leads && reply.entries.len() == 1);
+        assert!(!entries_between(&at(1, 5), entries(), &at(2, 8), 1, true).leads, "it led anew meanwhile");
+        assert!(!entries_between(&at(1, 5), entries(), &at(1, 8), 1, false).leads, "it leads no more");
+        assert!(!entries_between(&at(1, 5), entries(), &at(1, 8), 2, true).leads, "the vote is another node's");
+    }
 }

@@ -22,6 +22,7 @@ use saola_storage::log::{Log, LogEntry, LogError, LogSettings, LogWriter, Salvag
 use saola_storage::release::RELEASE;
 use saola_storage::store::Store;
 use saola_storage::types::{LogId, Vote};
+use tokio::sync::watch;
 
 use crate::folder::DataFolder;
 use crate::member::{Member, MembershipRecord};
@@ -68,6 +69,8 @@ pub struct Repair<'a> {
     pub transport: Arc<dyn Transport>,
     /// How often they are asked.
     pub timing: Timing,
+    /// Told what the repair waits for, in one sentence, for those who ask this node how it is.
+    pub waits: &'a watch::Sender<Option<String>>,
 }
 
 /// Opens a log; one that is damaged is repaired first, however long that takes.
@@ -209,8 +212,7 @@ impl Repair<'_> {
             {
                 return Err(Gone { purged_by_all, reasons });
             }
-            if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-                warned = Some(RT::Instant::now());
+            let waits = {
                 let missing = salvage.missing.clone().unwrap_or(0..0);
                 let places = salvage.damage.iter().map(|damage| {
                     format!(
@@ -218,14 +220,19 @@ impl Repair<'_> {
                         damage.segment, damage.from_offset, damage.first_index
                     )
                 });
-                tracing::warn!(
+                format!(
                     "the damaged log waits for entries {} to {} from peers, and this node does not vote meanwhile; it goes on \
                      once another node leads, so start the others; damage: {}; asked: {reasons}",
                     missing.start,
                     missing.end.saturating_sub(1),
                     places.collect::<Vec<_>>().join(", ")
-                );
+                )
+            };
+            if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                warned = Some(RT::Instant::now());
+                tracing::warn!("{waits}");
             }
+            self.waits.send_replace(Some(waits));
             RT::sleep(pause).await;
         }
     }

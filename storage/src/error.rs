@@ -84,17 +84,30 @@ pub enum StoreError {
         /// What was asked for.
         asked: &'static str,
     },
-    /// A read as of a revision whose versions policy may have removed. Nothing is wrong with the store.
+    /// A listing as of a revision whose versions policy may have removed. Nothing is wrong with the store.
     #[error(
-        "revision {asked} of collection {collection:?} is gone: its retention policy has removed versions that stood \
-         then; the oldest readable revision is {oldest}"
+        "collection {collection:?} cannot be listed as of revision {asked} any more: its retention policy has removed \
+         versions that stood then; the oldest revision that can be listed is {oldest}"
     )]
     RevisionGone {
         /// Name of the collection.
         collection: String,
         /// What was asked for.
         asked: u64,
-        /// Oldest revision that can be read.
+        /// Oldest revision that can be listed.
+        oldest: u64,
+    },
+    /// A read of a record as of a revision at which policy has removed its version. Nothing is wrong with the store.
+    #[error(
+        "what stood in this record at revision {asked} is gone: the retention policy of collection {collection:?} has \
+         removed it; the oldest kept version is of revision {oldest}"
+    )]
+    RecordGone {
+        /// Name of the collection.
+        collection: String,
+        /// What was asked for.
+        asked: u64,
+        /// Revision of the record's oldest kept version.
         oldest: u64,
     },
     /// A read of a generation that policy has removed. Nothing is wrong with the store.

@@ -1,61 +1,29 @@
 //! Read views: everything the store knows at one point of the log, unchanged while the view is held.
+//!
+//! [`record`] reads one record; here are listings, times and what the view is of.
+
+mod record;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
-
 use crate::apply::{self, Applied, Counts};
 use crate::catalog::{Catalog, StoreInfo};
-use crate::command::{Provenance, WrappedDek};
+use crate::command::WrappedDek;
 use crate::digest::{Buckets, StateDigest};
 use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::collections::Collection;
-use crate::keyspace::heads::{self, Head};
+use crate::keyspace::heads;
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::times::{self, TimesRow};
-use crate::keyspace::versions::{self, VersionOp, VersionRow};
-use crate::keyspace::{array, decode_value, format};
+use crate::keyspace::versions::VersionOp;
+use crate::keyspace::{decode_value, format};
 use crate::quarantine::{Guarded, Held, Quarantine, Watch};
 use crate::scrub::Scrub;
 
-/// Which version of a record to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// The one with this generation, whatever its revision: the caller compares that with what it may show.
-    Generation(u64),
-    /// The newest one at this revision.
-    Revision(u64),
-}
-
-/// One version of a record, still sealed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredVersion {
-    /// Record id.
-    pub id: Bytes,
-    /// The record's own counter, from 1.
-    pub generation: u64,
-    /// Store-wide counter.
-    pub revision: u64,
-    /// Replicated clock, microseconds since 1970.
-    pub recorded_at_us: u64,
-    /// What it did.
-    pub op: VersionOp,
-    /// Media type of the value.
-    pub content_type: String,
-    /// Where it came from.
-    pub provenance: Option<Provenance>,
-    /// Sealed value; empty for a deletion.
-    pub envelope: Bytes,
-    /// SHA-256 of the envelope.
-    pub digest: [u8; 32],
-    /// Links it to all earlier versions of the record ([`crate::chain`]).
-    pub chain: [u8; 32],
-    /// Length of the value before sealing.
-    pub value_bytes: u64,
-}
+pub(crate) use record::decode_version;
+pub use record::{At, StoredVersion};
 
 pub(crate) struct ViewState {
     pub rows: Arc<dyn EngineView>,
@@ -148,27 +116,6 @@ impl View {
         self.state.counts
     }
 
-    /// One version of a record, which may be a deletion; none when there is no such version.
-    ///
-    /// # Errors
-    /// The rows cannot be read, or [`StoreError::RevisionGone`], [`StoreError::GenerationGone`].
-    pub fn get(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
-        self.noticed(self.look_up(collection, id, at))
-    }
-
-    fn look_up(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
-        let revision = match at {
-            At::Generation(generation) => return self.generation(collection, id, generation),
-            At::Revision(revision) => revision,
-        };
-        self.check_kept(collection, revision)?;
-        let key = heads::key(collection.number, id);
-        match self.rows().get(Kind::Heads, &key)? {
-            Some(value) => self.at_revision(collection, id, &heads::decode(&key, value)?, revision),
-            None => Ok(None),
-        }
-    }
-
     /// Records of a collection that are live at `revision`, in id order: those whose id begins with `prefix` and lies
     /// behind `after`, at most `limit`.
     ///
@@ -213,30 +160,6 @@ impl View {
             found.extend(version.filter(|version| version.op != VersionOp::Delete));
         }
         Ok(found)
-    }
-
-    /// All kept versions of a record up to a revision, oldest or newest first. Reads while it is walked. What policy has
-    /// removed is missing at the old end. The chain then verifies from the second version on: the link of the oldest one
-    /// to what was removed cannot be recomputed any more, all later links can.
-    pub fn history(
-        &self,
-        collection: &Collection,
-        id: &[u8],
-        upto_revision: u64,
-        newest_first: bool,
-    ) -> impl Iterator<Item = Result<StoredVersion, StoreError>> + use<'_> {
-        let range = KeyRange::prefix(&versions::prefix(collection.number, id));
-        self.rows()
-            .scan(Kind::Versions, range, newest_first)
-            .map(|row| {
-                let (key, value) = row?;
-                let (_, id, generation) = versions::decode_key(&key)?;
-                decode_version(&key, value, &id, generation)
-            })
-            .map(|version| self.noticed(version))
-            // Later versions come first when walking backwards, and end the walk otherwise.
-            .skip_while(move |version| newest_first && later(version, upto_revision))
-            .take_while(move |version| newest_first || !later(version, upto_revision))
     }
 
     /// The greatest revision that had been recorded at a time (microseconds since 1970); 1 when there was none.
@@ -287,7 +210,7 @@ impl View {
         self.state.applied.changes_floor.saturating_add(1)
     }
 
-    /// Refuses revisions below what has been collected.
+    /// Refuses listings below what has been collected: a record may lack the version that they would show.
     fn check_kept(&self, collection: &Collection, revision: u64) -> Result<(), StoreError> {
         // The caller may have taken the collection from an older view.
         let now = self.state.catalog.collections.get(&collection.name);
@@ -299,27 +222,6 @@ impl View {
         }
     }
 
-    /// A version by generation; one that the record has had is there or is gone.
-    fn generation(
-        &self,
-        collection: &Collection,
-        id: &[u8],
-        generation: u64,
-    ) -> Result<Option<StoredVersion>, StoreError> {
-        let found = self.version(collection, id, generation)?;
-        if found.is_some() || generation == 0 {
-            return Ok(found);
-        }
-        match self.history(collection, id, u64::MAX, false).next().transpose()? {
-            Some(oldest) if generation < oldest.generation => Err(StoreError::GenerationGone {
-                collection: collection.name.clone(),
-                asked: generation,
-                oldest: oldest.generation,
-            }),
-            _ => Ok(None),
-        }
-    }
-
     /// Time and first revision of the first run of a range, or of its last.
     fn run(&self, range: KeyRange, last: bool) -> Result<Option<(u64, u64)>, StoreError> {
         let Some(row) = self.rows().scan(Kind::Times, range, last).next() else { return Ok(None) };
@@ -327,66 +229,4 @@ impl View {
         let row: TimesRow = decode_value(Kind::Times, &key, value)?;
         Ok(Some((times::decode_key(&key)?, row.revision)))
     }
-
-    fn version(
-        &self,
-        collection: &Collection,
-        id: &[u8],
-        generation: u64,
-    ) -> Result<Option<StoredVersion>, StoreError> {
-        let key = versions::key(collection.number, id, generation);
-        match self.rows().get(Kind::Versions, &key)? {
-            Some(value) => decode_version(&key, value, id, generation).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    fn at_revision(
-        &self,
-        collection: &Collection,
-        id: &[u8],
-        head: &Head,
-        revision: u64,
-    ) -> Result<Option<StoredVersion>, StoreError> {
-        if head.revision > revision {
-            return self.history(collection, id, revision, true).next().transpose();
-        }
-        match self.version(collection, id, head.generation)? {
-            Some(version) => Ok(Some(version)),
-            None => {
-                let key = versions::key(collection.number, id, head.generation);
-                Err(StoreError::corrupt(Kind::Versions, &key, "the row is missing"))
-            }
-        }
-    }
-}
-
-fn later(version: &Result<StoredVersion, StoreError>, revision: u64) -> bool {
-    version.as_ref().is_ok_and(|version| version.revision > revision)
-}
-
-/// Reads a version; its envelope must be the one that its digest is of.
-pub(crate) fn decode_version(
-    key: &[u8],
-    value: Bytes,
-    id: &[u8],
-    generation: u64,
-) -> Result<StoredVersion, StoreError> {
-    let row: VersionRow = decode_value(Kind::Versions, key, value)?;
-    if Sha256::digest(&row.envelope)[..] != row.digest[..] {
-        return Err(StoreError::corrupt(Kind::Versions, key, "its envelope does not give its digest"));
-    }
-    Ok(StoredVersion {
-        id: Bytes::copy_from_slice(id),
-        generation,
-        revision: row.revision,
-        recorded_at_us: row.recorded_at_us,
-        op: VersionOp::try_from(row.op).map_err(|error| StoreError::corrupt(Kind::Versions, key, error))?,
-        content_type: row.content_type,
-        provenance: row.provenance,
-        envelope: row.envelope,
-        digest: array(Kind::Versions, key, "digest", &row.digest)?,
-        chain: array(Kind::Versions, key, "chain", &row.chain)?,
-        value_bytes: row.value_bytes,
-    })
 }

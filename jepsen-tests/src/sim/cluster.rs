@@ -9,7 +9,9 @@ use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::repair::{Repair, open_log};
 use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
 use saola_raft::transport::Transport;
-use saola_raft::{CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, StartError, Timing};
+use saola_raft::{
+    CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, StartError, Timing,
+};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;
@@ -213,7 +215,8 @@ impl Cluster {
         let disk = node.disk.clone();
         let (asking, on, hangs) = (transport.clone(), disk.clone(), node.hangs.subscribe());
         let opened = spawn_on(id, async move {
-            let repair = Repair { folder: &folder, store: &store, transport: asking, timing: Timing::LAN };
+            let waits = &watch::Sender::new(None);
+            let repair = Repair { folder: &folder, store: &store, transport: asking, timing: Timing::LAN, waits };
             let opened = open_log::<SimRuntime, _>(on, settings, repair).await;
             opened.map(|(log, writer)| (folder, store, log, writer))
         });

@@ -152,6 +152,10 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
         match &error {
             StoreError::RevisionGone { oldest, .. } => {
+                let next = format!("list as of revision {oldest} or later; single records may be readable earlier");
+                Refusal::new(Reason::RevisionGone, error.to_string(), &next)
+            }
+            StoreError::RecordGone { oldest, .. } => {
                 let next =
                     format!("read as of revision {oldest} or later; `saola history` shows the versions that are kept");
                 Refusal::new(Reason::RevisionGone, error.to_string(), &next)
@@ -243,6 +247,7 @@ mod tests {
         let collection = || "agency".to_owned();
         for error in [
             StoreError::RevisionGone { collection: collection(), asked: 3, oldest: 7 },
+            StoreError::RecordGone { collection: collection(), asked: 3, oldest: 7 },
             StoreError::GenerationGone { collection: collection(), asked: 3, oldest: 7 },
         ] {
             let refusal = Refusal::from(error);

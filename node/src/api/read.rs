@@ -96,11 +96,7 @@ pub async fn list(node: &Node, call: ListRequest, deadline: Deadline) -> Result<
         let size = limits::page(call.page_size);
         let page = page(&point, &ring, &collection, &call, revision, after, size)?;
         if page.next_after.is_some() {
-            match replica.pin(&collection, revision) {
-                // Without a promise the next page is refused only if versions are collected meanwhile.
-                Ok(()) | Err(PinError::CutOff | PinError::TooMany) => {}
-                Err(error) => return Err(error.into()),
-            }
+            may_go_on(replica.pin(&collection, revision))?;
         }
         Ok(ListResponse {
             header: Some(point.header()),
@@ -114,6 +110,15 @@ pub async fn list(node: &Node, call: ListRequest, deadline: Deadline) -> Result<
         })
     })
     .await
+}
+
+/// Whether a token for the next page is given, after this node was asked to promise its revision.
+fn may_go_on(promised: Result<(), PinError>) -> Result<(), Refusal> {
+    match promised {
+        // Without a promise the next page is refused only if versions are collected meanwhile.
+        Ok(()) | Err(PinError::CutOff | PinError::TooMany) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 struct Page {
@@ -208,4 +213,20 @@ fn opened(ring: &Ring, collection: &Collection, version: StoredVersion, keys_onl
 /// Runs storage work that may touch the disk often, off the threads that serve connections.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.map_err(Refusal::internal)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::errors::Reason;
+    use super::*;
+
+    #[test]
+    fn a_listing_goes_on_without_a_promise_where_none_can_be_had_and_ends_where_its_revision_goes() {
+        for promised in [Ok(()), Err(PinError::CutOff), Err(PinError::TooMany)] {
+            may_go_on(promised).expect("a node that is cut off lists what it has");
+        }
+        let reason = |error| may_go_on(Err(error)).expect_err("the next page would lack versions").reason();
+        assert_eq!(reason(PinError::BeingCollected), Reason::Busy);
+        assert_eq!(reason(PinError::Gone { oldest: 7 }), Reason::RevisionGone);
+    }
 }

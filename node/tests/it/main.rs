@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`harness`] (certificates, processes, clusters, waiting); the command line: [`settings`], [`keygen`];
 //! one node: [`records`], [`refusals`], [`restart`], [`places`] (folders and ports), [`certificates`], [`disk`],
-//! [`observe`] (metrics, probes, log); its key: [`sealed`]; several nodes: [`quorum`], [`folders`].
+//! [`observe`] (metrics, probes, log); its key: [`sealed`]; several nodes: [`quorum`], [`folders`], [`rot`].
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
@@ -17,5 +17,6 @@ mod quorum;
 mod records;
 mod refusals;
 mod restart;
+mod rot;
 mod sealed;
 mod settings;

@@ -16,7 +16,8 @@ use super::harness::{COLLECTION, Cluster, http};
 
 const README: &str = include_str!("../../README.md");
 
-async fn channel(cluster: &Cluster, index: usize) -> Channel {
+/// A connection to a node's client port.
+pub async fn channel(cluster: &Cluster, index: usize) -> Channel {
     let pair = &cluster.client_pair;
     let tls = ClientTlsConfig::new()
         .domain_name("node.saola")
@@ -27,7 +28,7 @@ async fn channel(cluster: &Cluster, index: usize) -> Channel {
 }
 
 /// Waits until the health service says so.
-async fn becomes(health: &mut HealthClient<Channel>, service: &str, expected: ServingStatus) {
+pub async fn becomes(health: &mut HealthClient<Channel>, service: &str, expected: ServingStatus) {
     until(&format!("health of {service:?}"), async || {
         match health.check(HealthCheckRequest { service: service.into() }).await {
             Ok(answer) if answer.get_ref().status() == expected => Ok(()),

@@ -41,8 +41,8 @@ pub enum CollectionVerb {
 const RETENTION: &str = "\
 A version goes once it exceeds any limit that is given; limits not given end. Versions are removed little by little,
 at most about an hour later. With --max-age alone, reads as of a time younger than that stay exact; with
---max-generations, reads as of a revision before the last pass are refused (REVISION_GONE), single generations and the
-history stay. What is removed cannot be brought back.";
+--max-generations, listings as of a revision before the last pass are refused (REVISION_GONE); a record can be read as of
+any revision at which the version of then is kept. What is removed cannot be brought back.";
 
 /// Arguments of `saola collection retention`.
 #[derive(Debug, Args)]

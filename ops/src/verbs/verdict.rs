@@ -39,6 +39,8 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
         notes.push(
             "the node that answers is part of no cluster: `saola cluster init` makes one of fresh nodes".to_owned(),
         );
+    } else if knows_itself_alone(status) {
+        notes.push("the node that answers repairs its log: ask another node for the others".to_owned());
     } else if let Some(note) = &without_quorum {
         notes.push(note.clone());
     } else if status.leader == 0 {
@@ -81,6 +83,9 @@ pub fn unprotected(status: &StatusResponse) -> Vec<String> {
 
 /// Says so if too few voters take part; a leader that lost its followers goes on calling itself one.
 pub(super) fn without_quorum(status: &StatusResponse) -> Option<String> {
+    if knows_itself_alone(status) {
+        return None;
+    }
     let votes = |node: &&NodeStatus| {
         node.member.as_ref().is_some_and(|member| matches!(member.role(), Role::Voter | Role::Witness))
     };
@@ -101,13 +106,18 @@ pub(super) fn without_quorum(status: &StatusResponse) -> Option<String> {
     ))
 }
 
+/// Before its log is whole a node knows no other one.
+fn knows_itself_alone(status: &StatusResponse) -> bool {
+    matches!(&status.nodes[..], [only] if only.state == "repairing")
+}
+
 fn name(node: &NodeStatus) -> &str {
     node.member.as_ref().map_or("?", |member| member.name.as_str())
 }
 
 /// It answers, and takes no part in the cluster.
 fn is_out(node: &NodeStatus) -> bool {
-    matches!(node.state.as_str(), "refused" | "stopped" | "waiting")
+    matches!(node.state.as_str(), "refused" | "stopped" | "waiting" | "repairing")
 }
 
 fn node_notes(node: &NodeStatus) -> Vec<String> {
@@ -251,6 +261,25 @@ mod tests {
         let verdict = super::verdict(&status);
         assert!(!verdict.notes.iter().any(|note| note.contains("cluster init")), "{verdict:?}");
         assert!(verdict.notes[1].contains("put its own folder back"), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_node_that_repairs_its_log_says_what_it_waits_for_whoever_is_asked() {
+        let mut status = healthy();
+        status.nodes[1].state = "repairing".into();
+        status.nodes[1].error = "the damaged log waits for entries 7 to 9 from peers".into();
+        let asked_elsewhere = verdict(&status);
+        assert_eq!(asked_elsewhere.exit, Exit::Degraded);
+        assert!(
+            asked_elsewhere.notes[0].starts_with("node dr-1 is repairing: the damaged log waits"),
+            "{asked_elsewhere:?}"
+        );
+        status.nodes = vec![status.nodes[1].clone()];
+        (status.leader, status.sites) = (0, Vec::new());
+        let asked_itself = verdict(&status);
+        assert_eq!(asked_itself.exit, Exit::Critical);
+        assert!(asked_itself.notes[0].ends_with("ask another node for the others"), "{asked_itself:?}");
+        assert_eq!(asked_itself.notes[1], asked_elsewhere.notes[0]);
     }
 
     #[test]

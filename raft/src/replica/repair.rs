@@ -4,6 +4,7 @@
 //! is kept meanwhile. A bad copy is not led from either: apply is right everywhere, but linearizable reads and snapshots
 //! should not depend on a leader that serves neither.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -13,7 +14,7 @@ use saola_storage::error::StoreError;
 use saola_storage::log::Log;
 use saola_storage::quarantine::Held;
 use saola_storage::store::ApplyEntry;
-use saola_storage::types::LogId;
+use saola_storage::types::{LogId, NodeId};
 
 use super::Replica;
 use super::fetch::fetch_state;
@@ -97,13 +98,11 @@ impl<RT: Runtime> Replica<RT> {
     pub(super) async fn sound_copies(&self) -> Result<Vec<Member>, String> {
         let shared = &self.shared;
         let index = shared.store.newest_digest().unwrap_or(0);
-        // They may not know it yet.
         let accused = shared.copy.known.lock().accused.clone();
-        let members = shared.members().into_iter();
-        let others = members.filter(|it| it.role_value().is_data() && it.node_id != shared.claim.node_id);
-        let asked = others.map(|member| async {
+        let others = worth_asking(shared.members(), shared.claim.node_id, &accused);
+        let asked = others.into_iter().map(|member| async move {
             let reason = match self.peer_copy(member.node_id, index).await {
-                Ok(state) if !state.bad && !accused.contains(&member.node_id) => return Ok(member),
+                Ok(state) if !state.bad => return Ok(member),
                 Ok(_) => "has a bad copy itself".to_owned(),
                 Err(error) => format!("does not give it: {error}"),
             };
@@ -115,6 +114,9 @@ impl<RT: Runtime> Replica<RT> {
                 Ok(member) => sound.push(member),
                 Err(reason) => reasons.push(reason),
             }
+        }
+        if sound.is_empty() && reasons.is_empty() {
+            return Err("there is no other data node whose copy the last comparison did not find bad".to_owned());
         }
         if sound.is_empty() {
             return Err(format!("no other data node has a sound copy to give: {}", reasons.join(", ")));
@@ -139,6 +141,12 @@ impl<RT: Runtime> Replica<RT> {
     }
 }
 
+/// The other data nodes, without those that the last comparison accused: they may not know it yet.
+fn worth_asking(members: Vec<Member>, own: NodeId, accused: &BTreeSet<NodeId>) -> Vec<Member> {
+    let other = |it: &Member| it.role_value().is_data() && it.node_id != own && !accused.contains(&it.node_id);
+    members.into_iter().filter(other).collect()
+}
+
 /// Entries of this node's log from one index to another, or as many as fit a portion.
 fn read_log<RT: Runtime>(log: &Log, from: u64, to: u64) -> Result<Vec<ApplyEntry>, StoreError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
@@ -151,4 +159,24 @@ fn read_log<RT: Runtime>(log: &Log, from: u64, to: u64) -> Result<Vec<ApplyEntry
         Ok(ApplyEntry { log_id: entry.log_id, payload: payload.map_err(|error| failed(error.into()))? })
     };
     entries.into_iter().map(to_apply).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::member::Role;
+
+    #[test]
+    fn a_copy_that_others_have_accused_is_not_a_source_though_it_may_not_know_it_yet() {
+        let member = |node_id, role| Member { node_id, role: role as i32, ..Member::default() };
+        let members = vec![
+            member(1, Role::Voter),
+            member(2, Role::Voter),
+            member(3, Role::Learner),
+            member(4, Role::Voter),
+            member(5, Role::Witness),
+        ];
+        let asked = worth_asking(members, 1, &BTreeSet::from([2]));
+        assert_eq!(asked.iter().map(|it| it.node_id).collect::<Vec<_>>(), [3, 4]);
+    }
 }

@@ -381,13 +381,15 @@ mod production {
 
     impl Replica<TokioRuntime> {
         /// Opens log and records in the folder and starts. The log's writer has a thread of its own, which ends the
-        /// process when the disk fails: nothing that a failed disk says afterwards can be trusted.
+        /// process when the disk fails: nothing that a failed disk says afterwards can be trusted. `waits` is told
+        /// what a start on a damaged log waits for.
         pub async fn start(
             folder: DataFolder,
             transport: Arc<dyn Transport>,
             timing: Timing,
             limits: ReplicaLimits,
             scrub: ScrubSettings,
+            waits: &watch::Sender<Option<String>>,
         ) -> Result<Self, StartError> {
             let log_path = folder.path().join("log");
             let db_path = folder.path().join("db");
@@ -408,7 +410,7 @@ mod production {
             let home = Arc::new(RocksHome::new(&db_path, memory));
             let store = Store::open(home, keeps, StoreSettings::default())
                 .map_err(|source| StartError::Store { path: db_path, source })?;
-            let repair = Repair { folder: &folder, store: &store, transport: transport.clone(), timing };
+            let repair = Repair { folder: &folder, store: &store, transport: transport.clone(), timing, waits };
             let (log, writer) = open_log::<TokioRuntime, _>(disk.clone(), LogSettings::default(), repair)
                 .await
                 .map_err(|source| StartError::Log { path: log_path, source })?;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -25,7 +26,7 @@ pub use super::tls::{PeerTls, PeerTlsError};
 use super::{Caller, Lane, PeerAddress, Transport, TransportError};
 use crate::peer::PeerService;
 use crate::types::TokioRuntime;
-use crate::wire::{AppendReply, AppendRequest, FetchReply, FetchRequest, PeerReply, PeerRequest};
+use crate::wire::{Answer, AppendReply, AppendRequest, FetchReply, FetchRequest, PeerReply, PeerRequest, Question};
 
 #[allow(missing_docs, clippy::all)]
 mod generated {
@@ -182,9 +183,27 @@ pub async fn serve(
     tls: PeerTls,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let server = PeerServer::new(Handler { service: Arc::new(service) })
-        .max_decoding_message_size(MESSAGE_BYTES)
-        .max_encoding_message_size(MESSAGE_BYTES);
+    serve_as(listener, Handler { service: Arc::new(service) }, tls, shutdown).await
+}
+
+/// Tells peers how this node is, as `status` says it, until it can do more for them; all else they ask fails as if
+/// nobody were there.
+pub async fn serve_status(
+    listener: TcpListener,
+    status: impl Fn() -> Bytes + Send + Sync + 'static,
+    tls: PeerTls,
+) -> Result<(), tonic::transport::Error> {
+    serve_as(listener, StatusOnly(status), tls, std::future::pending()).await
+}
+
+async fn serve_as(
+    listener: TcpListener,
+    peer: impl Peer,
+    tls: PeerTls,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let server =
+        PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
     Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
@@ -284,5 +303,37 @@ impl Peer for Handler {
         let caller = caller(&request)?;
         let replies = self.service.fetch(&caller, request.into_inner()).await;
         Ok(Response::new(replies.map(Ok).boxed()))
+    }
+}
+
+/// What [`serve_status`] answers.
+struct StatusOnly<F>(F);
+
+fn not_yet() -> Status {
+    Status::unavailable("the node repairs its log and takes no part yet")
+}
+
+#[tonic::async_trait]
+impl<F: Fn() -> Bytes + Send + Sync + 'static> Peer for StatusOnly<F> {
+    async fn call(&self, request: Request<PeerRequest>) -> Result<Response<PeerReply>, Status> {
+        let caller = caller(&request)?;
+        let PeerRequest { header, question } = request.into_inner();
+        let certified = header.is_some_and(|header| caller.is(&header.from_name));
+        match question {
+            Some(Question::Status(_)) if certified => Ok(Response::new(Answer::Status((self.0)()).into())),
+            _ => Err(not_yet()),
+        }
+    }
+
+    type AppendStream = BoxStream<'static, Result<AppendReply, Status>>;
+
+    async fn append(&self, _: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
+        Err(not_yet())
+    }
+
+    type FetchStream = BoxStream<'static, Result<FetchReply, Status>>;
+
+    async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        Err(not_yet())
     }
 }

@@ -130,3 +130,25 @@ impl Refusal {
         RefusalCode::try_from(self.code).unwrap_or(RefusalCode::BadMessage)
     }
 }
+
+#[cfg(test)]
+impl Header {
+    /// Of a message from voter 1, main-1 at site main, to node 2, as tests of several modules send it.
+    pub(crate) fn of_a_voter() -> Header {
+        let id = |byte| Bytes::copy_from_slice(&[byte; 16]);
+        Header {
+            wire_version: super::WIRE_VERSION,
+            cluster_id: id(1),
+            epoch: 1,
+            from: 1,
+            to: 2,
+            from_folder: id(7),
+            to_folder: id(2),
+            from_role: crate::member::Role::Voter as i32,
+            from_site: "main".into(),
+            from_name: "main-1".into(),
+            from_boot: id(8),
+            ..Header::default()
+        }
+    }
+}

@@ -49,23 +49,7 @@ mod tests {
     }
 
     fn header() -> Header {
-        Header {
-            wire_version: WIRE_VERSION,
-            cluster_id: id(1),
-            epoch: 1,
-            from: 1,
-            to: 2,
-            from_folder: id(7),
-            to_folder: id(2),
-            from_role: Role::Voter as i32,
-            from_site: "main".into(),
-            from_name: "main-1".into(),
-            counted_next: 9,
-            counted_term: 4,
-            member_at: Some(AT),
-            from_boot: id(8),
-            ..Header::default()
-        }
+        Header { counted_next: 9, counted_term: 4, member_at: Some(AT), ..Header::of_a_voter() }
     }
 
     fn member() -> Member {

@@ -30,7 +30,7 @@ pub struct Collection {
     pub created_revision: u64,
     /// How long versions are kept.
     pub retention: Retention,
-    /// Reads as of an earlier revision are refused: versions that they would show may have been removed. 0: none were.
+    /// Listings as of an earlier revision are refused: versions that they would show may have been removed. 0: none were.
     pub collected_below: u64,
 }
 
@@ -61,7 +61,7 @@ pub struct CollectionRow {
     /// How long versions are kept; none: all of them.
     #[prost(message, optional, tag = "8")]
     pub retention: Option<Retention>,
-    /// Reads as of an earlier revision are refused.
+    /// Listings as of an earlier revision are refused.
     #[prost(uint64, tag = "9")]
     pub collected_below: u64,
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use saola_storage::engine::memory::MemoryHome;
+use saola_storage::engine::{Engine, EngineError, EngineHome};
 use saola_storage::error::StoreError;
 use saola_storage::import::ImportError;
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
@@ -272,4 +274,50 @@ proptest! {
         let mut import = receiver.import().expect("an import begins");
         prop_assert!(import.write(&bytes).is_err());
     }
+}
+
+/// A home whose disk fails when another engine is to become the current one.
+struct NoSwitch(MemoryHome);
+
+impl EngineHome for NoSwitch {
+    fn open_current(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        self.0.open_current()
+    }
+
+    fn create_new(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+        self.0.create_new()
+    }
+
+    fn switch_to(&self, _: u64) -> Result<(), EngineError> {
+        Err(EngineError { what: "write db/current".into(), source: "the disk is gone".into(), damage: false })
+    }
+
+    fn discard_others(&self) -> Result<(), EngineError> {
+        self.0.discard_others()
+    }
+
+    fn condemn(&self, why: &str) -> Result<(), EngineError> {
+        self.0.condemn(why)
+    }
+
+    fn keep_note(&self, note: &[u8]) -> Result<(), EngineError> {
+        self.0.keep_note(note)
+    }
+
+    fn note(&self) -> Result<Option<Bytes>, EngineError> {
+        self.0.note()
+    }
+}
+
+#[test]
+fn a_store_that_could_not_switch_applies_nothing_more_for_a_start_might_find_either_state() {
+    let sent = chunks(&filled(&memory_home()));
+    let home = Arc::new(NoSwitch(MemoryHome::new()));
+    let store = Store::open(home, Keeps::Records, StoreSettings::default()).expect("memory opens");
+    let refused = install(&store, &sent).expect_err("the disk fails").to_string();
+    assert!(refused.contains("write db/current"), "{refused}");
+    let blank = ApplyEntry { log_id: log_id(1), payload: ApplyPayload::Blank };
+    let stopped = store.apply(vec![blank]).expect_err("what it applied might not be there after a start");
+    assert!(matches!(stopped, StoreError::Stopped { .. }), "{stopped}");
+    assert_eq!(store.applied().log_id, None);
 }

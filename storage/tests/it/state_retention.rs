@@ -132,14 +132,17 @@ impl Model {
         for id in IDS {
             let none = Vec::new();
             let versions = self.records.get(id).unwrap_or(&none);
+            let first = versions.iter().find(|(_, kept)| *kept).map(|(version, _)| version);
             for revision in 1..=self.revision {
+                // Before the oldest kept version: only if that is the first one, nothing can have stood there.
+                let gone = first.is_some_and(|first| first.generation > 1 && revision < first.revision);
                 let expected = versions.iter().rev().find(|(version, _)| version.revision <= revision);
                 match view.get(&collection, id, At::Revision(revision)) {
-                    Err(StoreError::RevisionGone { asked, oldest, .. }) => {
-                        assert!((asked, oldest) == (revision, self.floor) && revision < self.floor);
+                    Err(StoreError::RecordGone { asked, oldest, .. }) => {
+                        assert_eq!((gone, asked, Some(oldest)), (true, revision, first.map(|first| first.revision)));
                     }
                     found => {
-                        assert!(revision >= self.floor, "revision {revision} was collected");
+                        assert!(!gone, "revision {revision} was collected");
                         assert_eq!(found.expect("a read").as_ref().map(version), expected.map(|(v, _)| v.clone()));
                     }
                 }

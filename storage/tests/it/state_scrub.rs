@@ -392,3 +392,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_version_whose_row_is_missing_is_not_answered_for_by_an_older_one() {
+    let home = memory_home();
+    let store = filled(&home);
+    let mut batch = Batch::default();
+    batch.delete(Kind::Versions, versions::key(1, b"record-4", 2));
+    let collection = store.view().collection("agency").expect("the collection was created");
+    let history = store.view().history(&collection, b"record-4", u64::MAX, false).collect::<Result<Vec<_>, _>>();
+    let revisions: Vec<u64> = history.expect("memory reads").iter().map(|version| version.revision).collect();
+    tamper(&home, &store, batch);
+    let get = |revision| store.view().get(&collection, b"record-4", At::Revision(revision));
+    assert!(get(revisions[2]).expect("it is there").is_some());
+    for revision in revisions[0] - 1..revisions[2] {
+        let error = get(revision).expect_err("what is behind the gap proves nothing");
+        assert!(matches!(error, StoreError::Corrupt { kind: "versions", .. }), "{error}");
+    }
+}

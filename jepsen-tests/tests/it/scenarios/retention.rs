@@ -216,3 +216,22 @@ fn a_dead_member_does_not_keep_old_versions_for_ever() {
         replicas_are_equal(&cluster).await;
     });
 }
+
+#[test]
+fn versions_grow_old_while_nobody_writes() {
+    under_seeds("retention::versions_grow_old_while_nobody_writes", async |_| {
+        let cluster = eager_cluster().await;
+        let mut clerk = Clerk::new(1);
+        for round in 0..20 {
+            clerk.put_surely(&cluster, &DATA_NODES, round % RECORDS, PATIENCE).await;
+        }
+        let max_age_ms = 3 * MINUTE.as_millis() as u64;
+        let limits = RetentionLimits { max_generations: 0, max_age_ms };
+        decide(&cluster, records::set_retention(1, RetentionChange::Limits(limits))).await;
+        sleep(2 * MINUTE).await;
+        assert!(DATA_NODES.iter().all(|id| removed(&cluster, *id) == 0), "none is so old");
+        let all_went = || DATA_NODES.iter().all(|id| removed(&cluster, *id) == 20 - RECORDS);
+        until("all but the newest have gone", MINUTE + COLLECTED, all_went).await;
+        replicas_are_equal(&cluster).await;
+    });
+}

@@ -45,6 +45,11 @@ fn places(disk: &SimDisk) -> Vec<Place> {
     judged.collect()
 }
 
+/// The entries of a node's log that a later record proves to have been synced.
+fn proven_entries(disk: &SimDisk) -> Vec<Place> {
+    places(disk).into_iter().filter(|place| place.proven && place.is_entry).collect()
+}
+
 fn flip(disk: &SimDisk, place: &Place) {
     assert!(disk.flip_bit(&place.name, place.offset + 16 + random_u64() % 24, (random_u64() % 8) as u8));
 }
@@ -74,6 +79,15 @@ async fn comes_back(cluster: &mut Cluster, clerk: &Clerk, id: u64) {
     }
 }
 
+/// Sees that the cluster takes a write, that all nodes that run have all that was acknowledged, and are equal.
+async fn goes_on(cluster: &Cluster, clerk: &mut Clerk, through: &[u64]) {
+    clerk.put_surely(cluster, through, 0, PATIENCE).await;
+    for node in cluster.running() {
+        clerk.check(cluster, node).await;
+    }
+    replicas_are_equal(cluster).await;
+}
+
 #[test]
 fn node_whose_log_has_rotted_repairs_itself_from_its_peers() {
     under_seeds("rot::node_whose_log_has_rotted_repairs_itself_from_its_peers", async |seed| {
@@ -96,7 +110,7 @@ fn node_whose_log_has_rotted_repairs_itself_from_its_peers() {
         for record in 0..20 {
             clerk.put_surely(&cluster, &others, record, PATIENCE).await;
         }
-        let proven: Vec<Place> = places(cluster.disk(id)).into_iter().filter(|p| p.proven && p.is_entry).collect();
+        let proven = proven_entries(cluster.disk(id));
         let newest = &proven[proven.len() - 1 - (random_u64() % 8) as usize];
         flip(cluster.disk(id), newest);
         if cluster.try_start(id).await.is_err() {
@@ -104,11 +118,7 @@ fn node_whose_log_has_rotted_repairs_itself_from_its_peers() {
         }
         let names = cluster.disk(id).list().expect("the disk reads");
         assert!(names.iter().any(|name| name.ends_with(".rot")), "the damaged segment is kept: {names:?}");
-        clerk.put_surely(&cluster, &others, 0, PATIENCE).await;
-        for node in cluster.running() {
-            clerk.check(&cluster, node).await;
-        }
-        replicas_are_equal(&cluster).await;
+        goes_on(&cluster, &mut clerk, &others).await;
     });
 }
 
@@ -164,7 +174,7 @@ fn rot_in_the_newest_record_loses_nothing_acknowledged_and_waits_for_who_has_it(
         tokio::time::sleep(Duration::from_secs(1)).await;
         cluster.kill(2).await;
         cluster.kill(1).await;
-        let proven: Vec<Place> = places(cluster.disk(1)).into_iter().filter(|p| p.proven && p.is_entry).collect();
+        let proven = proven_entries(cluster.disk(1));
         flip(cluster.disk(1), proven.last().expect("it has entries"));
         cluster.start(3).await;
         let waiting = tokio::time::timeout(Duration::from_secs(20), cluster.try_start(1)).await;
@@ -172,11 +182,7 @@ fn rot_in_the_newest_record_loses_nothing_acknowledged_and_waits_for_who_has_it(
         cluster.kill(1).await;
         cluster.start(2).await;
         comes_back(&mut cluster, &clerk, 1).await;
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
-        for node in [1, 2, 3] {
-            clerk.check(&cluster, node).await;
-        }
-        replicas_are_equal(&cluster).await;
+        goes_on(&cluster, &mut clerk, &[1, 2, 3]).await;
     });
 }
 
@@ -222,18 +228,14 @@ fn entry_found_damaged_while_the_node_runs_ends_it_and_the_next_start_repairs_it
         // After a start nothing of the log is in memory.
         have_lead(&cluster, 1).await;
         let last = cluster.log(3).map_or(0, |log| log.last.map_or(0, |last| last.index));
-        let entries: Vec<Place> = places(cluster.disk(1)).into_iter().filter(|p| p.proven && p.is_entry).collect();
+        let entries = proven_entries(cluster.disk(1));
         assert!(last == 0 && entries.len() > 4);
         flip(cluster.disk(1), &entries[entries.len() - 3]);
         cluster.start(3).await;
         until("the leader meets the damage and ends", PATIENCE, || status(&cluster, 1).state == "stopped").await;
         cluster.kill(1).await;
         comes_back(&mut cluster, &clerk, 1).await;
-        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
-        for node in [1, 2, 3] {
-            clerk.check(&cluster, node).await;
-        }
-        replicas_are_equal(&cluster).await;
+        goes_on(&cluster, &mut clerk, &[1, 2, 3]).await;
     });
 }
 

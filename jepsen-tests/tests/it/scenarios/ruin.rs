@@ -112,14 +112,18 @@ fn node_that_meets_a_damaged_version_in_a_collection_comes_back_with_another_one
         "ruin::node_that_meets_a_damaged_version_in_a_collection_comes_back_with_another_ones_records",
         async |_| {
             let mut cluster = Cluster::new(3, false);
-            cluster.collector = CollectorSettings { pass_every: Duration::from_secs(1), ..CollectorSettings::default() };
+            cluster.collector =
+                CollectorSettings { pass_every: Duration::from_secs(1), ..CollectorSettings::default() };
             let mut clerk = fill(&mut cluster).await;
             let victim = pick(&ALL);
             rot(&cluster, victim, Kind::Versions, &versions::key(1, b"r7", 1));
             settle(&cluster, &mut clerk).await;
             let keep_one = RetentionChange::Limits(RetentionLimits { max_generations: 1, max_age_ms: 0 });
             let through = cluster.replica(others(victim)[0]).expect("it runs");
-            through.propose(records::set_retention(1, keep_one), PATIENCE).await.expect("a quiet cluster takes a policy");
+            through
+                .propose(records::set_retention(1, keep_one), PATIENCE)
+                .await
+                .expect("a quiet cluster takes a policy");
             ends(&mut cluster, victim).await;
             comes_back(&mut cluster, victim).await;
             let kept = |id| cluster.replica(id).expect("it runs").store().view().counts().versions;

@@ -243,7 +243,16 @@ fn stream_chunks(cluster: &Cluster, node: u64) -> u64 {
 
 /// Node 4 joins a cluster that node 1 leads; the records take a minute to come, from node 2.
 async fn joining(clerk: &mut Clerk) -> (Cluster, tokio::task::JoinHandle<Result<Vec<saola_raft::Member>, AdminError>>) {
+    joining_with_mark(clerk, 0).await
+}
+
+/// The same, with nodes that want so many bytes of their disks to stay free.
+async fn joining_with_mark(
+    clerk: &mut Clerk,
+    min_free_bytes: u64,
+) -> (Cluster, tokio::task::JoinHandle<Result<Vec<saola_raft::Member>, AdminError>>) {
     let mut cluster = purged_cluster_that_sends(clerk, SLOW).await;
+    cluster.min_free_bytes = min_free_bytes;
     for record in 0..2 * WRITES {
         clerk.put_surely(&cluster, &[1, 2, 3], record % 50, PATIENCE).await;
     }
@@ -321,6 +330,30 @@ fn source_that_crashes_midway_is_replaced_by_the_next() {
         assert_eq!(cluster.network.fetched(3, 4).exports.len(), 1);
         assert!(cluster.network.fetched(1, 4).exports.is_empty(), "the leader has other work");
         cluster.start(2).await;
+        clerk.check(&cluster, 4).await;
+        replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn pull_stops_before_the_disk_is_full_and_goes_on_once_there_is_room() {
+    under_seeds("snapshots::pull_stops_before_the_disk_is_full_and_goes_on_once_there_is_room", async |_| {
+        const MARK: u64 = 1 << 20;
+        let mut clerk = Clerk::new(1);
+        let (cluster, adding) = joining_with_mark(&mut clerk, MARK).await;
+        let sent = || [1, 2, 3].map(|source| cluster.network.fetched(source, 4).chunks).into_iter().sum::<u64>();
+        until("some chunks are on their way", PATIENCE, || sent() >= 3).await;
+        cluster.disk(4).fill(MARK / 2);
+        let low = || status(&cluster, 4).writes_refused.is_some();
+        until("the node knows it", PATIENCE, low).await;
+        // The whole stream would take a minute.
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        let whole = stream_chunks(&cluster, 2);
+        let before = cluster.replica(4).expect("it runs").store().applied();
+        assert_eq!(before.log_id, None, "it took all {whole} chunks");
+        assert!(!adding.is_finished());
+        cluster.disk(4).set_capacity(u64::MAX);
+        adding.await.expect("the leader runs").expect("there is room");
         clerk.check(&cluster, 4).await;
         replicas_are_equal(&cluster).await;
     });

@@ -273,7 +273,7 @@ fn of_member(own: &ReplicaStatus, member: &saola_raft::Member, answer: StatusRes
 
 /// It answered, as a node of this cluster whose Raft runs.
 fn takes_part(status: &NodeStatus) -> bool {
-    status.reachable && !matches!(status.state.as_str(), "waiting" | "refused" | "stopped")
+    status.reachable && !matches!(status.state.as_str(), "waiting" | "refused" | "stopped" | "repairing")
 }
 
 fn site_statuses(views: &[NodeView], committed: u64) -> Vec<SiteStatus> {

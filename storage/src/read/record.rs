@@ -1,0 +1,195 @@
+//! One record: the version at a generation or a revision, and all that are kept.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::View;
+use crate::command::Provenance;
+use crate::engine::{KeyRange, Kind};
+use crate::error::StoreError;
+use crate::keyspace::collections::Collection;
+use crate::keyspace::heads::{self, Head};
+use crate::keyspace::versions::{self, VersionOp, VersionRow};
+use crate::keyspace::{array, decode_value};
+
+/// Which version of a record to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The one with this generation, whatever its revision: the caller compares that with what it may show.
+    Generation(u64),
+    /// The newest one at this revision.
+    Revision(u64),
+}
+
+/// One version of a record, still sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredVersion {
+    /// Record id.
+    pub id: Bytes,
+    /// The record's own counter, from 1.
+    pub generation: u64,
+    /// Store-wide counter.
+    pub revision: u64,
+    /// Replicated clock, microseconds since 1970.
+    pub recorded_at_us: u64,
+    /// What it did.
+    pub op: VersionOp,
+    /// Media type of the value.
+    pub content_type: String,
+    /// Where it came from.
+    pub provenance: Option<Provenance>,
+    /// Sealed value; empty for a deletion.
+    pub envelope: Bytes,
+    /// SHA-256 of the envelope.
+    pub digest: [u8; 32],
+    /// Links it to all earlier versions of the record ([`crate::chain`]).
+    pub chain: [u8; 32],
+    /// Length of the value before sealing.
+    pub value_bytes: u64,
+}
+
+impl View {
+    /// One version of a record, which may be a deletion; none when there is no such version, or was none at the
+    /// revision. What policy has removed of other records is no reason to refuse.
+    ///
+    /// # Errors
+    /// The rows cannot be read, or [`StoreError::RecordGone`], [`StoreError::GenerationGone`].
+    pub fn get(&self, collection: &Collection, id: &[u8], at: At) -> Result<Option<StoredVersion>, StoreError> {
+        self.noticed(match at {
+            At::Generation(generation) => self.generation(collection, id, generation),
+            At::Revision(revision) => self.as_of(collection, id, revision),
+        })
+    }
+
+    fn as_of(&self, collection: &Collection, id: &[u8], revision: u64) -> Result<Option<StoredVersion>, StoreError> {
+        let key = heads::key(collection.number, id);
+        match self.rows().get(Kind::Heads, &key)? {
+            Some(value) => self.at_revision(collection, id, &heads::decode(&key, value)?, revision),
+            // A record keeps its newest version whatever policy says: without one it has never been written.
+            None => Ok(None),
+        }
+    }
+
+    /// All kept versions of a record up to a revision, oldest or newest first. Reads while it is walked. What policy has
+    /// removed is missing at the old end. The chain then verifies from the second version on: the link of the oldest one
+    /// to what was removed cannot be recomputed any more, all later links can.
+    pub fn history(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        upto_revision: u64,
+        newest_first: bool,
+    ) -> impl Iterator<Item = Result<StoredVersion, StoreError>> + use<'_> {
+        let range = KeyRange::prefix(&versions::prefix(collection.number, id));
+        self.rows()
+            .scan(Kind::Versions, range, newest_first)
+            .map(|row| {
+                let (key, value) = row?;
+                let (_, id, generation) = versions::decode_key(&key)?;
+                decode_version(&key, value, &id, generation)
+            })
+            .map(|version| self.noticed(version))
+            // Later versions come first when walking backwards, and end the walk otherwise.
+            .skip_while(move |version| newest_first && later(version, upto_revision))
+            .take_while(move |version| newest_first || !later(version, upto_revision))
+    }
+
+    /// A version by generation; one that the record has had is there or is gone.
+    fn generation(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        generation: u64,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        let found = self.version(collection, id, generation)?;
+        if found.is_some() || generation == 0 {
+            return Ok(found);
+        }
+        match self.history(collection, id, u64::MAX, false).next().transpose()? {
+            Some(oldest) if generation < oldest.generation => Err(StoreError::GenerationGone {
+                collection: collection.name.clone(),
+                asked: generation,
+                oldest: oldest.generation,
+            }),
+            _ => Ok(None),
+        }
+    }
+
+    fn version(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        generation: u64,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        let key = versions::key(collection.number, id, generation);
+        match self.rows().get(Kind::Versions, &key)? {
+            Some(value) => decode_version(&key, value, id, generation).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The newest version at a revision, of a record that has this head.
+    pub(super) fn at_revision(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        head: &Head,
+        revision: u64,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        let missing = |generation| {
+            let key = versions::key(collection.number, id, generation);
+            StoreError::corrupt(Kind::Versions, &key, "the row is missing")
+        };
+        if head.revision <= revision {
+            let version = self.version(collection, id, head.generation)?;
+            return version.map(Some).ok_or_else(|| missing(head.generation));
+        }
+        // Generations have no gap and only the oldest go: each version is followed by the one that was met before it.
+        let (mut followed_by, mut oldest) = (head.generation.saturating_add(1), head.revision);
+        for version in self.history(collection, id, u64::MAX, true) {
+            let version = version?;
+            if version.generation.saturating_add(1) != followed_by {
+                return Err(missing(followed_by.saturating_sub(1)));
+            }
+            if version.revision <= revision {
+                return Ok(Some(version));
+            }
+            (followed_by, oldest) = (version.generation, version.revision);
+        }
+        match followed_by {
+            1 => Ok(None),
+            kept if kept > head.generation => Err(missing(head.generation)),
+            _ => Err(StoreError::RecordGone { collection: collection.name.clone(), asked: revision, oldest }),
+        }
+    }
+}
+
+fn later(version: &Result<StoredVersion, StoreError>, revision: u64) -> bool {
+    version.as_ref().is_ok_and(|version| version.revision > revision)
+}
+
+/// Reads a version; its envelope must be the one that its digest is of.
+pub(crate) fn decode_version(
+    key: &[u8],
+    value: Bytes,
+    id: &[u8],
+    generation: u64,
+) -> Result<StoredVersion, StoreError> {
+    let row: VersionRow = decode_value(Kind::Versions, key, value)?;
+    if Sha256::digest(&row.envelope)[..] != row.digest[..] {
+        return Err(StoreError::corrupt(Kind::Versions, key, "its envelope does not give its digest"));
+    }
+    Ok(StoredVersion {
+        id: Bytes::copy_from_slice(id),
+        generation,
+        revision: row.revision,
+        recorded_at_us: row.recorded_at_us,
+        op: VersionOp::try_from(row.op).map_err(|error| StoreError::corrupt(Kind::Versions, key, error))?,
+        content_type: row.content_type,
+        provenance: row.provenance,
+        envelope: row.envelope,
+        digest: array(Kind::Versions, key, "digest", &row.digest)?,
+        chain: array(Kind::Versions, key, "chain", &row.chain)?,
+        value_bytes: row.value_bytes,
+    })
+}
