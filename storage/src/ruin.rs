@@ -63,7 +63,9 @@ impl Shared {
         self.hold_all(&why);
         self.note_members(self.published().applied.membership.as_ref());
         if let Err(error) = self.home.condemn(&why) {
-            tracing::error!("write down that this copy is not used any more, or the next start meets its damage again: {error}");
+            tracing::error!(
+                "write down that this copy is not used any more, or the next start meets its damage again: {error}"
+            );
         }
         writer.ruined = true;
         StoreError::Ruined { why }

@@ -9,7 +9,9 @@ use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::repair::{Repair, open_log};
 use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
 use saola_raft::transport::Transport;
-use saola_raft::{CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, StartError, Timing};
+use saola_raft::{
+    CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, StartError, Timing,
+};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::memory::MemoryHome;

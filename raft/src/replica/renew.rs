@@ -10,10 +10,10 @@ use openraft::storage::RaftLogStorage;
 use saola_storage::log::LogState;
 use saola_storage::types::{LogId, Vote};
 
+use super::Replica;
 use super::fetch::fetch_state;
 use super::repair::{PATIENCE, PAUSE};
 use super::start::StartError;
-use super::Replica;
 use crate::folder::NodeIdentity;
 use crate::log_store::LogStore;
 use crate::member::Member;
