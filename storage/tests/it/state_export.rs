@@ -225,12 +225,12 @@ fn old_databases_are_removed_once_nobody_reads_them() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_home_without_its_pointer_is_refused() {
+fn a_witnesss_home_without_its_pointer_is_refused() {
     use saola_storage::engine::rocks::{RocksHome, RocksSettings};
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = || {
         let home = RocksHome::new(folder.path(), RocksSettings::LOG_IDS_ONLY);
-        Store::open(Arc::new(home), Keeps::Records, StoreSettings::default())
+        Store::open(Arc::new(home), Keeps::LogIdsOnly, StoreSettings::default())
     };
     drop(open().expect("a new home"));
     let pointer = folder.path().join("current");

@@ -28,6 +28,9 @@ pub fn run(bytes: &[u8]) {
     }
     home.open_current().and_then(|engine| engine.write(batch)).expect("memory writes");
     let Ok(store) = Store::open(home, Keeps::Records, StoreSettings::default()) else { return };
+    if store.ruined().is_some() {
+        return;
+    }
     read_all(&store);
     let view = store.view();
     let _ = (view.kept_digest().is_ok(), view.recomputed_digest().is_ok());
