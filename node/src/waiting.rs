@@ -67,12 +67,7 @@ impl Waiting {
     ///
     /// # Errors
     /// A port is not served any more.
-    pub async fn serve(
-        mut self,
-        ports: Ports,
-        peer_tls: PeerTls,
-        client_tls: ServerConfig,
-    ) -> anyhow::Result<()> {
+    pub async fn serve(mut self, ports: Ports, peer_tls: PeerTls, client_tls: ServerConfig) -> anyhow::Result<()> {
         if self.waits.wait_for(Option::is_some).await.is_err() {
             // The start has ended, and whoever awaits it is told.
             return std::future::pending().await;

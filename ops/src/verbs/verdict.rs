@@ -270,7 +270,10 @@ mod tests {
         status.nodes[1].error = "the damaged log waits for entries 7 to 9 from peers".into();
         let asked_elsewhere = verdict(&status);
         assert_eq!(asked_elsewhere.exit, Exit::Degraded);
-        assert!(asked_elsewhere.notes[0].starts_with("node dr-1 is repairing: the damaged log waits"), "{asked_elsewhere:?}");
+        assert!(
+            asked_elsewhere.notes[0].starts_with("node dr-1 is repairing: the damaged log waits"),
+            "{asked_elsewhere:?}"
+        );
         status.nodes = vec![status.nodes[1].clone()];
         (status.leader, status.sites) = (0, Vec::new());
         let asked_itself = verdict(&status);
