@@ -35,10 +35,31 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// The code of a failure that has no reason of a node's or the client library's.
+    fn code(self) -> &'static str {
+        match self {
+            Exit::Done => "DONE",
+            Exit::Other => "OTHER",
+            Exit::Usage => "USAGE",
+            Exit::Unreachable => "UNREACHABLE",
+            Exit::Precondition => "PRECONDITION",
+            Exit::Degraded => "DEGRADED",
+            Exit::Critical => "CRITICAL",
+            Exit::Sealed => "SEALED",
+            Exit::Verification => "VERIFICATION",
+            Exit::Permission => "PERMISSION",
+            Exit::Unknown => "UNKNOWN",
+            Exit::Interrupted => "INTERRUPTED",
+        }
+    }
+}
+
 /// Why the command failed, on what, and what to do next.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
+    code: String,
     what: String,
     next: String,
 }
@@ -46,7 +67,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with its exit code, what failed on what, and the next step.
     pub fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Failure {
-        Failure { exit, what: what.into(), next: next.into() }
+        Failure { exit, code: exit.code().to_owned(), what: what.into(), next: next.into() }
     }
 
     /// The command line or an input file is wrong.
@@ -73,6 +94,14 @@ impl Failure {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit
+    }
+
+    /// What a program reads of it: one line, schema `saola/error/v1`.
+    pub fn to_json(&self) -> String {
+        let Failure { exit, code, what, next } = self;
+        let exit = *exit as u8;
+        let schema = "saola/error/v1";
+        serde_json::json!({ "schema": schema, "code": code, "exit": exit, "message": what, "next": next }).to_string()
     }
 
     /// What failed, on what, without the next step.
@@ -125,7 +154,7 @@ impl From<Error> for Failure {
             }
             _ => format!("{} [{}]", details.message, details.reason),
         };
-        Failure::new(exit, what, details.next.clone())
+        Failure { exit, code: details.reason.clone(), what, next: details.next.clone() }
     }
 }
 
@@ -162,6 +191,19 @@ mod tests {
             assert_eq!(failure.exit() as u8, code, "{error:?}");
             assert!(!failure.next().is_empty());
         }
+    }
+
+    #[test]
+    fn programs_read_the_reason_of_a_failure_and_its_next_step() {
+        let failure = Failure::from(Error::Unavailable(details(Reason::NoQuorum))).while_doing("get \"x\"");
+        let object: serde_json::Value = serde_json::from_str(&failure.to_json()).expect("an object");
+        let expected = serde_json::json!({
+            "schema": "saola/error/v1", "code": "NO_QUORUM", "exit": 3,
+            "message": "get \"x\": put agency/x [NO_QUORUM]", "next": Reason::NoQuorum.next_step(),
+        });
+        assert_eq!(object, expected);
+        let plain: serde_json::Value = serde_json::from_str(&Failure::usage("a", "b").to_json()).expect("an object");
+        assert_eq!((&plain["code"], &plain["exit"]), (&"USAGE".into(), &2.into()));
     }
 
     #[test]

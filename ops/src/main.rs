@@ -4,15 +4,17 @@ use std::process::ExitCode;
 
 use saola_ops::cli::Cli;
 use saola_ops::exit::{Exit, Failure};
+use saola_ops::output::print_failure;
 use saola_ops::run;
 
 fn main() -> ExitCode {
     let cli = Cli::from_arguments();
+    let format = cli.global.output;
     let exit = match start(cli) {
         Ok(exit) => exit,
         Err(failure) => {
             if failure.exit() != Exit::Done {
-                eprintln!("{failure}");
+                print_failure(&failure, format);
             }
             failure.exit()
         }

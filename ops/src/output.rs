@@ -18,6 +18,14 @@ pub enum Format {
     Json,
 }
 
+/// Writes a failure to standard error. Failures alone are JSON there: talk stays text.
+pub fn print_failure(failure: &Failure, format: Format) {
+    match format {
+        Format::Table => eprintln!("{failure}"),
+        Format::Json => eprintln!("{}", failure.to_json()),
+    }
+}
+
 /// Writes bytes to standard output.
 ///
 /// # Errors

@@ -25,6 +25,7 @@ pub use records::{
     ProvenanceArgs, PutArgs,
 };
 
+use crate::exit::{Exit, Failure};
 use crate::output::Format;
 use crate::time;
 
@@ -52,7 +53,40 @@ impl Cli {
     pub fn from_arguments() -> Cli {
         let empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
         let command = Cli::command().mut_args(|arg| if empty(&arg) { arg.env(Resettable::Reset) } else { arg });
-        Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+        let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+        parsed.unwrap_or_else(|error| refuse(&error, std::env::args()))
+    }
+}
+
+/// Ends the command: a line that cannot be understood ends it as every other failure does, a call for help with help.
+fn refuse(error: &clap::Error, args: impl Iterator<Item = String>) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let next = "`saola --help` lists the verbs, `saola VERB --help` shows what one takes";
+    match wanted_format(args) {
+        Format::Table => {
+            // In clap's words and colours. Nobody is left to tell if it cannot be printed.
+            let _printed = error.print();
+            eprintln!("next: {next}");
+        }
+        Format::Json => {
+            let text = error.to_string();
+            let what = text.trim_end().strip_prefix("error: ").unwrap_or(text.trim_end());
+            eprintln!("{}", Failure::usage(what, next).to_json());
+        }
+    }
+    std::process::exit(Exit::Usage as i32)
+}
+
+/// The format that a command line asks for which cannot be understood as a whole.
+fn wanted_format(args: impl Iterator<Item = String>) -> Format {
+    let args: Vec<String> = args.collect();
+    let one = |arg: &String| matches!(arg.as_str(), "-ojson" | "-o=json" | "--output=json");
+    let two = |pair: &[String]| matches!(pair, [flag, value] if matches!(flag.as_str(), "-o" | "--output") && value == "json");
+    match args.iter().any(one) || args.windows(2).any(two) {
+        true => Format::Json,
+        false => Format::Table,
     }
 }
 

@@ -179,8 +179,13 @@ fn completions_are_printed_for_every_shell() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_a_next_step() {
-    assert_eq!(saola(&["fly"]).status.code(), Some(2));
-    assert_eq!(saola(&[]).status.code(), Some(2));
+    for args in [["fly"].as_slice(), &[], &["get", "agency"], &["get", "agency", "x", "--generation", "no"]] {
+        let output = saola(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let message = text(&output.stderr);
+        assert!(message.lines().last().is_some_and(|line| line.starts_with("next: ")), "{args:?}: {message}");
+    }
+    assert_eq!(saola(&["get", "--help"]).status.code(), Some(0));
     let output = saola(&["get", "agency", "x"]);
     assert_eq!(output.status.code(), Some(2));
     let message = text(&output.stderr);
@@ -188,6 +193,26 @@ fn a_wrong_command_line_ends_with_2_and_a_next_step() {
     assert!(output.stdout.is_empty());
     let output = saola(&["get", "agency", "x", "--endpoint", "127.0.0.1:1"]);
     assert!(text(&output.stderr).contains("--ca, --cert and --key"));
+}
+
+#[test]
+fn a_failure_is_an_object_for_programs_that_ask_for_json() {
+    let nobody = ["get", "agency", "x", "--timeout", "300ms", "--endpoint", "127.0.0.1:1", "-o", "json"];
+    for (output, code, exit) in [
+        (saola(&["get", "agency", "x", "-o", "json"]), "USAGE", 2),
+        (saola(&["fly", "--output=json"]), "USAGE", 2),
+        (saola(&["get", "agency", "-o", "json"]), "USAGE", 2),
+        (saola_as_client(&nobody), "UNREACHABLE", 3),
+    ] {
+        assert_eq!(output.status.code(), Some(exit));
+        let object: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!((&object["schema"], &object["code"]), (&"saola/error/v1".into(), &code.into()), "{object}");
+        assert_eq!(object["exit"], exit);
+        for field in ["message", "next"] {
+            assert!(object[field].as_str().is_some_and(|text| !text.is_empty()), "{field} of {object}");
+        }
+        assert!(output.stdout.is_empty());
+    }
 }
 
 #[test]

@@ -99,10 +99,10 @@ fn a_damaged_row_is_found_named_not_served_and_mended_by_itself() {
         if scrub(&cluster, victim).bad {
             let alarm = scrub(&cluster, victim).alarm.expect("it is alarming");
             assert!(alarm.contains("drill/r7 g2"), "{alarm}");
-            assert!(matches!(
-                read(&cluster, victim, 7),
-                Err(StoreError::Quarantined { .. } | StoreError::Corrupt { .. })
-            ));
+            // At first the damage itself refuses the read, then the whole bucket is held back until it is mended.
+            let refused = || matches!(read(&cluster, victim, 7), Err(StoreError::Corrupt { .. }));
+            until("the read no longer meets the damage", MENDED, || !refused()).await;
+            assert!(matches!(read(&cluster, victim, 7), Err(StoreError::Quarantined { .. })));
         }
         // Writes go on meanwhile.
         for record in 0..RECORDS {
