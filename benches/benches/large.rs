@@ -2,8 +2,8 @@
 //! the same at 100,000 records.
 //!
 //! Printed: load rate per tenth of the load, put and get latency at both sizes, bytes on disk per byte of payload,
-//! memory of each node, a scrub of all copies, cold start after SIGKILL, a new node's rebuild without and with its
-//! connections cut ten times, and what scrub and rebuild do to puts meanwhile.
+//! memory of each node, cold start after SIGKILL, a new node's rebuild without and with its connections cut ten times,
+//! a scrub of all copies, and what rebuild and scrub do to puts meanwhile.
 //!
 //! 200,000 records take two minutes; `SAOLA_RECORDS=10000000 cargo bench -p saola-benches --bench large` about an hour
 //! and 40 GB of disk. Clients, nodes and bench share the machine.
@@ -74,10 +74,10 @@ async fn bench(records: u64) -> Result<(), Failure> {
     }
     latencies(&cluster, records).await?;
     sizes(&cluster, records).await?;
-    scrub(&cluster, records).await?;
     cold_start(&mut cluster, &nodes.map(|(name, ..)| name)).await?;
     rebuild(&mut cluster, records, ("n3", 3), ("n4", 4), 0).await?;
     rebuild(&mut cluster, records, ("n4", 4), ("n5", 5), CUTS).await?;
+    scrub(&cluster, records).await?;
     for name in ["n1", "n2", "n5"] {
         cluster.terminate(name).await?;
     }

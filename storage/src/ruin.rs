@@ -45,7 +45,8 @@ impl Shared {
 
     /// Nothing more may be applied, because of this error; answers what to tell. Damage condemns the copy.
     pub(crate) fn stop(&self, writer: &mut Writer, error: StoreError) -> StoreError {
-        let error = match error.is_damage() && self.keeps == Keeps::Records {
+        // After a failed switch the home's current engine may be another than the one which failed here.
+        let error = match error.is_damage() && self.keeps == Keeps::Records && writer.stopped.is_none() {
             true => self.condemn(writer, &error),
             false => error,
         };

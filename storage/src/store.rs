@@ -212,6 +212,10 @@ impl Store {
     pub fn hold(&self, held: Option<Held>) -> Result<(), StoreError> {
         let engine = {
             let writer = self.shared.writer.lock();
+            if writer.ruined {
+                // All of it is held, until another state takes its place.
+                return Ok(());
+            }
             let mut batch = Batch::default();
             match &held {
                 Some(held) => batch.put(Kind::Meta, meta::QUARANTINE, encode_value(&held.row())),

@@ -127,7 +127,10 @@ pub(crate) struct Shared<RT: Runtime> {
     /// What is known of this node's copy of the records.
     pub(crate) copy: copy::CopyCell,
     stall: Mutex<stall::Stall>,
+    /// Why this folder must not vote or acknowledge, if so.
     refused: Mutex<Option<String>>,
+    /// Why this node waits for other records before it takes part, if it does. Unlike `refused` it ends by itself.
+    renewing: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
     proposals: mpsc::Sender<propose::Queued>,
     barriers: mpsc::Sender<barrier::Waiting>,
@@ -180,6 +183,15 @@ impl<RT: Runtime> Replica<RT> {
     /// Sets what this node answers when a peer asks how it is.
     pub fn set_status_source(&self, source: StatusSource) {
         *self.shared.status_source.write() = Some(source);
+    }
+}
+
+/// Keeps why this node takes no part, and logs it unless it is known.
+fn tell_once(cell: &Mutex<Option<String>>, reason: String) {
+    let mut known = cell.lock();
+    if known.as_deref() != Some(&reason) {
+        tracing::error!("{reason}");
+        *known = Some(reason);
     }
 }
 
@@ -357,11 +369,11 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     pub(crate) fn set_refused(&self, reason: String) {
-        let mut refused = self.refused.lock();
-        if refused.as_deref() != Some(&reason) {
-            tracing::error!("{reason}");
-            *refused = Some(reason);
-        }
+        tell_once(&self.refused, reason);
+    }
+
+    fn set_renewing(&self, reason: String) {
+        tell_once(&self.renewing, reason);
     }
 
     /// Takes this node out of Raft for good: its folder must not vote or acknowledge.

@@ -8,7 +8,7 @@
 
 use openraft::storage::RaftLogStorage;
 use saola_storage::log::LogState;
-use saola_storage::types::{LogId, Vote};
+use saola_storage::types::{LogId, NodeId, Vote};
 
 use super::Replica;
 use super::fetch::fetch_state;
@@ -29,8 +29,15 @@ struct Fit {
 }
 
 /// Decides whether a state that ends at `received` goes with a log; `at` finds the entry at an index of it.
-fn fit(received: LogId, log: &LogState, at: impl Fn(u64) -> Option<LogId>) -> Result<Fit, String> {
+fn fit(own_id: NodeId, received: LogId, log: &LogState, at: impl Fn(u64) -> Option<LogId>) -> Result<Fit, String> {
     let index = received.index;
+    let voted = log.vote.map(|vote| vote.leader);
+    if received.leader.node_id == own_id && voted < Some(received.leader) {
+        return Err(format!(
+            "this node led when {received} was written, and its log knows nothing of it: an older copy of its folder was \
+             put back, so it could vote twice; replace this node"
+        ));
+    }
     if let Some(purged) = log.last_purged.filter(|purged| purged.index > index) {
         return Err(format!("they end at index {index}, and this node's log begins behind index {}", purged.index));
     }
@@ -46,7 +53,6 @@ fn fit(received: LogId, log: &LogState, at: impl Fn(u64) -> Option<LogId>) -> Re
     }
     let before = || index.checked_sub(1).and_then(&at).max(log.last_purged);
     let elected = Vote { leader: received.leader, committed: true };
-    let voted = log.vote.map(|vote| vote.leader);
     Ok(Fit { vote: (voted < Some(received.leader)).then_some(elected), cut: other.map(|_| before()) })
 }
 
@@ -72,6 +78,9 @@ impl<RT: Runtime> Replica<RT> {
             return Err(StartError::Ruined { path: shared.folder.lock().path().join("db"), why });
         };
         shared.copy.known.lock().bad = Some(why.clone());
+        shared.set_renewing(format!(
+            "node {own} takes no part: its records cannot be used ({why}), and it takes those of another data node"
+        ));
         let replica = self.clone();
         detach::<RT>(async move {
             let from = replica.renew(&why).await;
@@ -89,9 +98,10 @@ impl<RT: Runtime> Replica<RT> {
             copy.known.lock().repairing_from = None;
             match renewed {
                 Ok(from) => return from,
-                Err(reason) => shared.set_refused(format!(
+                Err(reason) => shared.set_renewing(format!(
                     "node {} takes no part: its records cannot be used ({why}), and it waits for those of another data \
-                     node: {reason}; start or mend the others, and if no node has sound records restore a backup",
+                     node: {reason}; start or mend the others; if a disk had only failed for a \
+                     while, remove the file `condemned` from its newest database; if no node has sound records restore a backup",
                     shared.claim.node_id
                 )),
             }
@@ -121,8 +131,9 @@ impl<RT: Runtime> Replica<RT> {
         })?;
         let received = import.manifest().and_then(|manifest| manifest.log_id).map(LogId::from);
         let received = received.ok_or_else(|| format!("the records of {name} are empty"))?;
-        let fits = fit(received, &shared.log.state(), |index| shared.log.log_id_at(index));
+        let fits = fit(shared.claim.node_id, received, &shared.log.state(), |index| shared.log.log_id_at(index));
         let Fit { vote, cut } = fits.map_err(|why| format!("the records of {name} do not fit: {why}"))?;
+        self.may_run()?;
         let mut log = LogStore::<RT>::new(shared.log.clone());
         let not_written = |error: std::io::Error| format!("this node's log: {error}");
         if let Some(vote) = vote {
@@ -135,6 +146,11 @@ impl<RT: Runtime> Replica<RT> {
         taken.map(drop).map_err(|error| format!("what {name} sent was not taken: {error}"))
     }
 
+    /// A peer may have said meanwhile that this folder must never run again, as one that was put back.
+    fn may_run(&self) -> Result<(), String> {
+        self.shared.refused.lock().clone().map_or(Ok(()), Err)
+    }
+
     async fn take_part_again(&self, identity: &NodeIdentity) {
         let shared = &self.shared;
         let _one_at_a_time = shared.admin.lock().await;
@@ -143,9 +159,17 @@ impl<RT: Runtime> Replica<RT> {
             known.bad = None;
             known.repairs += 1;
         }
-        *shared.refused.lock() = None;
+        *shared.renewing.lock() = None;
+        if self.may_run().is_err() {
+            return;
+        }
         if let Err(error) = self.run_raft(identity).await {
             shared.stopped.send_replace(Some(error.to_string()));
+        }
+        if let (Err(_), Some(raft)) = (self.may_run(), shared.raft.get())
+            && let Err(error) = raft.shutdown().await
+        {
+            tracing::error!("stop Raft: {error}");
         }
     }
 }
@@ -169,7 +193,7 @@ mod tests {
             21..=25 => Some(id(4, index)),
             _ => None,
         };
-        fit(received, &LogState { last_purged, last, vote, committed }, at)
+        fit(3, received, &LogState { last_purged, last, vote, committed }, at)
     }
 
     #[test]
@@ -195,8 +219,18 @@ mod tests {
     fn entries_that_were_never_committed_give_way() {
         assert_eq!(judged(id(5, 24)), Ok(Fit { vote: None, cut: Some(Some(id(4, 23))) }));
         let log = LogState { last_purged: Some(id(2, 10)), last: Some(id(3, 11)), ..LogState::default() };
-        let cut = fit(id(4, 11), &log, |index| (index == 11).then(|| id(3, 11))).unwrap().cut;
+        let cut = fit(3, id(4, 11), &log, |index| (index == 11).then(|| id(3, 11))).unwrap().cut;
         assert_eq!(cut, Some(Some(id(2, 10))), "nothing below is left but what was purged");
+    }
+
+    #[test]
+    fn a_folder_that_forgot_that_its_node_led_must_not_vote_again() {
+        let log = LogState { vote: Some(Vote { leader: id(3, 0).leader, committed: true }), ..LogState::default() };
+        let led = id(4, 30);
+        assert!(fit(led.leader.node_id, led, &log, |_| None).unwrap_err().contains("could vote twice"));
+        assert!(fit(led.leader.node_id + 1, led, &log, |_| None).is_ok(), "another node led then");
+        let knows = LogState { vote: Some(Vote { leader: led.leader, committed: true }), ..LogState::default() };
+        assert!(fit(led.leader.node_id, led, &knows, |_| None).is_ok());
     }
 
     #[test]

@@ -116,7 +116,8 @@ pub enum StartError {
     #[error(
         "the records in {path} cannot be used: {why}; no other data node is known that has the same ones: keep the data \
          folder for inquiry (`saola offline` reads what can still be read) and restore a backup into an empty one, or, if \
-         the cluster has other nodes, replace this one with `saola cluster replace`"
+         the cluster has other nodes, replace this one with `saola cluster replace`; if the disk had only failed for a \
+         while and reads well now, remove the file `condemned` from the newest database in there and start again"
     )]
     Ruined {
         /// Folder.
@@ -178,6 +179,7 @@ impl<RT: Runtime> Replica<RT> {
             copy: CopyCell::new(settings.scrub),
             stall: Mutex::new(Stall::default()),
             refused: Mutex::new(None),
+            renewing: Mutex::new(None),
             stopped: watch::Sender::new(None),
             proposals,
             barriers,
