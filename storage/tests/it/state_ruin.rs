@@ -171,7 +171,8 @@ mod files {
 
     #[test]
     fn damaged_and_missing_files_at_a_start_are_no_end_of_the_node() {
-        let cases: [(&str, &dyn Fn(&Path)); 5] = [
+        type Damage<'d> = &'d dyn Fn(&Path);
+        let cases: [(&str, Damage<'_>); 5] = [
             ("Corruption", &|folder| files(folder, "", ".sst").iter().for_each(|path| garble(path))),
             ("No such file", &|folder| {
                 files(folder, "", ".sst").iter().for_each(|path| fs::remove_file(path).expect("it goes"))
