@@ -225,21 +225,28 @@ fn old_databases_are_removed_once_nobody_reads_them() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_witnesss_home_without_its_pointer_is_refused() {
+fn no_database_is_opened_or_removed_without_its_pointer() {
     use saola_storage::engine::rocks::{RocksHome, RocksSettings};
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = || {
         let home = RocksHome::new(folder.path(), RocksSettings::LOG_IDS_ONLY);
-        Store::open(Arc::new(home), Keeps::LogIdsOnly, StoreSettings::default())
+        Store::open(Arc::new(home), Keeps::Records, StoreSettings::default()).expect("a store opens")
     };
-    drop(open().expect("a new home"));
+    drop(open());
     let pointer = folder.path().join("current");
-    std::fs::write(&pointer, "db-7\n").expect("a write");
-    assert!(open().is_err(), "the database it names is missing");
+    let is_of_no_use = |part: &str| {
+        let store = open();
+        assert!(store.ruined().is_some_and(|why| why.contains(part)), "{part}");
+        store.discard_unfinished();
+        drop(store);
+    };
     std::fs::write(&pointer, "nonsense").expect("a write");
-    assert!(open().is_err());
+    is_of_no_use("not the name of a database");
     std::fs::remove_file(&pointer).expect("a removal");
-    assert!(open().is_err(), "there are databases, but which one counts?");
+    is_of_no_use("there are databases");
+    assert!(folder.path().join("db-1").is_dir(), "which one counts nobody knows");
+    std::fs::write(&pointer, "db-7\n").expect("a write");
+    is_of_no_use("names db-7, which is missing");
 }
 
 proptest! {
