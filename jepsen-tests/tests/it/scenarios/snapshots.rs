@@ -241,17 +241,16 @@ fn stream_chunks(cluster: &Cluster, node: u64) -> u64 {
     std::iter::from_fn(|| export.next_chunk().expect("memory reads")).count() as u64
 }
 
+type Adding = tokio::task::JoinHandle<Result<Vec<saola_raft::Member>, AdminError>>;
+
 /// Node 4 joins a cluster that node 1 leads; the records take a minute to come, from node 2.
-async fn joining(clerk: &mut Clerk) -> (Cluster, tokio::task::JoinHandle<Result<Vec<saola_raft::Member>, AdminError>>) {
-    joining_with_mark(clerk, 0).await
+async fn joining(clerk: &mut Clerk) -> (Cluster, Adding) {
+    joining_with(clerk, SLOW, 0).await
 }
 
-/// The same, with nodes that want so many bytes of their disks to stay free.
-async fn joining_with_mark(
-    clerk: &mut Clerk,
-    min_free_bytes: u64,
-) -> (Cluster, tokio::task::JoinHandle<Result<Vec<saola_raft::Member>, AdminError>>) {
-    let mut cluster = purged_cluster_that_sends(clerk, SLOW).await;
+/// The same, with a budget for sending records, and so many bytes that node 4 wants to stay free.
+async fn joining_with(clerk: &mut Clerk, bytes_per_s: u64, min_free_bytes: u64) -> (Cluster, Adding) {
+    let mut cluster = purged_cluster_that_sends(clerk, bytes_per_s).await;
     cluster.min_free_bytes = min_free_bytes;
     for record in 0..2 * WRITES {
         clerk.put_surely(&cluster, &[1, 2, 3], record % 50, PATIENCE).await;
@@ -297,7 +296,8 @@ fn transfer_that_is_cut_ten_times_goes_on_where_it_was() {
 fn records_come_from_a_follower_and_are_not_outdated_when_they_arrive() {
     under_seeds("snapshots::records_come_from_a_follower_and_are_not_outdated_when_they_arrive", async |_| {
         let mut clerk = Clerk::new(1);
-        let (cluster, adding) = joining(&mut clerk).await;
+        // Longer than two flushes: what the first one flushes the second one lets the log forget.
+        let (cluster, adding) = joining_with(&mut clerk, SLOW / 2, 0).await;
         // Writes go on, and the logs are purged meanwhile, for as long as the records travel.
         clerk.padding = 0;
         while !adding.is_finished() {
@@ -340,7 +340,7 @@ fn pull_stops_before_the_disk_is_full_and_goes_on_once_there_is_room() {
     under_seeds("snapshots::pull_stops_before_the_disk_is_full_and_goes_on_once_there_is_room", async |_| {
         const MARK: u64 = 1 << 20;
         let mut clerk = Clerk::new(1);
-        let (cluster, adding) = joining_with_mark(&mut clerk, MARK).await;
+        let (cluster, adding) = joining_with(&mut clerk, SLOW, MARK).await;
         let sent = || [1, 2, 3].map(|source| cluster.network.fetched(source, 4).chunks).into_iter().sum::<u64>();
         until("some chunks are on their way", PATIENCE, || sent() >= 3).await;
         cluster.disk(4).fill(MARK / 2);
