@@ -79,13 +79,19 @@ pub async fn open_log<RT: Runtime, D: Disk>(
     settings: LogSettings,
     repair: Repair<'_>,
 ) -> Result<(Log, LogWriter<D>), RepairError> {
-    let damage = match Log::open(disk.clone(), settings) {
+    let open = || {
+        let disk = disk.clone();
+        RT::disk(Takes::Long, move || Log::open(disk, settings))
+    };
+    let damage = match open().await {
         Err(damage @ (LogError::Rot { .. } | LogError::Missing { .. })) => damage,
         opened => return Ok(opened?),
     };
     tracing::error!("{damage}");
+    // A bad area of a disk may take minutes to be read through.
+    repair.waits.send_replace(Some(format!("the log is read for all that it still holds: {damage}")));
     repair.run::<RT, D>(&disk, settings, damage).await?;
-    Ok(Log::open(disk, settings)?)
+    Ok(open().await?)
 }
 
 /// What may be done with a peer's answer.

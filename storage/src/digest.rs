@@ -178,7 +178,7 @@ impl Buckets {
     pub fn recompute(view: &dyn EngineView) -> Result<Buckets, StoreError> {
         let mut buckets = Buckets::default();
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Meta) {
-            for row in view.scan(kind, KeyRange::all(), false) {
+            for row in view.sweep(kind, KeyRange::all(), false) {
                 let (key, value) = row?;
                 buckets.add(Item::new(kind, &key, &value));
             }

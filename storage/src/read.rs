@@ -212,14 +212,19 @@ impl View {
 
     /// Refuses listings below what has been collected: a record may lack the version that they would show.
     fn check_kept(&self, collection: &Collection, revision: u64) -> Result<(), StoreError> {
-        // The caller may have taken the collection from an older view.
-        let now = self.state.catalog.collections.get(&collection.name);
-        let now = now.filter(|now| now.incarnation == collection.incarnation);
-        let oldest = now.map_or(collection.collected_below, |now| now.collected_below);
+        let oldest = self.floor_of(collection);
         match revision < oldest {
             true => Err(StoreError::RevisionGone { collection: collection.name.clone(), asked: revision, oldest }),
             false => Ok(()),
         }
+    }
+
+    /// Every version that policy has removed was followed by another one at or below this revision.
+    fn floor_of(&self, collection: &Collection) -> u64 {
+        // The caller may have taken the collection from an older view.
+        let now = self.state.catalog.collections.get(&collection.name);
+        let now = now.filter(|now| now.incarnation == collection.incarnation);
+        now.map_or(collection.collected_below, |now| now.collected_below)
     }
 
     /// Time and first revision of the first run of a range, or of its last.

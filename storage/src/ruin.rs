@@ -3,22 +3,24 @@
 //! Reads may fail for a row and the rest of the copy serve on (`quarantine`); but apply must not go past such a row, and
 //! what is not whole cannot be opened. So the engine is condemned, for this process and all later ones, and a start
 //! on it is a start with an empty store in memory, which applies, serves and exports nothing and only takes another
-//! node's state (`import`). A copy that is condemned knows nothing any more, so who else is a member stands in a note
-//! beside it.
+//! node's state (`import`), or this copy again if all of it reads as it was written after all ([`Store::regain`]). A copy
+//! that is condemned knows nothing any more, so who else is a member stands in a note beside it.
+//!
+//! [`Store::regain`]: crate::store::Store::regain
 
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::apply::{self, Keeps, Machine};
-use crate::digest::BucketSet;
+use crate::digest::{BucketSet, Buckets};
 use crate::engine::memory::MemoryEngine;
-use crate::engine::{Engine, EngineHome, Kind};
+use crate::engine::{Engine, EngineError, EngineHome, Kind};
 use crate::error::StoreError;
 use crate::keyspace::decode_value;
 use crate::keyspace::meta::{self, MembershipRow};
 use crate::quarantine::{Held, name_of_hex};
-use crate::store::{Shared, StoreSettings, Writer};
+use crate::store::{Applied, Shared, StoreSettings, Writer, load};
 use crate::types::LogId;
 
 /// A membership, with the entry that set it.
@@ -70,6 +72,22 @@ impl Shared {
         }
         writer.ruined = true;
         StoreError::Ruined { why }
+    }
+
+    /// See [`crate::store::Store::regain`].
+    pub(crate) fn regain(&self) -> Result<Applied, StoreError> {
+        if !self.writer.lock().ruined {
+            return Ok(self.published().applied.clone());
+        }
+        let (generation, engine) = self.home.open_condemned()?;
+        let machine = load(&*engine, self.keeps, self.settings)?;
+        if Buckets::recompute(&*engine.view())? != *machine.digest.buckets() {
+            let what = "use the records again".to_owned();
+            return Err(EngineError { what, source: "they do not give their kept sums".into(), damage: true }.into());
+        }
+        let mut writer = self.writer.lock();
+        self.home.absolve()?;
+        self.make_current(&mut writer, generation, engine, machine)
     }
 
     fn hold_all(&self, why: &str) {

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::apply::{self, Machine};
 use crate::command::Outcome;
 use crate::digest::Buckets;
-use crate::engine::{Batch, Engine, EngineHome, EngineView, Kind};
+use crate::engine::{Batch, Engine, EngineError, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
 use crate::export::Export;
 use crate::import::{Import, ImportError};
@@ -94,6 +94,16 @@ impl Store {
     pub fn ruined(&self) -> Option<String> {
         let writer = self.shared.writer.lock();
         writer.stopped.clone().filter(|_| writer.ruined)
+    }
+
+    /// Reads all of a copy that cannot be used ([`Store::ruined`]) again, which takes as long as a scrub without a budget.
+    /// If its rows give the sums that apply has kept of them, as after a disk that had only failed for a while, it is used
+    /// again from its last flush on. Answers how far it goes.
+    ///
+    /// # Errors
+    /// It is damaged or cannot be read, and nothing has changed.
+    pub fn regain(&self) -> Result<Applied, StoreError> {
+        self.shared.regain()
     }
 
     /// How far the log has been applied.
@@ -274,10 +284,11 @@ impl Store {
 impl Shared {
     fn open(home: Arc<dyn EngineHome>, keeps: Keeps, settings: StoreSettings) -> Result<Shared, StoreError> {
         let engine = home.open_current()?;
-        if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
-            engine.write(batch)?;
+        let machine = load(&*engine, keeps, settings)?;
+        if keeps == Keeps::Records && machine.applied.log_id.is_none() && home.note()?.is_some() {
+            let source = "there are none, although the note of the members says that there were".into();
+            return Err(EngineError { what: "open the records".to_owned(), source, damage: true }.into());
         }
-        let machine = Machine::load(&*engine.view(), keeps, settings.max_request_entries)?;
         let shared = Shared::new(home, keeps, settings, (engine, machine))?;
         shared.discard_others();
         Ok(shared)
@@ -363,6 +374,14 @@ impl Shared {
             tracing::warn!(%error, "an old state is still there; it will be removed later");
         }
     }
+}
+
+/// The machine of an engine, whose rows then say that this release writes them.
+pub(crate) fn load(engine: &dyn Engine, keeps: Keeps, settings: StoreSettings) -> Result<Machine, StoreError> {
+    if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
+        engine.write(batch)?;
+    }
+    Machine::load(&*engine.view(), keeps, settings.max_request_entries)
 }
 
 fn view_state(rows: Arc<dyn EngineView>, machine: &Machine, quarantine: Arc<Quarantine>) -> ViewState {

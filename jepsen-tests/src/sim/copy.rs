@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use saola_raft::sim::random_u64;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
@@ -13,6 +14,7 @@ use saola_storage::engine::{Batch, EngineHome, KeyRange, Kind};
 pub struct FolderCopy {
     files: Vec<(String, Vec<u8>)>,
     rows: Batch,
+    note: Option<Bytes>,
 }
 
 impl FolderCopy {
@@ -34,7 +36,7 @@ impl FolderCopy {
                 rows.put(kind, key, value);
             }
         }
-        Self { files, rows }
+        Self { files, rows, note: home.note().expect("memory reads") }
     }
 
     /// A disk and records with just this content, all of it durable.
@@ -50,6 +52,9 @@ impl FolderCopy {
         let engine = home.open_current().expect("memory opens");
         engine.write(self.rows.clone()).expect("memory writes");
         engine.flush().expect("memory flushes");
+        if let Some(note) = &self.note {
+            home.keep_note(note).expect("memory is written");
+        }
         (Arc::new(disk), Arc::new(home))
     }
 }

@@ -1,4 +1,5 @@
-//! A start on records that cannot be used: another data node's whole state comes first, then Raft.
+//! A start on records that cannot be used: another data node's whole state comes first, then Raft. When no node has one
+//! to give, the own records are read through once more: what is whole after all is used again.
 //!
 //! The log is sound, so nothing is forgotten: votes, and all entries behind the state that comes. But a node that cannot
 //! apply must not lead, and openraft applies before it does anything else. So this node answers its peers who it is and
@@ -6,7 +7,10 @@
 //! the log ([`fit`]); what it makes of the log is durable before the records are switched, so that a crash at any point
 //! leaves either records that cannot be used, or a log and records that belong together.
 
+use std::collections::BTreeMap;
+
 use openraft::storage::RaftLogStorage;
+use saola_storage::import::Import;
 use saola_storage::log::LogState;
 use saola_storage::types::{LogId, NodeId, Vote};
 
@@ -16,7 +20,6 @@ use super::repair::{PATIENCE, PAUSE};
 use super::start::StartError;
 use crate::folder::NodeIdentity;
 use crate::log_store::LogStore;
-use crate::member::Member;
 use crate::types::{Runtime, Takes, detach, log_id_to, vote_to};
 
 /// What the log needs before a received state may take its place beside it.
@@ -70,13 +73,17 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     /// Takes another node's records, then runs Raft. Until then the status says what it waits for.
-    pub(super) fn renew_first(&self, identity: Option<NodeIdentity>, why: String) -> Result<(), StartError> {
+    pub(super) async fn renew_first(&self, identity: Option<NodeIdentity>, why: String) -> Result<(), StartError> {
         let shared = &self.shared;
         let own = shared.claim.node_id;
         let others = shared.members().into_iter().any(|it| it.role_value().is_data() && it.node_id != own);
-        let Some(identity) = identity.filter(|_| others) else {
-            return Err(StartError::Ruined { path: shared.folder.lock().path().join("db"), why });
-        };
+        let ruined = |why| StartError::Ruined { path: shared.folder.lock().path().join("db"), why };
+        let Some(identity) = identity else { return Err(ruined(why)) };
+        if !others {
+            tracing::warn!("the records cannot be used ({why}); they are all read once more, which may take minutes");
+            self.regain().await.map_err(|again| ruined(format!("{why}; read once more: {again}")))?;
+            return self.run_raft(&identity).await;
+        }
         shared.copy.known.lock().bad = Some(why.clone());
         shared.set_renewing(format!(
             "node {own} takes no part: its records cannot be used ({why}), and it takes those of another data node"
@@ -93,15 +100,26 @@ impl<RT: Runtime> Replica<RT> {
     /// Asks until there are records; answers from whom they came.
     async fn renew(&self, why: &str) -> String {
         let (shared, copy) = (&self.shared, &self.shared.copy);
+        let mut unfit = BTreeMap::new();
+        let mut round: u64 = 0;
         loop {
-            let renewed = self.renew_once().await;
+            round += 1;
+            // What keeps disks and network busy for minutes is tried less and less often.
+            if round.is_power_of_two() {
+                unfit.clear();
+            }
+            let renewed = match self.renew_once(&mut unfit).await {
+                Err(reason) if round.is_power_of_two() => {
+                    self.regain().await.map_err(|own| format!("{reason}; its own, read once more: {own}"))
+                }
+                renewed => renewed,
+            };
             copy.known.lock().repairing_from = None;
             match renewed {
                 Ok(from) => return from,
                 Err(reason) => shared.set_renewing(format!(
                     "node {} takes no part: its records cannot be used ({why}), and it waits for those of another data \
-                     node: {reason}; start or mend the others; if a disk had only failed for a \
-                     while, remove the file `condemned` from its newest database; if no node has sound records restore a backup",
+                     node: {reason}; start or mend the others; if no node has sound records restore a backup",
                     shared.claim.node_id
                 )),
             }
@@ -109,26 +127,48 @@ impl<RT: Runtime> Replica<RT> {
         }
     }
 
-    async fn renew_once(&self) -> Result<String, String> {
-        let mut reasons = Vec::new();
+    /// Uses the own records again, if all of them read as they were written.
+    async fn regain(&self) -> Result<String, String> {
+        let store = self.shared.store.clone();
+        let regained = RT::disk(Takes::Long, move || store.regain()).await;
+        regained.map_err(|error| error.to_string())?;
+        self.unusable().map_or_else(|| Ok("this node's own disk, which gives them whole again".to_owned()), Err)
+    }
+
+    /// Asks each sound copy but those whose whole state has come in vain, `unfit`, each with the reason.
+    async fn renew_once(&self, unfit: &mut BTreeMap<NodeId, String>) -> Result<String, String> {
+        let (shared, mut reasons) = (&self.shared, Vec::new());
         for source in self.sound_copies().await? {
-            self.shared.copy.known.lock().repairing_from = Some(source.node_id);
-            match self.renew_by(&source).await {
-                Ok(()) => return Ok(format!("node {} ({})", source.node_id, source.name)),
-                Err(reason) => reasons.push(reason),
+            if let Some(reason) = unfit.get(&source.node_id) {
+                reasons.push(reason.clone());
+                continue;
+            }
+            shared.copy.known.lock().repairing_from = Some(source.node_id);
+            let at_least = shared.log.state().last_purged;
+            let import = match fetch_state(shared, &source, at_least, PATIENCE).await {
+                Ok(import) => import,
+                Err(error) => {
+                    let cause = std::error::Error::source(&error);
+                    reasons.push(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")));
+                    continue;
+                }
+            };
+            match self.take_state(import, &source.name).await {
+                Ok(()) => {
+                    shared.copy.known.lock().repairs += 1;
+                    return Ok(format!("node {} ({})", source.node_id, source.name));
+                }
+                Err(reason) => {
+                    reasons.push(reason.clone());
+                    unfit.insert(source.node_id, reason);
+                }
             }
         }
         Err(reasons.join("; "))
     }
 
-    async fn renew_by(&self, source: &Member) -> Result<(), String> {
-        let (shared, name) = (&self.shared, &source.name);
-        let at_least = shared.log.state().last_purged;
-        let import = fetch_state(shared, source, at_least, PATIENCE).await;
-        let import = import.map_err(|error| match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        })?;
+    async fn take_state(&self, import: Import, name: &str) -> Result<(), String> {
+        let shared = &self.shared;
         let received = import.manifest().and_then(|manifest| manifest.log_id).map(LogId::from);
         let received = received.ok_or_else(|| format!("the records of {name} are empty"))?;
         let fits = fit(shared.claim.node_id, received, &shared.log.state(), |index| shared.log.log_id_at(index));
@@ -154,11 +194,7 @@ impl<RT: Runtime> Replica<RT> {
     async fn take_part_again(&self, identity: &NodeIdentity) {
         let shared = &self.shared;
         let _one_at_a_time = shared.admin.lock().await;
-        {
-            let mut known = shared.copy.known.lock();
-            known.bad = None;
-            known.repairs += 1;
-        }
+        shared.copy.known.lock().bad = None;
         *shared.renewing.lock() = None;
         if self.may_run().is_err() {
             return;

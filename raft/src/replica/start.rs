@@ -117,7 +117,7 @@ pub enum StartError {
         "the records in {path} cannot be used: {why}; no other data node is known that has the same ones: keep the data \
          folder for inquiry (`saola offline` reads what can still be read) and restore a backup into an empty one, or, if \
          the cluster has other nodes, replace this one with `saola cluster replace`; if the disk had only failed for a \
-         while and reads well now, remove the file `condemned` from the newest database in there and start again"
+         while, start again once it reads well: records that are whole are used again"
     )]
     Ruined {
         /// Folder.
@@ -191,7 +191,7 @@ impl<RT: Runtime> Replica<RT> {
         detach::<RT>(room::watch(shared.clone(), free_bytes));
         let replica = Self { shared };
         match (replica.unusable(), identity) {
-            (Some(why), identity) => replica.renew_first(identity, why)?,
+            (Some(why), identity) => replica.renew_first(identity, why).await?,
             (None, Some(identity)) => replica.run_raft(&identity).await?,
             (None, None) => {}
         }
@@ -409,7 +409,7 @@ mod production {
                 path: log_path.clone(),
                 source,
             })?);
-            let home = Arc::new(RocksHome::new(&db_path, memory));
+            let home = Arc::new(RocksHome::new(&db_path, memory).note_at(folder.path().join("members")));
             let store = Store::open(home, keeps, StoreSettings::default())
                 .map_err(|source| StartError::Store { path: db_path, source })?;
             let repair = Repair { folder: &folder, store: &store, transport: transport.clone(), timing, waits };

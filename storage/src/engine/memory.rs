@@ -263,6 +263,15 @@ struct Engines {
     note: Option<Bytes>,
 }
 
+impl Engines {
+    fn current(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+        match self.by_generation.get(&self.current) {
+            Some(engine) => Ok((self.current, Arc::clone(engine) as Arc<dyn Engine>)),
+            None => Err(missing(self.current)),
+        }
+    }
+}
+
 /// Memory that outlives the process that is simulated.
 pub struct MemoryHome {
     engines: Mutex<Engines>,
@@ -298,10 +307,7 @@ impl EngineHome for MemoryHome {
             let what = format!("engine {} in memory is not used any more", engines.current);
             return Err(EngineError { what, source: why.clone().into(), damage: true });
         }
-        match engines.by_generation.get(&engines.current) {
-            Some(engine) => Ok(Arc::clone(engine) as Arc<dyn Engine>),
-            None => Err(missing(engines.current)),
-        }
+        Ok(engines.current()?.1)
     }
 
     fn create_new(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
@@ -334,6 +340,17 @@ impl EngineHome for MemoryHome {
         let mut engines = self.engines.lock();
         let current = engines.current;
         engines.condemned.insert(current, why.to_owned());
+        Ok(())
+    }
+
+    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+        self.engines.lock().current()
+    }
+
+    fn absolve(&self) -> Result<(), EngineError> {
+        let mut engines = self.engines.lock();
+        let current = engines.current;
+        engines.condemned.remove(&current);
         Ok(())
     }
 

@@ -224,6 +224,12 @@ pub trait EngineHome: Send + Sync {
     /// The mark goes with the engine: another one that becomes current is not concerned.
     fn condemn(&self, why: &str) -> Result<(), EngineError>;
 
+    /// Opens the current engine although it may be condemned: for a look at what it is worth.
+    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError>;
+
+    /// Takes the mark off the current engine; survives a crash once this returns.
+    fn absolve(&self) -> Result<(), EngineError>;
+
     /// Keeps a few bytes beside the engines in place of those kept before; they survive a crash once this returns.
     fn keep_note(&self, note: &[u8]) -> Result<(), EngineError>;
 

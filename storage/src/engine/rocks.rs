@@ -70,7 +70,9 @@ impl RocksSettings {
             Kind::Heads => 8 << 10,
             _ => 4 << 10,
         });
-        let mut options = Options::default();
+        let rewrites = format!("bottommost_file_compaction_delay={REWRITE_AFTER_S}");
+        let options = Options::default().get_options_from_string(rewrites);
+        let mut options = options.expect("RocksDB has this option, and it takes a number of seconds");
         options.set_block_based_table_factory(&blocks);
         options.set_write_buffer_size(self.write_buffer_bytes);
         // With ten million records of 256 B there are two levels, the fewest merges.
@@ -83,6 +85,11 @@ impl RocksSettings {
 
 /// The first level is allowed so many write buffers before its files move on.
 const LEVEL_BASE_BUFFERS: u64 = 16;
+
+/// A file whose rows some view still needed when it was written is not written again, to shed what that view needed,
+/// before it is so old. At once, which is RocksDB's way, means that every flushed file which overlaps no older one is
+/// written twice, because there is always a view.
+const REWRITE_AFTER_S: u32 = 24 * 3600;
 
 /// A loader begins a new file once the current one holds so much: RocksDB's own target for the files of a level.
 const LOADED_FILE_BYTES: u64 = 64 << 20;
@@ -380,18 +387,33 @@ fn damaged(what: String) -> io::Error {
 }
 
 /// Replaces a file, whole and durably.
-fn replace_file(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let draft = folder.join(format!("{name}.new"));
+fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
     let mut file = File::create(&draft)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&draft, folder.join(name))?;
-    File::open(folder)?.sync_all()
+    fs::rename(&draft, path)?;
+    sync_folder_of(path)
+}
+
+/// Makes a file's coming or going durable.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// What a file holds; none: it is not there.
+fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A folder of databases.
 pub struct RocksHome {
     folder: PathBuf,
+    note: PathBuf,
     settings: RocksSettings,
     /// Databases that may still be open, so that none is removed under a reader.
     open: Mutex<OpenDatabases>,
@@ -400,7 +422,13 @@ pub struct RocksHome {
 impl RocksHome {
     /// A home in `folder`, which is made when it is missing.
     pub fn new(folder: impl Into<PathBuf>, settings: RocksSettings) -> RocksHome {
-        RocksHome { folder: folder.into(), settings, open: Mutex::default() }
+        let folder = folder.into();
+        RocksHome { note: folder.join("note"), folder, settings, open: Mutex::default() }
+    }
+
+    /// Keeps the note there: outside the folder it also survives the loss of all databases.
+    pub fn note_at(self, note: PathBuf) -> RocksHome {
+        RocksHome { note, ..self }
     }
 
     fn database(&self, generation: u64) -> PathBuf {
@@ -427,11 +455,8 @@ impl RocksHome {
 
     /// Number of the current database; none in a new home.
     fn current(&self) -> io::Result<Option<u64>> {
-        let text = match fs::read_to_string(self.folder.join("current")) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(text) = read_file(&self.folder.join("current"))? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&text);
         match text.strip_prefix("db-").and_then(|number| number.trim_end().parse().ok()) {
             Some(generation) => Ok(Some(generation)),
             None => Err(damaged(format!("the file `current` holds {text:?}, not the name of a database"))),
@@ -440,16 +465,13 @@ impl RocksHome {
 
     fn set_current(&self, generation: u64) -> io::Result<()> {
         // The database's own directory entry is made durable by the same call.
-        replace_file(&self.folder, "current", format!("db-{generation}\n").as_bytes())
+        replace_file(&self.folder.join("current"), format!("db-{generation}\n").as_bytes())
     }
 
     /// Why a database must not be opened.
     fn condemned(&self, generation: u64) -> io::Result<Option<String>> {
-        match fs::read(self.database(generation).join(CONDEMNED)) {
-            Ok(why) => Ok(Some(String::from_utf8_lossy(&why).into_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let why = read_file(&self.database(generation).join(CONDEMNED))?;
+        Ok(why.map(|why| String::from_utf8_lossy(&why).into_owned()))
     }
 
     fn failed(&self, verb: &str) -> impl FnOnce(io::Error) -> EngineError {
@@ -519,21 +541,33 @@ impl EngineHome for RocksHome {
 
     fn condemn(&self, why: &str) -> Result<(), EngineError> {
         let condemn = || match self.current()? {
-            Some(generation) => replace_file(&self.database(generation), CONDEMNED, why.as_bytes()),
+            Some(generation) => replace_file(&self.database(generation).join(CONDEMNED), why.as_bytes()),
             None => Err(damaged("the file `current` is missing".to_owned())),
         };
         condemn().map_err(self.failed("mark the current one of"))
     }
 
+    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+        let generation = self.first().map_err(self.failed("find"))?;
+        Ok((generation, self.open_database(&mut self.open.lock(), generation)?))
+    }
+
+    fn absolve(&self) -> Result<(), EngineError> {
+        let absolve = || {
+            let mark = self.database(self.first()?).join(CONDEMNED);
+            match fs::remove_file(&mark) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => sync_folder_of(&mark),
+            }
+        };
+        absolve().map_err(self.failed("take the mark off the current one of"))
+    }
+
     fn keep_note(&self, note: &[u8]) -> Result<(), EngineError> {
-        replace_file(&self.folder, "note", note).map_err(self.failed("write the note beside"))
+        replace_file(&self.note, note).map_err(self.failed("write the note beside"))
     }
 
     fn note(&self) -> Result<Option<Bytes>, EngineError> {
-        match fs::read(self.folder.join("note")) {
-            Ok(note) => Ok(Some(note.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed("read the note beside")(error)),
-        }
+        Ok(read_file(&self.note).map_err(self.failed("read the note beside"))?.map(Bytes::from))
     }
 }

@@ -105,13 +105,20 @@ impl View {
         if found.is_some() || generation == 0 {
             return Ok(found);
         }
+        let key = heads::key(collection.number, id);
+        let Some(value) = self.rows().get(Kind::Heads, &key)? else { return Ok(None) };
+        if heads::decode(&key, value)?.generation < generation {
+            return Ok(None);
+        }
         match self.history(collection, id, u64::MAX, false).next().transpose()? {
-            Some(oldest) if generation < oldest.generation => Err(StoreError::GenerationGone {
-                collection: collection.name.clone(),
-                asked: generation,
-                oldest: oldest.generation,
-            }),
-            _ => Ok(None),
+            Some(oldest) if generation < oldest.generation && oldest.revision <= self.floor_of(collection) => {
+                Err(StoreError::GenerationGone {
+                    collection: collection.name.clone(),
+                    asked: generation,
+                    oldest: oldest.generation,
+                })
+            }
+            _ => Err(missing(collection, id, generation)),
         }
     }
 
@@ -136,10 +143,7 @@ impl View {
         head: &Head,
         revision: u64,
     ) -> Result<Option<StoredVersion>, StoreError> {
-        let missing = |generation| {
-            let key = versions::key(collection.number, id, generation);
-            StoreError::corrupt(Kind::Versions, &key, "the row is missing")
-        };
+        let missing = |generation| missing(collection, id, generation);
         if head.revision <= revision {
             let version = self.version(collection, id, head.generation)?;
             return version.map(Some).ok_or_else(|| missing(head.generation));
@@ -159,9 +163,16 @@ impl View {
         match followed_by {
             1 => Ok(None),
             kept if kept > head.generation => Err(missing(head.generation)),
+            // What policy has removed was followed by another version at or below the floor.
+            kept if oldest > self.floor_of(collection) => Err(missing(kept.saturating_sub(1))),
             _ => Err(StoreError::RecordGone { collection: collection.name.clone(), asked: revision, oldest }),
         }
     }
+}
+
+fn missing(collection: &Collection, id: &[u8], generation: u64) -> StoreError {
+    let key = versions::key(collection.number, id, generation);
+    StoreError::corrupt(Kind::Versions, &key, "the row is missing")
 }
 
 fn later(version: &Result<StoredVersion, StoreError>, revision: u64) -> bool {

@@ -307,6 +307,14 @@ impl EngineHome for NoSwitch {
         self.0.condemn(why)
     }
 
+    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+        self.0.open_condemned()
+    }
+
+    fn absolve(&self) -> Result<(), EngineError> {
+        self.0.absolve()
+    }
+
     fn keep_note(&self, note: &[u8]) -> Result<(), EngineError> {
         self.0.keep_note(note)
     }

@@ -65,6 +65,8 @@ fn is_of_no_use(store: &Store, part: &str) {
     let applied = store.apply(vec![entry(0, 0, vec![])]);
     assert!(matches!(applied, Err(StoreError::Stopped { .. })), "{applied:?}");
     store.flush().expect("nothing is there that could not be flushed");
+    store.hold(None).expect("it is held all the same");
+    assert_eq!(store.held().map(|held| held.whole), Some(true));
 }
 
 /// Another node's state takes its place, for now and for later starts.
@@ -85,6 +87,12 @@ fn goes_on(store: &Store) {
     store.flush().expect("a flush");
     let view = store.view();
     assert_eq!(view.kept_digest().expect("a digest"), view.recomputed_digest().expect("a digest"));
+}
+
+/// Applies what reads the head of the only record.
+fn apply_meets_it(store: &Store) {
+    let applied = store.apply(vec![entry(next(store), 0, vec![put("agency", 1, b"r", b"x", None)])]);
+    assert!(matches!(applied, Err(StoreError::Ruined { .. })), "{applied:?}");
 }
 
 #[test]
@@ -124,6 +132,51 @@ fn a_start_that_meets_a_damaged_row_gives_a_store_that_only_takes_another_state(
 }
 
 #[test]
+fn a_condemned_copy_is_used_again_only_if_all_of_it_reads_as_it_was_written() {
+    for home in homes() {
+        drop(filled(&home));
+        let key = heads::key(1, b"r");
+        let sound =
+            home.home.open_current().expect("the engine opens").view().get(Kind::Heads, &key).expect("it reads");
+        rot(&home, Kind::Heads, &key);
+        let store = open(&home);
+        let applied = store.applied();
+        assert_eq!(store.regain().expect("nothing is wrong yet"), applied);
+        apply_meets_it(&store);
+        drop(store);
+        let store = open(&home);
+        let refused = store.regain().expect_err("it is damaged").to_string();
+        assert!(refused.contains("they do not give their kept sums"), "{refused}");
+        is_of_no_use(&store, "agency/r");
+        drop(store);
+        is_of_no_use(&open(&home), "agency/r");
+        // The disk gives again what it has.
+        let (_, engine) = home.home.open_condemned().expect("the engine opens");
+        let mut batch = Batch::default();
+        batch.put(Kind::Heads, key, sound.expect("the row is there"));
+        engine.write(batch).expect("a write");
+        engine.flush().expect("a flush");
+        drop(engine);
+        let store = open(&home);
+        is_of_no_use(&store, "agency/r");
+        assert_eq!(store.regain().expect("it is whole"), applied);
+        goes_on(&store);
+        drop(store);
+        goes_on(&open(&home));
+    }
+}
+
+#[test]
+fn records_that_are_gone_are_missed_as_long_as_the_note_of_the_members_is_there() {
+    let (lost, kept) = (memory_home(), memory_home());
+    drop(filled(&kept));
+    let note = kept.home.note().expect("it reads").expect("the flush wrote it");
+    lost.home.keep_note(&note).expect("it is kept");
+    is_of_no_use(&open(&lost), "there are none");
+    is_replaced(&lost, open(&lost));
+}
+
+#[test]
 fn a_failure_that_is_no_damage_condemns_nothing() {
     for home in homes() {
         let store = filled(&home);
@@ -149,7 +202,7 @@ mod files {
 
     fn rocks(folder: &Path) -> TestHome {
         let settings = RocksSettings { write_buffer_bytes: 1 << 20, block_cache_bytes: 1 << 20 };
-        TestHome::of(Arc::new(RocksHome::new(folder.join("db"), settings)))
+        TestHome::of(Arc::new(RocksHome::new(folder.join("db"), settings).note_at(folder.join("members"))))
     }
 
     fn files(folder: &Path, begins: &str, ends: &str) -> Vec<PathBuf> {
@@ -172,7 +225,7 @@ mod files {
     #[test]
     fn damaged_and_missing_files_at_a_start_are_no_end_of_the_node() {
         type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
-        let cases: [Damage<'_>; 5] = [
+        let cases: [Damage<'_>; 6] = [
             ("Corruption", &|folder| files(folder, "", ".sst").iter().for_each(|path| garble(path))),
             ("No such file", &|folder| {
                 files(folder, "", ".sst").iter().for_each(|path| fs::remove_file(path).expect("it goes"))
@@ -180,6 +233,7 @@ mod files {
             ("Corruption", &|folder| garble(&files(folder, "MANIFEST", "")[0])),
             ("not the name of a database", &|folder| fs::write(folder.join("db/current"), "db").expect("a write")),
             ("`current` is missing", &|folder| fs::remove_file(folder.join("db/current")).expect("it goes")),
+            ("there are none", &|folder| fs::remove_dir_all(folder.join("db")).expect("it goes")),
         ];
         for (part, damage) in cases {
             let folder = tempfile::tempdir().expect("a temporary folder");

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use saola_storage::command::{Collect, Op, RetentionChange, RetentionLimits, SetRetention};
 use saola_storage::digest::{BucketSet, bucket_of};
 use saola_storage::engine::{Batch, KeyRange, Kind};
 use saola_storage::error::StoreError;
@@ -409,4 +410,38 @@ fn a_version_whose_row_is_missing_is_not_answered_for_by_an_older_one() {
         let error = get(revision).expect_err("what is behind the gap proves nothing");
         assert!(matches!(error, StoreError::Corrupt { kind: "versions", .. }), "{error}");
     }
+}
+
+#[test]
+fn a_missing_version_is_damage_where_policy_cannot_have_removed_it() {
+    let home = memory_home();
+    let store = filled(&home);
+    let mut batch = Batch::default();
+    batch.delete(Kind::Versions, versions::key(1, b"record-4", 1));
+    let collection = store.view().collection("agency").expect("the collection was created");
+    let history = store.view().history(&collection, b"record-4", u64::MAX, false).collect::<Result<Vec<_>, _>>();
+    let second = history.expect("memory reads")[1].revision;
+    tamper(&home, &store, batch);
+    let get = |at| store.view().get(&collection, b"record-4", at);
+    for at in [At::Revision(second - 1), At::Revision(1), At::Generation(1)] {
+        let error = get(at).expect_err("every version is kept here");
+        assert!(matches!(error, StoreError::Corrupt { kind: "versions", .. }), "{at:?}: {error}");
+    }
+    assert!(get(At::Revision(second)).expect("it is there").is_some());
+    assert_eq!(get(At::Generation(4)).expect("a read"), None, "it never was");
+    let keep_one = RetentionChange::Limits(RetentionLimits { max_generations: 1, max_age_ms: 0 });
+    apply(
+        &store,
+        vec![command(Op::SetRetention(SetRetention { collection: "agency".into(), change: Some(keep_one) }))],
+    );
+    let collect = Collect {
+        up_to_revision: second - 1,
+        collection: 1,
+        incarnation: vec![1; 16].into(),
+        after_id: Bytes::new(),
+        max_records: 9,
+    };
+    apply(&store, vec![command(Op::Collect(collect))]);
+    let error = get(At::Generation(1)).expect_err("nothing as late as its successor has been collected");
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
 }

@@ -1,11 +1,16 @@
 //! Empty folders and old copies under a known node id.
 
+use std::time::Duration;
+
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
 use saola_raft::{ReadError, Role};
+use saola_storage::engine::EngineHome;
 
 use super::{add, have_lead, leader, on, replicas_are_equal, status, three_with_a_record, under_seeds, until};
 
 const NEXT_STEP: &str = "saola cluster replace";
+/// The records are flushed within so long.
+const FLUSHED: Duration = Duration::from_secs(60);
 
 /// The node takes no part, and both it and the leader say what to do.
 async fn is_refused(cluster: &Cluster, id: u64) {
@@ -63,28 +68,62 @@ fn empty_folder_under_a_known_id_is_refused_and_does_not_vote() {
     });
 }
 
+/// Puts a copy of a follower's folder back that is from before the leader counted ten more entries there; answers which.
+async fn put_older_copy_back(cluster: &mut Cluster, clerk: &mut Clerk) -> u64 {
+    let old = leader(cluster).await % 3 + 1;
+    let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
+    cluster.kill(old).await;
+    let copy = cluster.copy(old);
+    cluster.start(old).await;
+    for record in 0..10 {
+        clerk.put_surely(cluster, &others, record, PATIENCE).await;
+    }
+    // The leader has counted all of it at this node.
+    clerk.check(cluster, old).await;
+    let lead = leader(cluster).await;
+    let counted = || {
+        let status = status(cluster, lead);
+        status.replication.contains(&(old, status.last_log_index))
+    };
+    until("the leader has counted everything", PATIENCE, counted).await;
+    cluster.kill(old).await;
+    cluster.put_back(old, &copy);
+    old
+}
+
+#[test]
+fn older_copy_whose_records_are_of_no_use_gets_no_vote_with_those_of_another_node() {
+    under_seeds(
+        "folders::older_copy_whose_records_are_of_no_use_gets_no_vote_with_those_of_another_node",
+        async |_| {
+            let (mut cluster, mut clerk) = three_with_a_record().await;
+            let noted = |id: u64| cluster.records(id).note().expect("memory reads").is_some();
+            until("the members are noted beside all records", FLUSHED, || (1..=3).all(noted)).await;
+            let old = put_older_copy_back(&mut cluster, &mut clerk).await;
+            let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
+            cluster.records(old).condemn("its disk fails").expect("memory is written");
+            cluster.start(old).await;
+            is_refused(&cluster, old).await;
+            // It goes on to ask for records, and may get them.
+            tokio::time::sleep(PATIENCE).await;
+            is_refused(&cluster, old).await;
+            let lead = leader(&cluster).await;
+            let fallen = others.iter().copied().find(|id| *id != lead).unwrap();
+            cluster.crash(fallen).await;
+            assert!(clerk.put(&cluster, lead, 0).await.is_err(), "an old copy acknowledged an entry");
+            cluster.start(fallen).await;
+            clerk.again_surely(&cluster, &others, PATIENCE).await;
+        },
+    );
+}
+
 #[test]
 fn older_copy_of_a_folder_is_refused_and_stops_counting() {
     under_seeds("folders::older_copy_of_a_folder_is_refused_and_stops_counting", async |_| {
         let (mut cluster, mut clerk) = three_with_a_record().await;
-        let old = leader(&cluster).await % 3 + 1;
+        let old = put_older_copy_back(&mut cluster, &mut clerk).await;
         let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
-        cluster.kill(old).await;
-        let copy = cluster.copy(old);
-        cluster.start(old).await;
-        for record in 0..10 {
-            clerk.put_surely(&cluster, &others, record, PATIENCE).await;
-        }
-        // The leader has counted all of it at this node.
-        clerk.check(&cluster, old).await;
         let lead = leader(&cluster).await;
-        let counted = || {
-            let status = status(&cluster, lead);
-            status.replication.contains(&(old, status.last_log_index))
-        };
-        until("the leader has counted everything", PATIENCE, counted).await;
-        cluster.kill(old).await;
-        cluster.put_back(old, &copy);
         cluster.start(old).await;
         is_refused(&cluster, old).await;
         clerk.put_surely(&cluster, &others, 0, PATIENCE).await;

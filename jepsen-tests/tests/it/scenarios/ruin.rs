@@ -6,7 +6,7 @@ use futures::future::join_all;
 use saola_jepsen::sim::{Clerk, Cluster, PATIENCE, records};
 use saola_raft::{CollectorSettings, StartError};
 use saola_storage::command::{RetentionChange, RetentionLimits};
-use saola_storage::engine::{Batch, EngineHome, Kind};
+use saola_storage::engine::{Batch, Engine, EngineHome, Kind};
 use saola_storage::error::StoreError;
 use saola_storage::keyspace::{heads, meta, versions};
 
@@ -35,7 +35,11 @@ fn head(record: u64) -> Vec<u8> {
 
 /// Damages a row on a node's disk so that it cannot be read, whatever becomes of the process.
 fn rot(cluster: &Cluster, id: u64, kind: Kind, key: &[u8]) {
-    let engine = cluster.records(id).open_current().expect("memory opens");
+    flip(&*cluster.records(id).open_current().expect("memory opens"), kind, key);
+}
+
+/// Done a second time, it mends the row.
+fn flip(engine: &dyn Engine, kind: Kind, key: &[u8]) {
     let mut value = engine.view().get(kind, key).expect("memory reads").expect("the row is there").to_vec();
     value[0] ^= 0x40;
     let mut batch = Batch::default();
@@ -197,6 +201,60 @@ fn one_sound_copy_mends_all_others_without_a_leader() {
     });
 }
 
+/// Damages the same row everywhere and has it applied to; answers which nodes have ended of it.
+async fn all_meet_damage(cluster: &mut Cluster, clerk: &mut Clerk) -> Vec<u64> {
+    let nodes = cluster.running();
+    for id in &nodes {
+        rot(cluster, *id, Kind::Heads, &head(7));
+    }
+    settle(cluster, clerk).await;
+    let fate = clerk.put(cluster, 1, 7).await;
+    assert!(fate.is_err(), "nobody can apply it: {fate:?}");
+    // Two end: the last one hears of no commit any more.
+    let stopped = |cluster: &Cluster| {
+        let stopped = |id: &&u64| status(cluster, **id).state == "stopped";
+        nodes.iter().filter(stopped).copied().collect::<Vec<u64>>()
+    };
+    until("those end that must apply", PATIENCE, || stopped(cluster).len() >= nodes.len().min(2)).await;
+    let ended = stopped(cluster);
+    for id in &ended {
+        ends(cluster, *id).await;
+    }
+    ended
+}
+
+#[test]
+fn records_that_no_disk_gave_for_a_while_are_used_again_once_they_read_whole() {
+    under_seeds("ruin::records_that_no_disk_gave_for_a_while_are_used_again_once_they_read_whole", async |seed| {
+        let mut cluster = Cluster::new(if seed % 2 == 0 { 1 } else { 3 }, false);
+        let mut clerk = fill(&mut cluster).await;
+        let nodes = cluster.running();
+        all_meet_damage(&mut cluster, &mut clerk).await;
+        for id in cluster.running() {
+            cluster.kill(id).await;
+        }
+        let mend = |cluster: &Cluster| {
+            for id in &nodes {
+                let (_, engine) = cluster.records(*id).open_condemned().expect("memory opens");
+                flip(&*engine, Kind::Heads, &head(7));
+            }
+        };
+        let mends_later = nodes.len() > 1 && pick(&[true, false]);
+        if !mends_later {
+            mend(&cluster);
+        }
+        cluster.start_all().await;
+        if mends_later {
+            tokio::time::sleep(PATIENCE).await;
+            mend(&cluster);
+        }
+        let takes_part = |id: &u64| status(&cluster, *id).leader.is_some() && !status(&cluster, *id).scrub.bad;
+        until("all take part", 4 * PATIENCE, || nodes.iter().all(takes_part)).await;
+        clerk.again_surely(&cluster, &nodes, PATIENCE).await;
+        nothing_is_lost(&cluster, &mut clerk).await;
+    });
+}
+
 #[test]
 fn without_a_sound_copy_the_nodes_wait_and_say_so_and_a_node_alone_refuses_to_start() {
     under_seeds(
@@ -205,23 +263,7 @@ fn without_a_sound_copy_the_nodes_wait_and_say_so_and_a_node_alone_refuses_to_st
             let alone = seed % 2 == 0;
             let mut cluster = Cluster::new(if alone { 1 } else { 3 }, false);
             let mut clerk = fill(&mut cluster).await;
-            let nodes = cluster.running();
-            for id in &nodes {
-                rot(&cluster, *id, Kind::Heads, &head(7));
-            }
-            settle(&cluster, &mut clerk).await;
-            let fate = clerk.put(&cluster, 1, 7).await;
-            assert!(fate.is_err(), "nobody can apply it: {fate:?}");
-            // Two end: the last one hears of no commit any more.
-            let stopped = |cluster: &Cluster| {
-                let stopped = |id: &&u64| status(cluster, **id).state == "stopped";
-                nodes.iter().filter(stopped).copied().collect::<Vec<u64>>()
-            };
-            until("those end that must apply", PATIENCE, || stopped(&cluster).len() >= nodes.len().min(2)).await;
-            let ended = stopped(&cluster);
-            for id in &ended {
-                ends(&mut cluster, *id).await;
-            }
+            let ended = all_meet_damage(&mut cluster, &mut clerk).await;
             if alone {
                 let refused = cluster.try_start(1).await.expect_err("there is nobody to take records from");
                 let StartError::Ruined { .. } = &refused else { panic!("{refused}") };
