@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
 use saola_raft::{ReadError, Role};
+use saola_storage::digest::BucketSet;
 use saola_storage::engine::EngineHome;
+use saola_storage::quarantine::Held;
 
 use super::{add, have_lead, leader, on, replicas_are_equal, status, three_with_a_record, under_seeds, until};
 
@@ -102,13 +104,20 @@ fn older_copy_whose_records_are_of_no_use_gets_no_vote_with_those_of_another_nod
             let old = put_older_copy_back(&mut cluster, &mut clerk).await;
             let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
             cluster.records(old).condemn("its disk fails").expect("memory is written");
-            cluster.start(old).await;
-            is_refused(&cluster, old).await;
-            // It goes on to ask for records, and may get them.
-            tokio::time::sleep(PATIENCE).await;
-            is_refused(&cluster, old).await;
+            // The leader finds out before the node has other records.
             let lead = leader(&cluster).await;
             let fallen = others.iter().copied().find(|id| *id != lead).unwrap();
+            let hold = |cluster: &Cluster, held| cluster.replica(lead).expect("it runs").store().hold(held);
+            let whole = Held { whole: true, buckets: BucketSet::all(), why: "a test".into() };
+            hold(&cluster, Some(whole)).expect("memory is written");
+            cluster.part(&[old], &[fallen]);
+            cluster.start(old).await;
+            is_refused(&cluster, old).await;
+            // It goes on to ask for records, and gets them.
+            hold(&cluster, None).expect("memory is written");
+            cluster.network.heal();
+            tokio::time::sleep(PATIENCE).await;
+            is_refused(&cluster, old).await;
             cluster.crash(fallen).await;
             assert!(clerk.put(&cluster, lead, 0).await.is_err(), "an old copy acknowledged an entry");
             cluster.start(fallen).await;
