@@ -5,24 +5,24 @@
 //! A home is a folder: databases `db-1`, `db-2`, … and the file `current`, which names one of them.
 
 mod damage;
+mod home;
+mod loader;
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, InfoLogger,
-    IngestExternalFileOptions, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, SstFileWriter,
-    WriteBatch, WriteOptions,
+    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
 use self_cell::self_cell;
 
 use self::damage::is_damage;
-use super::{Batch, Engine, EngineError, EngineHome, EngineView, KeyRange, Kind, Loader, Row, Rows};
+pub use self::home::RocksHome;
+use self::loader::RocksLoader;
+use super::{Batch, Engine, EngineError, EngineView, KeyRange, Kind, Loader, Row, Rows};
 use crate::keyspace::decode_value;
 use crate::keyspace::format::{self, FormatRow};
 use crate::release::RELEASE;
@@ -90,9 +90,6 @@ const LEVEL_BASE_BUFFERS: u64 = 16;
 /// before it is so old. At once, which is RocksDB's way, means that every flushed file which overlaps no older one is
 /// written twice, because there is always a view.
 const REWRITE_AFTER_S: u32 = 24 * 3600;
-
-/// A loader begins a new file once the current one holds so much: RocksDB's own target for the files of a level.
-const LOADED_FILE_BYTES: u64 = 64 << 20;
 
 struct RocksEngine {
     db: Arc<DB>,
@@ -210,7 +207,7 @@ impl Engine for RocksEngine {
     fn loader(&self) -> Box<dyn Loader> {
         let db = Arc::clone(&self.db);
         let (folder, settings, cache) = (self.folder.clone(), self.settings, self.cache.clone());
-        Box::new(RocksLoader { db, folder, settings, cache, open: None, files: 0 })
+        Box::new(RocksLoader::new(db, folder, settings, cache))
     }
 
     fn flush(&self) -> Result<(), EngineError> {
@@ -238,78 +235,6 @@ impl Engine for RocksEngine {
             }
         }
         bytes
-    }
-}
-
-self_cell!(
-    /// A file that is being written, and its options, which must outlive the writer.
-    struct OpenFile {
-        owner: Options,
-        #[covariant]
-        dependent: SstFileWriter,
-    }
-);
-
-/// Writes sorted files beside those of the database and hands each over when it is full. RocksDB syncs them: its
-/// `SstFileWriter::Finish` syncs the content, and an ingestion syncs the file under its new name, the folder, and the
-/// manifest entry (`external_sst_file_ingestion_job.cc`) before it returns.
-struct RocksLoader {
-    db: Arc<DB>,
-    folder: PathBuf,
-    settings: RocksSettings,
-    cache: Cache,
-    open: Option<(Kind, PathBuf, OpenFile)>,
-    files: u64,
-}
-
-impl RocksLoader {
-    fn begin(&mut self, kind: Kind) -> Result<(), EngineError> {
-        self.files += 1;
-        // No name that RocksDB gives a file, so it neither uses nor removes it before it is handed over.
-        let path = self.folder.join(format!("load-{}.sst", self.files));
-        let writer =
-            OpenFile::new(self.settings.kind_options(kind, &self.cache), |options| SstFileWriter::create(options));
-        writer.borrow_dependent().open(&path).map_err(|source| self.failed(source))?;
-        self.open = Some((kind, path, writer));
-        Ok(())
-    }
-
-    fn hand_over(&mut self) -> Result<(), EngineError> {
-        let Some((kind, path, mut file)) = self.open.take() else {
-            return Ok(());
-        };
-        file.with_dependent_mut(|_, writer| writer.finish()).map_err(|source| self.failed(source))?;
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
-        let ingested = self.db.ingest_external_file_cf_opts(family(&self.db, kind), &options, vec![path]);
-        ingested.map_err(|source| self.failed(source))
-    }
-
-    fn failed(&self, source: rocksdb::Error) -> EngineError {
-        failed_write("load rows into", &self.folder, source)
-    }
-}
-
-impl Loader for RocksLoader {
-    fn add(&mut self, kind: Kind, key: Bytes, value: Bytes) -> Result<(), EngineError> {
-        let full = |(of, _, file): &(Kind, PathBuf, OpenFile)| {
-            *of != kind || file.borrow_dependent().file_size() >= LOADED_FILE_BYTES
-        };
-        if self.open.as_ref().is_some_and(full) {
-            self.hand_over()?;
-        }
-        if self.open.is_none() {
-            self.begin(kind)?;
-        }
-        let Some((_, _, file)) = &mut self.open else {
-            return Ok(());
-        };
-        let added = file.with_dependent_mut(|_, writer| writer.put(&key, &value));
-        added.map_err(|source| self.failed(source))
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<(), EngineError> {
-        self.hand_over()
     }
 }
 
@@ -370,204 +295,5 @@ impl RocksView {
             let (key, value) = row.map_err(|source| self.failed(kind, source))?;
             Ok((Bytes::from(key), Bytes::from(value)))
         }))
-    }
-}
-
-/// Databases that may still be open, by number.
-type OpenDatabases = BTreeMap<u64, Weak<DB>>;
-
-/// In the folder of a database that must not be opened any more; says why. RocksDB leaves files that it does not know.
-const CONDEMNED: &str = "condemned";
-/// The disk does not give what it should hold.
-const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
-
-/// What this module has written is not what it finds.
-fn damaged(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-/// Replaces a file, whole and durably.
-fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = File::create(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    sync_folder_of(path)
-}
-
-/// Makes a file's coming or going durable.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
-/// What a file holds; none: it is not there.
-fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// A folder of databases.
-pub struct RocksHome {
-    folder: PathBuf,
-    note: PathBuf,
-    settings: RocksSettings,
-    /// Databases that may still be open, so that none is removed under a reader.
-    open: Mutex<OpenDatabases>,
-}
-
-impl RocksHome {
-    /// A home in `folder`, which is made when it is missing.
-    pub fn new(folder: impl Into<PathBuf>, settings: RocksSettings) -> RocksHome {
-        let folder = folder.into();
-        RocksHome { note: folder.join("note"), folder, settings, open: Mutex::default() }
-    }
-
-    /// Keeps the note there: outside the folder it also survives the loss of all databases.
-    pub fn note_at(self, note: PathBuf) -> RocksHome {
-        RocksHome { note, ..self }
-    }
-
-    fn database(&self, generation: u64) -> PathBuf {
-        self.folder.join(format!("db-{generation}"))
-    }
-
-    fn open_database(&self, open: &mut OpenDatabases, generation: u64) -> Result<Arc<dyn Engine>, EngineError> {
-        let engine = RocksEngine::open(&self.database(generation), &self.settings)?;
-        open.insert(generation, Arc::downgrade(&engine.db));
-        Ok(Arc::new(engine))
-    }
-
-    /// Numbers of all databases in the folder.
-    fn generations(&self) -> io::Result<Vec<u64>> {
-        let mut generations = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let name = entry?.file_name();
-            let number: Option<u64> = name.to_str().and_then(|name| name.strip_prefix("db-")?.parse().ok());
-            generations.extend(number);
-        }
-        generations.sort_unstable();
-        Ok(generations)
-    }
-
-    /// Number of the current database; none in a new home.
-    fn current(&self) -> io::Result<Option<u64>> {
-        let Some(text) = read_file(&self.folder.join("current"))? else { return Ok(None) };
-        let text = String::from_utf8_lossy(&text);
-        match text.strip_prefix("db-").and_then(|number| number.trim_end().parse().ok()) {
-            Some(generation) => Ok(Some(generation)),
-            None => Err(damaged(format!("the file `current` holds {text:?}, not the name of a database"))),
-        }
-    }
-
-    fn set_current(&self, generation: u64) -> io::Result<()> {
-        // The database's own directory entry is made durable by the same call.
-        replace_file(&self.folder.join("current"), format!("db-{generation}\n").as_bytes())
-    }
-
-    /// Why a database must not be opened.
-    fn condemned(&self, generation: u64) -> io::Result<Option<String>> {
-        let why = read_file(&self.database(generation).join(CONDEMNED))?;
-        Ok(why.map(|why| String::from_utf8_lossy(&why).into_owned()))
-    }
-
-    fn failed(&self, verb: &str) -> impl FnOnce(io::Error) -> EngineError {
-        let what = format!("{verb} the databases in {}", self.folder.display());
-        move |source| {
-            let damage = source.kind() == io::ErrorKind::InvalidData || source.raw_os_error() == Some(EIO);
-            EngineError { what, source: source.into(), damage }
-        }
-    }
-
-    fn first(&self) -> io::Result<u64> {
-        fs::create_dir_all(&self.folder)?;
-        if let Some(generation) = self.current()? {
-            if generation != 1 && !self.database(generation).exists() {
-                return Err(damaged(format!("`current` names db-{generation}, which is missing")));
-            }
-            return Ok(generation);
-        }
-        if !self.generations()?.is_empty() {
-            return Err(damaged("the file `current` is missing although there are databases".to_owned()));
-        }
-        // The pointer comes first, so that a database without one is always a sign of damage.
-        self.set_current(1)?;
-        Ok(1)
-    }
-}
-
-impl EngineHome for RocksHome {
-    fn open_current(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        let generation = self.first().map_err(self.failed("find"))?;
-        if let Some(why) = self.condemned(generation).map_err(self.failed("read the marks of"))? {
-            let what = format!("database {} is not used any more", self.database(generation).display());
-            return Err(EngineError { what, source: why.into(), damage: true });
-        }
-        self.open_database(&mut self.open.lock(), generation)
-    }
-
-    fn create_new(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
-        // Held until the new one is known as open, so that nobody discards it or takes its number.
-        let mut open = self.open.lock();
-        let newest = self.generations().map_err(self.failed("list"))?.into_iter().max();
-        let generation = newest.unwrap_or(0) + 1;
-        Ok((generation, self.open_database(&mut open, generation)?))
-    }
-
-    fn switch_to(&self, generation: u64) -> Result<(), EngineError> {
-        self.set_current(generation).map_err(self.failed("change the pointer to"))
-    }
-
-    fn discard_others(&self) -> Result<(), EngineError> {
-        let mut open = self.open.lock();
-        open.retain(|_, db| db.strong_count() > 0);
-        let discard = || -> io::Result<()> {
-            let Some(current) = self.current()? else {
-                // Without the pointer nobody can say which one counts.
-                return Ok(());
-            };
-            for generation in self.generations()? {
-                if generation != current && !open.contains_key(&generation) {
-                    fs::remove_dir_all(self.database(generation))?;
-                }
-            }
-            Ok(())
-        };
-        discard().map_err(self.failed("discard old ones of"))
-    }
-
-    fn condemn(&self, why: &str) -> Result<(), EngineError> {
-        let condemn = || match self.current()? {
-            Some(generation) => replace_file(&self.database(generation).join(CONDEMNED), why.as_bytes()),
-            None => Err(damaged("the file `current` is missing".to_owned())),
-        };
-        condemn().map_err(self.failed("mark the current one of"))
-    }
-
-    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
-        let generation = self.first().map_err(self.failed("find"))?;
-        Ok((generation, self.open_database(&mut self.open.lock(), generation)?))
-    }
-
-    fn absolve(&self) -> Result<(), EngineError> {
-        let absolve = || {
-            let mark = self.database(self.first()?).join(CONDEMNED);
-            match fs::remove_file(&mark) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => sync_folder_of(&mark),
-            }
-        };
-        absolve().map_err(self.failed("take the mark off the current one of"))
-    }
-
-    fn keep_note(&self, note: &[u8]) -> Result<(), EngineError> {
-        replace_file(&self.note, note).map_err(self.failed("write the note beside"))
-    }
-
-    fn note(&self) -> Result<Option<Bytes>, EngineError> {
-        Ok(read_file(&self.note).map_err(self.failed("read the note beside"))?.map(Bytes::from))
     }
 }
