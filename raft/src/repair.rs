@@ -91,6 +91,7 @@ pub async fn open_log<RT: Runtime, D: Disk>(
     // A bad area of a disk may take minutes to be read through.
     repair.waits.send_replace(Some(format!("the log is read for all that it still holds: {damage}")));
     repair.run::<RT, D>(&disk, settings, damage).await?;
+    repair.waits.send_replace(Some("the log is whole again, and the node starts".to_owned()));
     Ok(open().await?)
 }
 

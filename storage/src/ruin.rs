@@ -3,24 +3,24 @@
 //! Reads may fail for a row and the rest of the copy serve on (`quarantine`); but apply must not go past such a row, and
 //! what is not whole cannot be opened. So the engine is condemned, for this process and all later ones, and a start
 //! on it is a start with an empty store in memory, which applies, serves and exports nothing and only takes another
-//! node's state (`import`), or this copy again if all of it reads as it was written after all ([`Store::regain`]). A copy
+//! node's state (`import`), or this copy again if all of it reads as it was written after all ([`SecondLook`]). A copy
 //! that is condemned knows nothing any more, so who else is a member stands in a note beside it.
-//!
-//! [`Store::regain`]: crate::store::Store::regain
 
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::apply::{self, Keeps, Machine};
-use crate::digest::{BucketSet, Buckets};
+use crate::digest::BucketSet;
 use crate::engine::memory::MemoryEngine;
 use crate::engine::{Engine, EngineError, EngineHome, Kind};
 use crate::error::StoreError;
-use crate::keyspace::decode_value;
 use crate::keyspace::meta::{self, MembershipRow};
-use crate::quarantine::{Held, name_of_hex};
-use crate::store::{Applied, Shared, StoreSettings, Writer, load};
+use crate::keyspace::{decode_value, format};
+use crate::quarantine::{Held, Quarantine, name_of_hex};
+use crate::read::View;
+use crate::scrub::Scrub;
+use crate::store::{Applied, Shared, StoreSettings, Writer, view_state};
 use crate::types::LogId;
 
 /// A membership, with the entry that set it.
@@ -74,22 +74,6 @@ impl Shared {
         StoreError::Ruined { why }
     }
 
-    /// See [`crate::store::Store::regain`].
-    pub(crate) fn regain(&self) -> Result<Applied, StoreError> {
-        if !self.writer.lock().ruined {
-            return Ok(self.published().applied.clone());
-        }
-        let (generation, engine) = self.home.open_condemned()?;
-        let machine = load(&*engine, self.keeps, self.settings)?;
-        if Buckets::recompute(&*engine.view())? != *machine.digest.buckets() {
-            let what = "use the records again".to_owned();
-            return Err(EngineError { what, source: "they do not give their kept sums".into(), damage: true }.into());
-        }
-        let mut writer = self.writer.lock();
-        self.home.absolve()?;
-        self.make_current(&mut writer, generation, engine, machine)
-    }
-
     fn hold_all(&self, why: &str) {
         let held = Held { whole: true, buckets: BucketSet::all(), why: why.to_owned() };
         self.published().quarantine.hold(Some(held));
@@ -108,6 +92,65 @@ impl Shared {
             Err(error) => tracing::warn!("write down the members beside the records: {error}"),
         }
     }
+}
+
+/// A copy that cannot be used is read through once more: the disk may have failed only for a while. Dropped before
+/// [`SecondLook::finish`], it leaves everything as it was.
+pub struct SecondLook {
+    shared: Arc<Shared>,
+    engine: Arc<dyn Engine>,
+    machine: Machine,
+    quarantine: Arc<Quarantine>,
+    scrub: Scrub,
+}
+
+impl SecondLook {
+    /// `at_least`: a copy that ends before this entry is of no use, as the log begins behind it.
+    pub(crate) fn new(shared: Arc<Shared>, at_least: Option<LogId>) -> Result<SecondLook, StoreError> {
+        if !shared.writer.lock().ruined {
+            return Err(useless("they are in use".to_owned()));
+        }
+        let engine = shared.home.open_condemned()?;
+        let rows = engine.view();
+        format::read(&*rows)?;
+        let machine = Machine::load(&*rows, shared.keeps, shared.settings.max_request_entries)?;
+        if let Some(begins) = at_least.filter(|begins| Some(*begins) > machine.applied.log_id) {
+            return Err(useless(format!("they end before {begins}, behind which the log begins")));
+        }
+        let quarantine = Arc::new(Quarantine::load(&*rows, Arc::clone(&shared.watch))?);
+        let scrub = View { state: Arc::new(view_state(rows, &machine, Arc::clone(&quarantine))) }.scrub();
+        Ok(SecondLook { shared, engine, machine, quarantine, scrub })
+    }
+
+    /// Reads about so many bytes more; true once all rows have been read and are sound.
+    ///
+    /// # Errors
+    /// They are not; this look is over.
+    pub fn step(&mut self, max_bytes: usize) -> Result<bool, StoreError> {
+        match self.scrub.step(max_bytes) {
+            None => Ok(false),
+            Some(report) if report.is_bad() || report.damaged > 0 => Err(useless(report.to_string())),
+            Some(_) => Ok(true),
+        }
+    }
+
+    /// Uses the copy again, from its last flush on; for one whose [`SecondLook::step`] was true.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub fn finish(self) -> Result<Applied, StoreError> {
+        let SecondLook { shared, engine, machine, quarantine, .. } = self;
+        let mut writer = shared.writer.lock();
+        if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
+            engine.write(batch)?;
+        }
+        shared.home.absolve()?;
+        Ok(shared.go_on_with(&mut writer, engine, machine, quarantine))
+    }
+}
+
+fn useless(why: String) -> StoreError {
+    EngineError { what: "use the records again".to_owned(), source: why.into(), damage: true }.into()
 }
 
 /// CRC-32 of what follows, little-endian, and the value of the membership row.

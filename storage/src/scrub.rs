@@ -55,11 +55,14 @@ impl ScrubReport {
 
 impl std::fmt::Display for ScrubReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "rows on disk do not give the kept sums of {} of 4096 buckets", self.differing.len())?;
-        if self.damaged > 0 {
-            write!(f, "; {} damaged: {}", self.damaged, self.named.join("; "))?;
+        let mut said = Vec::new();
+        if self.is_bad() || self.damaged == 0 {
+            said.push(format!("rows on disk do not give the kept sums of {} of 4096 buckets", self.differing.len()));
         }
-        Ok(())
+        if self.damaged > 0 {
+            said.push(format!("{} rows damaged: {}", self.damaged, self.named.join("; ")));
+        }
+        f.write_str(&said.join("; "))
     }
 }
 

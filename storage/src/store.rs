@@ -26,6 +26,7 @@ pub use crate::catalog::StoreInfo;
 pub use crate::keyspace::collections::Collection;
 pub use crate::keyspace::versions::VersionOp;
 pub use crate::read::{At, StoredVersion, View};
+pub use crate::ruin::SecondLook;
 
 /// Applied entries whose revision is remembered.
 const TRAIL: usize = 65_536;
@@ -61,7 +62,7 @@ pub(crate) struct Shared {
     trail: RwLock<VecDeque<(u64, u64)>>,
     flushed: Mutex<Option<LogId>>,
     catalog_version: AtomicU64,
-    watch: Arc<Watch>,
+    pub watch: Arc<Watch>,
 }
 
 pub(crate) struct Writer {
@@ -96,14 +97,13 @@ impl Store {
         writer.stopped.clone().filter(|_| writer.ruined)
     }
 
-    /// Reads all of a copy that cannot be used ([`Store::ruined`]) again, which takes as long as a scrub without a budget.
-    /// If its rows give the sums that apply has kept of them, as after a disk that had only failed for a while, it is used
-    /// again from its last flush on. Answers how far it goes.
+    /// Begins to read a copy that cannot be used ([`Store::ruined`]) through once more. It is of no use if it ends before
+    /// `at_least`.
     ///
     /// # Errors
-    /// It is damaged or cannot be read, and nothing has changed.
-    pub fn regain(&self) -> Result<Applied, StoreError> {
-        self.shared.regain()
+    /// It cannot be opened, or ends too early.
+    pub fn look_again(&self, at_least: Option<LogId>) -> Result<SecondLook, StoreError> {
+        SecondLook::new(Arc::clone(&self.shared), at_least)
     }
 
     /// How far the log has been applied.
@@ -284,7 +284,10 @@ impl Store {
 impl Shared {
     fn open(home: Arc<dyn EngineHome>, keeps: Keeps, settings: StoreSettings) -> Result<Shared, StoreError> {
         let engine = home.open_current()?;
-        let machine = load(&*engine, keeps, settings)?;
+        if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
+            engine.write(batch)?;
+        }
+        let machine = Machine::load(&*engine.view(), keeps, settings.max_request_entries)?;
         if keeps == Keeps::Records && machine.applied.log_id.is_none() && home.note()?.is_some() {
             let source = "there are none, although the note of the members says that there were".into();
             return Err(EngineError { what: "open the records".to_owned(), source, damage: true }.into());
@@ -359,13 +362,24 @@ impl Shared {
             writer.stopped = Some(error.to_string());
             return Err(error.into());
         }
+        Ok(self.go_on_with(writer, engine, machine, quarantine))
+    }
+
+    /// From now on this engine is read and written.
+    pub(crate) fn go_on_with(
+        &self,
+        writer: &mut Writer,
+        engine: Arc<dyn Engine>,
+        machine: Machine,
+        quarantine: Arc<Quarantine>,
+    ) -> Applied {
         let applied = machine.applied.clone();
         *self.trail.write() = first_of_trail(&machine);
         *self.flushed.lock() = applied.log_id;
         self.published.store(Arc::new(view_state(engine.view(), &machine, quarantine)));
         self.catalog_version.fetch_add(1, Ordering::Release);
         *writer = Writer { engine, machine, stopped: None, ruined: false };
-        Ok(applied)
+        applied
     }
 
     /// Old states only cost space: failing to remove one is told and tried again at the next flush or start.
@@ -376,15 +390,7 @@ impl Shared {
     }
 }
 
-/// The machine of an engine, whose rows then say that this release writes them.
-pub(crate) fn load(engine: &dyn Engine, keeps: Keeps, settings: StoreSettings) -> Result<Machine, StoreError> {
-    if let Some(batch) = format::stamp(format::read(&*engine.view())?) {
-        engine.write(batch)?;
-    }
-    Machine::load(&*engine.view(), keeps, settings.max_request_entries)
-}
-
-fn view_state(rows: Arc<dyn EngineView>, machine: &Machine, quarantine: Arc<Quarantine>) -> ViewState {
+pub(crate) fn view_state(rows: Arc<dyn EngineView>, machine: &Machine, quarantine: Arc<Quarantine>) -> ViewState {
     ViewState {
         rows,
         applied: machine.applied.clone(),

@@ -10,8 +10,10 @@
 use std::collections::BTreeMap;
 
 use openraft::storage::RaftLogStorage;
+use saola_storage::error::StoreError;
 use saola_storage::import::Import;
 use saola_storage::log::LogState;
+use saola_storage::store::SecondLook;
 use saola_storage::types::{LogId, NodeId, Vote};
 
 use super::Replica;
@@ -21,6 +23,17 @@ use super::start::StartError;
 use crate::folder::NodeIdentity;
 use crate::log_store::LogStore;
 use crate::types::{Runtime, Takes, detach, log_id_to, vote_to};
+
+/// So many rounds go by before the own records are read once more: the others may only be starting.
+const FIRST_LOOK: u32 = 8;
+/// Bytes that are read of them between two rounds.
+const LOOK_BYTES: usize = 256 << 20;
+
+/// What keeps disks and network busy for minutes is tried in these rounds only: less and less often, at last every ten
+/// minutes.
+fn is_due(round: u32) -> bool {
+    round.is_power_of_two() || round.is_multiple_of(120)
+}
 
 /// What the log needs before a received state may take its place beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,67 +85,85 @@ impl<RT: Runtime> Replica<RT> {
         shared.store.ruined().or_else(|| purged.filter(|purged| Some(*purged) > applied).map(behind))
     }
 
-    /// Takes another node's records, then runs Raft. Until then the status says what it waits for.
-    pub(super) async fn renew_first(&self, identity: Option<NodeIdentity>, why: String) -> Result<(), StartError> {
+    /// Takes another node's records, or its own again, then runs Raft. Until then the status says what it waits for.
+    pub(super) fn renew_first(&self, identity: Option<NodeIdentity>, why: String) -> Result<(), StartError> {
         let shared = &self.shared;
         let own = shared.claim.node_id;
+        let path = shared.folder.lock().path().join("db");
+        let Some(identity) = identity else { return Err(StartError::Ruined { path, why }) };
         let others = shared.members().into_iter().any(|it| it.role_value().is_data() && it.node_id != own);
-        let ruined = |why| StartError::Ruined { path: shared.folder.lock().path().join("db"), why };
-        let Some(identity) = identity else { return Err(ruined(why)) };
-        if !others {
-            tracing::warn!("the records cannot be used ({why}); they are all read once more, which may take minutes");
-            self.regain().await.map_err(|again| ruined(format!("{why}; read once more: {again}")))?;
-            return self.run_raft(&identity).await;
-        }
+        let next = if others { "takes those of another data node" } else { "reads all of them once more" };
         shared.copy.known.lock().bad = Some(why.clone());
-        shared.set_renewing(format!(
-            "node {own} takes no part: its records cannot be used ({why}), and it takes those of another data node"
-        ));
+        shared.set_renewing(format!("node {own} takes no part: its records cannot be used ({why}), and it {next}"));
         let replica = self.clone();
         detach::<RT>(async move {
-            let from = replica.renew(&why).await;
-            tracing::info!("the records have come from {from}; this node takes part again");
-            replica.take_part_again(&identity).await;
+            match replica.renew(&why, others).await {
+                Ok(from) => {
+                    tracing::info!("the records have come from {from}; this node takes part again");
+                    replica.take_part_again(&identity).await;
+                }
+                Err(again) => {
+                    let refused = StartError::Ruined { path, why: format!("{why}; read once more: {again}") };
+                    replica.shared.stopped.send_replace(Some(refused.to_string()));
+                }
+            }
         });
         Ok(())
     }
 
-    /// Asks until there are records; answers from whom they came.
-    async fn renew(&self, why: &str) -> String {
+    /// Asks until there are records, and reads the own ones meanwhile once nobody has given any for a while; answers from
+    /// where they come. Without others it ends with what is wrong with the own ones.
+    async fn renew(&self, why: &str, others: bool) -> Result<String, String> {
         let (shared, copy) = (&self.shared, &self.shared.copy);
-        let mut unfit = BTreeMap::new();
-        let mut round: u64 = 0;
+        let (mut unfit, mut look, mut round) = (BTreeMap::new(), None, 1);
         loop {
-            round += 1;
-            // What keeps disks and network busy for minutes is tried less and less often.
-            if round.is_power_of_two() {
+            if is_due(round) && look.is_none() {
                 unfit.clear();
             }
-            let renewed = match self.renew_once(&mut unfit).await {
-                Err(reason) if round.is_power_of_two() => {
-                    self.regain().await.map_err(|own| format!("{reason}; its own, read once more: {own}"))
-                }
-                renewed => renewed,
+            let asked = match others {
+                true => self.renew_once(&mut unfit).await,
+                false => Err("there is no other data node".to_owned()),
             };
             copy.known.lock().repairing_from = None;
-            match renewed {
-                Ok(from) => return from,
-                Err(reason) => shared.set_renewing(format!(
-                    "node {} takes no part: its records cannot be used ({why}), and it waits for those of another data \
-                     node: {reason}; start or mend the others; if no node has sound records restore a backup",
-                    shared.claim.node_id
-                )),
+            let mut reason = match asked {
+                Ok(from) => return Ok(from),
+                Err(reason) => reason,
+            };
+            if look.is_some() || !others || round >= FIRST_LOOK && is_due(round) {
+                match self.look_on(look.take()).await {
+                    Ok(None) => return Ok("this node's own disk, which gives them whole again".to_owned()),
+                    Ok(reading) => {
+                        look = reading;
+                        continue;
+                    }
+                    Err(damage) if !others => return Err(damage),
+                    Err(damage) => reason = format!("{reason}; its own, read once more: {damage}"),
+                }
             }
+            shared.set_renewing(format!(
+                "node {} takes no part: its records cannot be used ({why}), and it waits for those of another data \
+                 node: {reason}; start or mend the others; if no node has sound records restore a backup",
+                shared.claim.node_id
+            ));
             RT::sleep(PAUSE).await;
+            round += 1;
         }
     }
 
-    /// Uses the own records again, if all of them read as they were written.
-    async fn regain(&self) -> Result<String, String> {
-        let store = self.shared.store.clone();
-        let regained = RT::disk(Takes::Long, move || store.regain()).await;
-        regained.map_err(|error| error.to_string())?;
-        self.unusable().map_or_else(|| Ok("this node's own disk, which gives them whole again".to_owned()), Err)
+    /// Reads the own records on, from their beginning if there is no look at them yet. None: they are used again.
+    async fn look_on(&self, look: Option<SecondLook>) -> Result<Option<SecondLook>, String> {
+        let (store, begins) = (self.shared.store.clone(), self.shared.log.state().last_purged);
+        let step = move || {
+            let mut look = match look {
+                Some(look) => look,
+                None => store.look_again(begins)?,
+            };
+            match look.step(LOOK_BYTES)? {
+                true => look.finish().map(|_applied| None),
+                false => Ok(Some(look)),
+            }
+        };
+        RT::disk(Takes::Long, step).await.map_err(|error: StoreError| error.to_string())
     }
 
     /// Asks each sound copy but those whose whole state has come in vain, `unfit`, each with the reason.
@@ -159,6 +190,9 @@ impl<RT: Runtime> Replica<RT> {
                     return Ok(format!("node {} ({})", source.node_id, source.name));
                 }
                 Err(reason) => {
+                    // What has come would keep its room until the next flush.
+                    let store = shared.store.clone();
+                    RT::disk(Takes::Long, move || store.discard_unfinished()).await;
                     reasons.push(reason.clone());
                     unfit.insert(source.node_id, reason);
                 }

@@ -191,7 +191,7 @@ impl<RT: Runtime> Replica<RT> {
         detach::<RT>(room::watch(shared.clone(), free_bytes));
         let replica = Self { shared };
         match (replica.unusable(), identity) {
-            (Some(why), identity) => replica.renew_first(identity, why).await?,
+            (Some(why), identity) => replica.renew_first(identity, why)?,
             (None, Some(identity)) => replica.run_raft(&identity).await?,
             (None, None) => {}
         }

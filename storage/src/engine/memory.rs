@@ -264,9 +264,9 @@ struct Engines {
 }
 
 impl Engines {
-    fn current(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+    fn current(&self) -> Result<Arc<dyn Engine>, EngineError> {
         match self.by_generation.get(&self.current) {
-            Some(engine) => Ok((self.current, Arc::clone(engine) as Arc<dyn Engine>)),
+            Some(engine) => Ok(Arc::clone(engine) as Arc<dyn Engine>),
             None => Err(missing(self.current)),
         }
     }
@@ -307,7 +307,7 @@ impl EngineHome for MemoryHome {
             let what = format!("engine {} in memory is not used any more", engines.current);
             return Err(EngineError { what, source: why.clone().into(), damage: true });
         }
-        Ok(engines.current()?.1)
+        engines.current()
     }
 
     fn create_new(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
@@ -343,7 +343,7 @@ impl EngineHome for MemoryHome {
         Ok(())
     }
 
-    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+    fn open_condemned(&self) -> Result<Arc<dyn Engine>, EngineError> {
         self.engines.lock().current()
     }
 

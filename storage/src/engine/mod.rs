@@ -220,12 +220,12 @@ pub trait EngineHome: Send + Sync {
     /// Removes engines that are neither current nor in use.
     fn discard_others(&self) -> Result<(), EngineError>;
 
-    /// Has the current engine never be opened again, because of what is wrong with it; survives a crash once this returns.
+    /// Has the current engine not be used again, because of what is wrong with it; survives a crash once this returns.
     /// The mark goes with the engine: another one that becomes current is not concerned.
     fn condemn(&self, why: &str) -> Result<(), EngineError>;
 
-    /// Opens the current engine although it may be condemned: for a look at what it is worth.
-    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError>;
+    /// Opens the current engine although it may be condemned: for a look at what it is worth. Never makes one.
+    fn open_condemned(&self) -> Result<Arc<dyn Engine>, EngineError>;
 
     /// Takes the mark off the current engine; survives a crash once this returns.
     fn absolve(&self) -> Result<(), EngineError>;

@@ -102,6 +102,10 @@ impl RocksEngine {
     fn open(folder: &Path, settings: &RocksSettings) -> Result<RocksEngine, EngineError> {
         if folder.join("CURRENT").exists() {
             known_kinds(folder)?;
+        } else if holds_rows(folder) {
+            // RocksDB would make a new database here and remove the files of the old one.
+            let what = format!("open database {}", folder.display());
+            return Err(EngineError { what, source: "its file CURRENT is missing".into(), damage: true });
         }
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
         let kinds = Kind::ALL
@@ -117,6 +121,14 @@ impl RocksEngine {
     fn failed(&self, verb: &str, source: rocksdb::Error) -> EngineError {
         failed_write(verb, &self.folder, source)
     }
+}
+
+/// Whether there are files of rows. A folder that cannot be listed cannot be opened either, which says why.
+fn holds_rows(folder: &Path) -> bool {
+    let is_rows = |entry: io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().extension().is_some_and(|extension| extension == "sst"))
+    };
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(is_rows))
 }
 
 fn failed(what: String, source: rocksdb::Error) -> EngineError {

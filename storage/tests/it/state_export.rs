@@ -307,7 +307,7 @@ impl EngineHome for NoSwitch {
         self.0.condemn(why)
     }
 
-    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
+    fn open_condemned(&self) -> Result<Arc<dyn Engine>, EngineError> {
         self.0.open_condemned()
     }
 

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use saola_storage::command::{Collect, Command, Decision, Op, RetentionChange, RetentionLimits, SetRetention};
+use saola_storage::digest::{Item, StateDigest};
 use saola_storage::engine::{Batch, Kind};
 use saola_storage::error::StoreError;
 use saola_storage::keyspace::{heads, versions};
-use saola_storage::store::{ApplyEntry, ApplyPayload, At, Store};
+use saola_storage::store::{Applied, ApplyEntry, ApplyPayload, At, Store};
 
 use crate::state_support::*;
 
@@ -89,6 +90,13 @@ fn goes_on(store: &Store) {
     assert_eq!(view.kept_digest().expect("a digest"), view.recomputed_digest().expect("a digest"));
 }
 
+/// Reads all of a copy again, and uses it.
+fn look(store: &Store) -> Result<Applied, StoreError> {
+    let mut look = store.look_again(None)?;
+    while !look.step(100)? {}
+    look.finish()
+}
+
 /// Applies what reads the head of the only record.
 fn apply_meets_it(store: &Store) {
     let applied = store.apply(vec![entry(next(store), 0, vec![put("agency", 1, b"r", b"x", None)])]);
@@ -141,17 +149,17 @@ fn a_condemned_copy_is_used_again_only_if_all_of_it_reads_as_it_was_written() {
         rot(&home, Kind::Heads, &key);
         let store = open(&home);
         let applied = store.applied();
-        assert_eq!(store.regain().expect("nothing is wrong yet"), applied);
+        assert!(store.look_again(None).is_err(), "nothing is wrong yet");
         apply_meets_it(&store);
         drop(store);
         let store = open(&home);
-        let refused = store.regain().expect_err("it is damaged").to_string();
-        assert!(refused.contains("they do not give their kept sums"), "{refused}");
+        let refused = look(&store).expect_err("it is damaged").to_string();
+        assert!(refused.contains("do not give the kept sums of 1 of 4096 buckets"), "{refused}");
         is_of_no_use(&store, "agency/r");
         drop(store);
         is_of_no_use(&open(&home), "agency/r");
         // The disk gives again what it has.
-        let (_, engine) = home.home.open_condemned().expect("the engine opens");
+        let engine = home.home.open_condemned().expect("the engine opens");
         let mut batch = Batch::default();
         batch.put(Kind::Heads, key, sound.expect("the row is there"));
         engine.write(batch).expect("a write");
@@ -159,11 +167,39 @@ fn a_condemned_copy_is_used_again_only_if_all_of_it_reads_as_it_was_written() {
         drop(engine);
         let store = open(&home);
         is_of_no_use(&store, "agency/r");
-        assert_eq!(store.regain().expect("it is whole"), applied);
+        let beyond = log_id(applied.log_id.expect("there is a log").index + 1);
+        let early = store.look_again(Some(beyond)).err().expect("the log begins behind it").to_string();
+        assert!(early.contains("they end before"), "{early}");
+        assert_eq!(look(&store).expect("it is whole"), applied);
         goes_on(&store);
         drop(store);
         goes_on(&open(&home));
     }
+}
+
+#[test]
+fn a_damaged_row_that_all_sums_cover_is_no_reason_to_use_the_copy_again() {
+    let home = memory_home();
+    drop(filled(&home));
+    let key = heads::key(1, b"r");
+    let engine = home.home.open_current().expect("the engine opens");
+    let row = || engine.view().get(Kind::Heads, &key).expect("it reads").expect("the row is there");
+    let sound = row();
+    rot(&home, Kind::Heads, &key);
+    // As if it had been written so: the sums are of what stands there.
+    let mut sums = StateDigest::load(&*engine.view()).expect("it reads");
+    sums.remove(Item::new(Kind::Heads, &key, &sound));
+    sums.add(Item::new(Kind::Heads, &key, &row()));
+    let mut batch = Batch::default();
+    sums.write(&mut batch);
+    engine.write(batch).expect("a write");
+    engine.flush().expect("a flush");
+    drop(engine);
+    let store = open(&home);
+    apply_meets_it(&store);
+    drop(store);
+    let refused = look(&open(&home)).expect_err("apply would meet it again").to_string();
+    assert!(refused.contains("use the records again: 1 rows damaged: agency/r"), "{refused}");
 }
 
 #[test]
@@ -225,7 +261,7 @@ mod files {
     #[test]
     fn damaged_and_missing_files_at_a_start_are_no_end_of_the_node() {
         type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
-        let cases: [Damage<'_>; 6] = [
+        let cases: [Damage<'_>; 7] = [
             ("Corruption", &|folder| files(folder, "", ".sst").iter().for_each(|path| garble(path))),
             ("No such file", &|folder| {
                 files(folder, "", ".sst").iter().for_each(|path| fs::remove_file(path).expect("it goes"))
@@ -234,6 +270,7 @@ mod files {
             ("not the name of a database", &|folder| fs::write(folder.join("db/current"), "db").expect("a write")),
             ("`current` is missing", &|folder| fs::remove_file(folder.join("db/current")).expect("it goes")),
             ("there are none", &|folder| fs::remove_dir_all(folder.join("db")).expect("it goes")),
+            ("CURRENT is missing", &|folder| fs::remove_file(folder.join("db/db-1/CURRENT")).expect("it goes")),
         ];
         for (part, damage) in cases {
             let folder = tempfile::tempdir().expect("a temporary folder");
@@ -241,6 +278,9 @@ mod files {
             damage(folder.path());
             is_of_no_use(&open(&rocks(folder.path())), part);
             let home = rocks(folder.path());
+            if part != "there are none" {
+                assert!(look(&open(&home)).is_err(), "{part}");
+            }
             is_replaced(&home, open(&home));
         }
     }

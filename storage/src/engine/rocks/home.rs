@@ -16,7 +16,7 @@ use crate::engine::{Engine, EngineError, EngineHome};
 /// Databases that may still be open, by number.
 type OpenDatabases = BTreeMap<u64, Weak<DB>>;
 
-/// In the folder of a database that must not be opened any more; says why. RocksDB leaves files that it does not know.
+/// In the folder of a database that must not be used any more; says why. RocksDB leaves files that it does not know.
 const CONDEMNED: &str = "condemned";
 /// The disk does not give what it should hold.
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
@@ -187,14 +187,19 @@ impl EngineHome for RocksHome {
         condemn().map_err(self.failed("mark the current one of"))
     }
 
-    fn open_condemned(&self) -> Result<(u64, Arc<dyn Engine>), EngineError> {
-        let generation = self.first().map_err(self.failed("find"))?;
-        Ok((generation, self.open_database(&mut self.open.lock(), generation)?))
+    fn open_condemned(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let exists = || match self.current()? {
+            Some(generation) if self.database(generation).join("CURRENT").exists() => Ok(generation),
+            _ => Err(damaged("there is none that could be read again".to_owned())),
+        };
+        let generation = exists().map_err(self.failed("find"))?;
+        self.open_database(&mut self.open.lock(), generation)
     }
 
     fn absolve(&self) -> Result<(), EngineError> {
         let absolve = || {
-            let mark = self.database(self.first()?).join(CONDEMNED);
+            let current = self.current()?.ok_or_else(|| damaged("the file `current` is missing".to_owned()))?;
+            let mark = self.database(current).join(CONDEMNED);
             match fs::remove_file(&mark) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => sync_folder_of(&mark),
