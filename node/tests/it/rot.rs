@@ -71,7 +71,13 @@ async fn a_node_that_waits_for_the_repair_of_its_log_says_so_wherever_it_is_aske
     let damaged = format!("(index {})", place.index);
     let waits = |text: &str| text.contains("waits for entries") && text.contains(&damaged);
     let status = cluster.start(1).await;
-    assert!(status.state == "repairing" && waits(&status.error), "{status:?}");
+    assert_eq!(status.state, "repairing", "{status:?}");
+    // Before it knows what it lacks it says that it reads what is left.
+    let says = |status: &saola_client::proto::StatusResponse| {
+        let seen = own(status, 2);
+        seen.state == "repairing" && waits(&seen.error)
+    };
+    cluster.wait_for(1, "what it waits for", says).await;
     let mut health = HealthClient::new(channel(&cluster, 1).await);
     becomes(&mut health, "saola.v1.Records", ServingStatus::NotServing).await;
     becomes(&mut health, "", ServingStatus::Serving).await;
