@@ -88,6 +88,7 @@ headed!(
     ListResponse,
     CreateCollectionResponse,
     ListCollectionsResponse,
+    SetProtectionResponse,
     SetRetentionResponse,
     InitResponse,
     StatusResponse,

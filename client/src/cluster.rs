@@ -113,6 +113,19 @@ impl Client {
         Ok(reply.members)
     }
 
+    /// Changes what an acknowledgement waits for; it rules every acknowledgement after the answer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the cluster cannot give it, [`Error::Unknown`] while the other site does not answer.
+    pub async fn set_protection(&self, protection: proto::Protection) -> Result<(), Error> {
+        // Said a second time it says the same.
+        let plan = Plan { effect: Effect::None, ..Plan::CHANGE };
+        let message = proto::SetProtectionRequest { protection: Some(protection) };
+        let send = |channel, request| async move { cluster(channel).set_protection(request).await };
+        let (_, _): (proto::SetProtectionResponse, _) = self.call(plan, message, send).await?;
+        Ok(())
+    }
+
     /// Each data node's state digest at one log index.
     ///
     /// # Errors

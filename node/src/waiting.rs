@@ -12,8 +12,8 @@ use rustls::ServerConfig;
 use saola_client::proto::cluster_server::{Cluster, ClusterServer};
 use saola_client::proto::{
     AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
-    NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, ScrubRequest, ScrubResponse, StatusRequest, StatusResponse,
-    TransferRequest, TransferResponse,
+    NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, ScrubRequest, ScrubResponse, SetProtectionRequest,
+    SetProtectionResponse, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
 };
 use saola_raft::NodeIdentity;
 use saola_raft::transport::tonic::{PeerTls, serve_status};
@@ -169,6 +169,13 @@ impl Cluster for Waiting {
     }
 
     async fn digest(&self, _: Request<DigestRequest>) -> Result<Response<DigestResponse>, Status> {
+        Err(self.refuse())
+    }
+
+    async fn set_protection(
+        &self,
+        _: Request<SetProtectionRequest>,
+    ) -> Result<Response<SetProtectionResponse>, Status> {
         Err(self.refuse())
     }
 

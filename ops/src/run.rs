@@ -46,6 +46,7 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
             let change_limit = global.timeout.unwrap_or(CHANGE_LIMIT);
             verbs::cluster::cluster(&client, change_limit, verb, format).await
         }
+        Verb::Protection(verb) => verbs::protection::protection(&records()?, verb, format).await,
         Verb::Scrub(verb) => verbs::scrub::scrub(&records()?, verb, format).await,
         Verb::Collection(CollectionVerb::Create(args)) => verbs::collection::create(&records()?, args, format).await,
         Verb::Collection(CollectionVerb::List) => verbs::collection::list(&records()?, format).await,

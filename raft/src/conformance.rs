@@ -32,7 +32,8 @@ impl StoreBuilder<TypeConfig<TokioRuntime>, LogStore<TokioRuntime>, StateMachine
         std::thread::spawn(move || writer.run(|error| panic!("the log failed: {error}")));
         let home = (self.home)(folder.path());
         let store = Store::open(home, Keeps::Records, StoreSettings::default()).unwrap();
-        let machine = StateMachine::new(Arc::new(store), Arc::new(FrontierCell::new()), Default::default());
+        let frontier = Arc::new(FrontierCell::new(None));
+        let machine = StateMachine::new(Arc::new(store), frontier, String::new(), Default::default());
         Ok((folder, LogStore::new(log), machine))
     }
 }

@@ -1,90 +1,307 @@
 //! The frontier: the log index up to which effects may be shown to anyone.
 //!
-//! `frontier` is a pure function of what the leader knows; [`FrontierCell`] keeps its highest value on one node.
-//! The gate stays off until sites and protection modes are built, so the frontier equals the commit index here;
-//! acknowledgements, outcomes, reads and revisions nevertheless all go through it.
+//! A leader decides it: [`frontier`] is a pure function of what it has applied and what the other site's nodes have
+//! flushed. All others hear it while the gate is on. [`FrontierCell`] keeps its highest value on one node; it never goes back, so a rule that
+//! changes only stops it until the new rule has caught up.
+//!
+//! It is decided over *applied* entries, each under the rule that stands in the applied state: an entry that closes the
+//! gate gates all behind it, one that opens it releases all before it.
 
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use saola_storage::protection::{Mode, Protection};
+use saola_storage::types::{LeaderId, LogId, NodeId};
 use tokio::sync::watch;
 
-/// What the frontier is decided from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrontierView {
-    /// Highest index known to be committed, plus one (0: nothing).
-    pub committed_next: u64,
-    /// The rule in force.
-    pub gate: Gate,
-}
+use crate::member::Member;
 
-/// Whether acknowledgements wait for the other site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether effects wait for the other site.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// A commit is enough.
     Off,
+    /// So many of these nodes, the data nodes of the other sites, must have flushed an entry.
+    On {
+        /// Who counts.
+        members: Vec<NodeId>,
+        /// How many of them.
+        acks: usize,
+    },
 }
 
-/// First index that may not be shown yet.
-pub fn frontier(view: FrontierView) -> u64 {
-    match view.gate {
-        Gate::Off => view.committed_next,
+/// The rule for a leader at `own_site`.
+pub fn gate(protection: Protection, own_site: &str, members: &[Member]) -> Gate {
+    match protection.mode {
+        Mode::MaximumPerformance => Gate::Off,
+        Mode::MaximumProtection => {
+            let elsewhere = members.iter().filter(|it| it.role_value().is_data() && it.site != own_site);
+            Gate::On { members: elsewhere.map(|it| it.node_id).collect(), acks: protection.acks as usize }
+        }
     }
 }
 
-/// The highest frontier this node has computed or heard of. It never goes back.
+/// First index that may not be shown yet, as a leader decides it: it has applied all below `applied_next`, and `flushed`
+/// has the first index that each other node has not flushed.
+pub fn frontier(applied_next: u64, gate: &Gate, flushed: &BTreeMap<NodeId, u64>) -> u64 {
+    match gate {
+        Gate::Off => applied_next,
+        Gate::On { members, acks } => {
+            let mut nexts: Vec<u64> = members.iter().map(|id| flushed.get(id).copied().unwrap_or(0)).collect();
+            nexts.sort_unstable_by(|a, b| b.cmp(a));
+            let counted = acks.checked_sub(1).map_or(u64::MAX, |place| nexts.get(place).copied().unwrap_or(0));
+            applied_next.min(counted)
+        }
+    }
+}
+
+/// What a node goes by.
+#[derive(Debug)]
+struct Known {
+    /// Newest applied entry.
+    applied: Option<LogId>,
+    gate: Gate,
+    /// Leadership term of this node that `flushed` was counted in.
+    term: u64,
+    flushed: BTreeMap<NodeId, u64>,
+    /// What leaders have said.
+    heard: u64,
+}
+
+/// What may be shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shown {
+    /// First index that may not.
+    next: u64,
+    /// First entry of the leader that wrote the newest applied one, as far as this process has applied it.
+    began: Option<LogId>,
+}
+
+/// The highest frontier that this node may act on.
 #[derive(Debug)]
 pub(crate) struct FrontierCell {
-    next: watch::Sender<u64>,
+    /// A witness decides nothing: it does not know the rule, and hands leadership over before anything is shown.
+    decides_as: Option<NodeId>,
+    shown: watch::Sender<Shown>,
+    known: Mutex<Known>,
 }
 
 impl FrontierCell {
-    pub(crate) fn new() -> Self {
-        Self { next: watch::Sender::new(0) }
+    /// `decides_as`: the node's own id, for one that keeps records.
+    pub(crate) fn new(decides_as: Option<NodeId>) -> Self {
+        let (applied, term, flushed, heard) = Default::default();
+        let known = Known { applied, gate: Gate::Off, term, flushed, heard };
+        Self { decides_as, shown: watch::Sender::default(), known: Mutex::new(known) }
     }
 
-    /// This node leads, or applied what a leader committed: `index` is committed.
-    pub(crate) fn observe_committed(&self, index: u64) {
-        self.raise(frontier(FrontierView { committed_next: index + 1, gate: Gate::Off }));
-    }
-
-    /// A leader said that everything below `next` may be shown.
-    pub(crate) fn raise(&self, next: u64) {
-        self.next.send_if_modified(|current| {
-            let higher = next > *current;
-            if higher {
-                *current = next;
+    /// Entries up to `last` have been applied, the first of its leader's among them at `first_of_leader`. `gate`: the
+    /// rule from here on, if it may be another.
+    pub(crate) fn applied(&self, last: LogId, first_of_leader: u64, gate: Option<Gate>) {
+        let mut known = self.known.lock();
+        known.applied = Some(last);
+        self.shown.send_if_modified(|shown| {
+            let another = shown.began.is_none_or(|began| began.leader != last.leader);
+            if another {
+                shown.began = Some(LogId { index: first_of_leader, ..last });
             }
+            another
+        });
+        if let Some(gate) = gate {
+            known.gate = gate;
+        }
+        self.decide(&known);
+    }
+
+    /// A node has flushed all below `next`, as it told this leader of `term`.
+    pub(crate) fn flushed(&self, node_id: NodeId, term: u64, next: u64) {
+        let mut known = self.known.lock();
+        if known.term != term {
+            (known.term, known.flushed) = (term, BTreeMap::new());
+        }
+        let counted = known.flushed.entry(node_id).or_default();
+        *counted = next.max(*counted);
+        if known.gate != Gate::Off {
+            self.decide(&known);
+        }
+    }
+
+    /// A leader said that everything below `next` may be shown. What this node has not applied may not even be
+    /// committed as far as it knows itself.
+    pub(crate) fn heard(&self, next: u64) {
+        let mut known = self.known.lock();
+        if next > known.heard {
+            known.heard = next;
+            self.decide(&known);
+        }
+    }
+
+    fn decide(&self, known: &Known) {
+        let Some(applied) = known.applied else { return };
+        let applied_next = applied.index + 1;
+        let mut next = known.heard.min(applied_next);
+        // With the gate off every node that knows so may go by its own log. With the gate on only a leader can count, and
+        // only once an entry of its own term is applied: before, it knows nothing that its predecessors had not shown.
+        let counts = self.decides_as == Some(applied.leader.node_id);
+        if self.decides_as.is_some() && (known.gate == Gate::Off || counts) {
+            let none = BTreeMap::new();
+            let counted = if known.term == applied.leader.term { &known.flushed } else { &none };
+            next = next.max(frontier(applied_next, &known.gate, counted));
+        }
+        self.shown.send_if_modified(|shown| {
+            let higher = next > shown.next;
+            shown.next = shown.next.max(next);
             higher
         });
     }
 
     /// First index that may not be shown yet.
     pub(crate) fn next(&self) -> u64 {
-        *self.next.borrow()
+        self.shown.borrow().next
+    }
+
+    /// Entries that are applied and may not be shown yet.
+    pub(crate) fn waiting(&self) -> u64 {
+        let applied = self.known.lock().applied;
+        applied.map_or(0, |applied| (applied.index + 1).saturating_sub(self.next()))
+    }
+
+    /// Whether the gate is on.
+    pub(crate) fn is_gated(&self) -> bool {
+        self.known.lock().gate != Gate::Off
     }
 
     /// Resolves once the entry at `index` may be shown.
     pub(crate) async fn reached(&self, index: u64) {
-        let mut changes = self.next.subscribe();
+        let mut changes = self.shown.subscribe();
         // The sender lives in `self`, which outlives this borrow, so waiting can only end with the condition.
-        let _reached = changes.wait_for(|next| *next > index).await;
+        let _reached = changes.wait_for(|shown| shown.next > index).await;
+    }
+
+    /// Resolves once the first entry of this leadership may be shown, and with it all that former leaders acknowledged;
+    /// answers the frontier then.
+    pub(crate) async fn covers(&self, leader: LeaderId) -> u64 {
+        let mut changes = self.shown.subscribe();
+        let covers = |shown: &Shown| shown.began.is_some_and(|it| it.leader == leader && shown.next > it.index);
+        let _covered = changes.wait_for(covers).await;
+        self.next()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use saola_storage::member::Role;
+
     use super::*;
 
-    #[test]
-    fn gate_off_shows_exactly_what_is_committed() {
-        assert_eq!(frontier(FrontierView { committed_next: 0, gate: Gate::Off }), 0);
-        assert_eq!(frontier(FrontierView { committed_next: 8, gate: Gate::Off }), 8);
+    const OWN: NodeId = 1;
+
+    fn id(term: u64, node_id: NodeId, index: u64) -> LogId {
+        LogId { leader: LeaderId { term, node_id }, index }
+    }
+
+    fn member(node_id: NodeId, site: &str, role: Role) -> Member {
+        Member { node_id, site: site.into(), role: role as i32, ..Member::default() }
+    }
+
+    fn on(acks: usize) -> Gate {
+        Gate::On { members: vec![3, 4], acks }
     }
 
     #[test]
-    fn frontier_never_goes_back() {
-        let cell = FrontierCell::new();
-        cell.observe_committed(7);
-        cell.raise(3);
-        cell.observe_committed(2);
+    fn only_data_nodes_of_other_sites_count_for_the_gate() {
+        let members = [
+            member(1, "main", Role::Voter),
+            member(2, "main", Role::Voter),
+            member(3, "dr", Role::Voter),
+            member(4, "dr", Role::Learner),
+            member(5, "third", Role::Witness),
+        ];
+        let protected = Protection { mode: Mode::MaximumProtection, acks: 1 };
+        assert_eq!(gate(protected, "main", &members), on(1));
+        assert_eq!(gate(protected, "dr", &members), Gate::On { members: vec![1, 2], acks: 1 });
+        assert_eq!(gate(Protection::default(), "main", &members), Gate::Off);
+    }
+
+    #[test]
+    fn an_entry_is_shown_once_it_is_applied_and_enough_of_the_other_site_have_flushed_it() {
+        let flushed = BTreeMap::from([(3, 8), (4, 5), (2, 99)]);
+        assert_eq!(frontier(10, &Gate::Off, &flushed), 10);
+        assert_eq!(frontier(10, &on(1), &flushed), 8);
+        assert_eq!(frontier(10, &on(2), &flushed), 5);
+        assert_eq!(frontier(4, &on(2), &flushed), 4, "what is flushed there and not applied here is not shown");
+        assert_eq!(frontier(10, &on(3), &flushed), 0, "there are too few");
+        assert_eq!(frontier(10, &on(1), &BTreeMap::new()), 0);
+    }
+
+    #[test]
+    fn the_frontier_never_goes_back_when_the_gate_closes_and_goes_on_when_it_has_caught_up() {
+        let cell = FrontierCell::new(Some(OWN));
+        cell.applied(id(2, OWN, 7), 7, Some(Gate::Off));
         assert_eq!(cell.next(), 8);
+        cell.flushed(3, 2, 5);
+        cell.applied(id(2, OWN, 9), 9, Some(on(1)));
+        assert_eq!((cell.next(), cell.waiting()), (8, 2));
+        cell.flushed(3, 2, 9);
+        assert_eq!(cell.next(), 9);
+        cell.flushed(4, 2, 10);
+        assert_eq!((cell.next(), cell.waiting()), (10, 0));
+        cell.applied(id(2, OWN, 12), 10, None);
+        assert_eq!(cell.next(), 10);
+        cell.applied(id(2, OWN, 13), 10, Some(Gate::Off));
+        assert_eq!(cell.next(), 14, "what opens the gate releases all before it");
+    }
+
+    #[test]
+    fn a_new_leader_shows_nothing_before_an_entry_of_its_own_term_and_counts_afresh() {
+        let cell = FrontierCell::new(Some(OWN));
+        cell.applied(id(2, OWN, 5), 5, Some(on(1)));
+        cell.flushed(3, 2, 6);
+        assert_eq!(cell.next(), 6);
+        cell.applied(id(3, 2, 8), 6, None);
+        cell.flushed(3, 4, 9);
+        assert_eq!(cell.next(), 6, "entries of another leader");
+        cell.flushed(3, 5, 6);
+        cell.applied(id(5, OWN, 9), 9, None);
+        assert_eq!(cell.next(), 6, "what was counted in an older leadership does not count");
+        cell.flushed(3, 5, 10);
+        assert_eq!(cell.next(), 10);
+    }
+
+    #[test]
+    fn a_follower_shows_what_it_heard_as_far_as_it_has_applied_it() {
+        let cell = FrontierCell::new(Some(OWN));
+        cell.heard(7);
+        assert_eq!(cell.next(), 0);
+        cell.applied(id(1, 2, 4), 0, Some(on(1)));
+        assert_eq!(cell.next(), 5);
+        cell.flushed(3, 1, 9);
+        cell.applied(id(1, 2, 8), 0, None);
+        assert_eq!(cell.next(), 7, "it counts nothing itself");
+        cell.heard(3);
+        assert_eq!(cell.next(), 7);
+        cell.applied(id(1, 2, 9), 0, Some(Gate::Off));
+        assert_eq!(cell.next(), 10, "a commit is enough again");
+    }
+
+    #[test]
+    fn a_witness_that_leads_shows_nothing_that_it_has_not_heard() {
+        let cell = FrontierCell::new(None);
+        cell.heard(4);
+        cell.applied(id(2, OWN, 7), 7, Some(Gate::Off));
+        assert_eq!(cell.next(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_waits_until_the_first_entry_of_the_leadership_may_be_shown() {
+        let cell = FrontierCell::new(Some(OWN));
+        let leader = LeaderId { term: 5, node_id: OWN };
+        cell.applied(id(4, 2, 8), 3, Some(on(1)));
+        cell.heard(9);
+        cell.applied(id(5, OWN, 9), 9, None);
+        let covered = cell.covers(leader);
+        tokio::pin!(covered);
+        assert!(futures::poll!(&mut covered).is_pending());
+        cell.flushed(4, 5, 10);
+        assert_eq!(covered.await, 10);
     }
 }

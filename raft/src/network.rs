@@ -155,7 +155,9 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.answered(self.member.node_id, RT::Instant::now(), room);
         self.shared.links.confirmed(self.member.node_id, said);
         if let Ok(Some(flushed)) = &result {
-            self.shared.links.count_flushed(self.member.node_id, term, flushed.index.saturating_add(1));
+            let next = flushed.index.saturating_add(1);
+            self.shared.links.count_flushed(self.member.node_id, term, next);
+            self.shared.frontier.flushed(self.member.node_id, term, next);
         }
         Ok(result)
     }

@@ -21,7 +21,7 @@ use saola_storage::types::LogId;
 use tokio::sync::watch;
 
 use crate::convert::place_in_log;
-use crate::frontier::FrontierCell;
+use crate::frontier::{self, FrontierCell, Gate};
 use crate::member::{MembershipRecord, membership_from_record, membership_to_record};
 use crate::payload;
 use crate::types::{Outcomes, Runtime, Takes, TypeConfig, log_id_from, log_id_to};
@@ -65,6 +65,9 @@ impl SnapshotBody {
 pub(crate) struct StateMachine<RT> {
     store: Arc<Store>,
     frontier: Arc<FrontierCell>,
+    own_site: String,
+    /// What the rule for the frontier was taken from last: version of the catalog, entry that set the membership.
+    gate_by: Option<(u64, Option<LogId>)>,
     applied_next: watch::Sender<u64>,
     digest_taken: watch::Sender<u64>,
     /// What the next small batch will probably take.
@@ -77,6 +80,8 @@ impl<RT> Clone for StateMachine<RT> {
         Self {
             store: self.store.clone(),
             frontier: self.frontier.clone(),
+            own_site: self.own_site.clone(),
+            gate_by: self.gate_by,
             applied_next: self.applied_next.clone(),
             digest_taken: self.digest_taken.clone(),
             takes: self.takes,
@@ -94,21 +99,35 @@ impl<RT: Runtime> StateMachine<RT> {
     pub(crate) fn new(
         store: Arc<Store>,
         frontier: Arc<FrontierCell>,
+        own_site: String,
         news: (watch::Sender<u64>, watch::Sender<u64>),
     ) -> Self {
         let (applied_next, digest_taken) = news;
         let (takes, runtime) = (Takes::AMoment, PhantomData);
-        let this = Self { store, frontier, applied_next, digest_taken, takes, runtime };
+        let this = Self { store, frontier, own_site, gate_by: None, applied_next, digest_taken, takes, runtime };
         this.announce(&this.store.applied());
         this
     }
 
     fn announce(&self, applied: &Applied) {
         if let Some(log_id) = applied.log_id {
-            // What is applied was committed by some leader.
-            self.frontier.observe_committed(log_id.index);
+            self.frontier.applied(log_id, log_id.index, Some(self.gate(applied)));
             self.applied_next.send_replace(log_id.index + 1);
         }
+    }
+
+    /// The rule for this node, should it lead, by the applied state.
+    fn gate(&self, applied: &Applied) -> Gate {
+        let record = applied.membership.as_ref().and_then(|(_, bytes)| MembershipRecord::decode(bytes.clone()).ok());
+        let members = record.into_iter().flat_map(|record| record.seats).filter_map(|seat| seat.member);
+        frontier::gate(self.store.protection(), &self.own_site, &members.collect::<Vec<_>>())
+    }
+
+    /// The same, if the applied state may have another rule than at the last call.
+    fn changed_gate(&mut self) -> Option<Gate> {
+        let applied = self.store.applied();
+        let by = (self.store.keyring_version(), applied.membership.as_ref().map(|(at, _)| *at));
+        (std::mem::replace(&mut self.gate_by, Some(by)) != Some(by)).then(|| self.gate(&applied))
     }
 
     fn meta(applied: &Applied) -> io::Result<SnapshotMetaOf<TypeConfig<RT>>> {
@@ -130,9 +149,11 @@ impl<RT: Runtime> StateMachine<RT> {
                 .map_err(|error| io::Error::other(format!("apply entry {log_id}: {error}")))?;
             entries.push(ApplyEntry { log_id, payload });
         }
-        let Some(last) = entries.last().map(|entry| entry.log_id.index) else {
+        let Some(last) = entries.last().map(|entry| entry.log_id) else {
             return Ok(());
         };
+        let of_leader = entries.iter().find(|entry| entry.log_id.leader == last.leader);
+        let first_of_leader = of_leader.map_or(last.index, |entry| entry.log_id.index);
         let takes = if bytes > SMALL_BYTES { Takes::Long } else { self.takes };
         let began = RT::Instant::now();
         let store = self.store.clone();
@@ -140,8 +161,9 @@ impl<RT: Runtime> StateMachine<RT> {
         if bytes <= SMALL_BYTES {
             self.takes = if began.elapsed() > MOMENT { Takes::Long } else { Takes::AMoment };
         }
-        self.frontier.observe_committed(last);
-        self.applied_next.send_replace(last + 1);
+        let gate = self.changed_gate();
+        self.frontier.applied(last, first_of_leader, gate);
+        self.applied_next.send_replace(last.index + 1);
         if let Some(index) = self.store.newest_digest() {
             self.digest_taken.send_if_modified(|known| std::mem::replace(known, index) != index);
         }
@@ -295,10 +317,11 @@ mod tests {
     #[tokio::test]
     async fn witness_takes_a_newer_snapshot_whose_membership_it_has_applied() {
         let store = Store::open(Arc::new(MemoryHome::new()), Keeps::LogIdsOnly, StoreSettings::default()).unwrap();
-        let frontier = Arc::new(FrontierCell::new());
+        let frontier = Arc::new(FrontierCell::new(None));
         let mut machine = StateMachine::<TokioRuntime>::new(
             Arc::new(store),
             frontier,
+            String::new(),
             (watch::Sender::new(0), watch::Sender::new(0)),
         );
         let members = BTreeMap::from([(1, Member { node_id: 1, ..Member::default() })]);

@@ -10,7 +10,8 @@ use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::collections::Collection;
 use crate::keyspace::meta::{self, InfoRow, NodeClaim};
-use crate::keyspace::{array, collections, decode_value, keyring, sites};
+use crate::keyspace::{array, collections, decode_value, keyring, protection, sites};
+use crate::protection::Protection;
 
 /// What the store is; known once the first command of the cluster has been applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub(crate) struct Catalog {
     pub collections: BTreeMap<String, Arc<Collection>>,
     /// By DEK id.
     pub deks: BTreeMap<Bytes, WrappedDek>,
+    /// None: nobody has set it yet.
+    pub protection: Option<Protection>,
 }
 
 impl Catalog {
@@ -82,6 +85,9 @@ impl Catalog {
             let (key, value) = row?;
             let dek = keyring::decode(&key, value)?;
             catalog.deks.insert(key, dek);
+        }
+        if let Some(value) = view.get(Kind::Protection, protection::KEY)? {
+            catalog.protection = Some(protection::decode(value)?);
         }
         Ok(catalog)
     }

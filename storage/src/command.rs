@@ -25,7 +25,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     pub op: Option<Op>,
 }
 
@@ -82,6 +82,9 @@ pub enum Op {
     /// Remove the oldest rows of the change feed.
     #[prost(message, tag = "20")]
     CompactChanges(CompactChanges),
+    /// Change what an acknowledgement waits for.
+    #[prost(message, tag = "21")]
+    SetProtection(SetProtection),
 }
 
 /// Condition of a write, decided on applied state.
@@ -365,6 +368,27 @@ pub struct CompactChanges {
     pub max_rows: u64,
 }
 
+/// Change what an acknowledgement waits for: of this command's own entry on.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SetProtection {
+    /// When a write counts as safe.
+    #[prost(enumeration = "ProtectionMode", tag = "1")]
+    pub mode: i32,
+    /// So many data nodes of other sites must have flushed it, at least 1.
+    #[prost(uint32, tag = "2")]
+    pub acks: u32,
+}
+
+/// See [`crate::protection::Mode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum ProtectionMode {
+    /// Once it is committed.
+    MaximumPerformance = 1,
+    /// Once other sites have it too.
+    MaximumProtection = 3,
+}
+
 /// The answer to one command.
 #[derive(Clone, PartialEq, Message)]
 pub struct Outcome {
@@ -412,7 +436,7 @@ pub enum Decision {
     /// The client's row was evicted: whether the call took effect cannot be told.
     #[prost(message, tag = "17")]
     RequestExpired(RequestExpired),
-    /// Done, nothing to say (bootstrap, time mark, add site).
+    /// Done, nothing to say (bootstrap, time mark, add site, protection).
     #[prost(message, tag = "18")]
     Done(Done),
     /// State digest at this index.

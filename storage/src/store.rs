@@ -16,6 +16,7 @@ use crate::export::Export;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{decode_value, encode_value, format};
+use crate::protection::Protection;
 use crate::quarantine::{Damage, Held, Quarantine, Watch};
 use crate::read::ViewState;
 use crate::scrub::Scrub;
@@ -187,6 +188,11 @@ impl Store {
     /// every start.
     pub fn keyring_version(&self) -> u64 {
         self.shared.catalog_version.load(Ordering::Acquire)
+    }
+
+    /// What an acknowledgement waits for, as of the newest apply call.
+    pub fn protection(&self) -> Protection {
+        self.shared.published.load().catalog.protection.unwrap_or_default()
     }
 
     /// The state digest that an entry took; the newest 64 are kept.

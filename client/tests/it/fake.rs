@@ -178,6 +178,13 @@ impl Cluster for Shared {
         Err(Status::unimplemented("replace member"))
     }
 
+    async fn set_protection(
+        &self,
+        _: Request<SetProtectionRequest>,
+    ) -> Result<Response<SetProtectionResponse>, Status> {
+        Err(Status::unimplemented("set_protection"))
+    }
+
     async fn scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubResponse>, Status> {
         Err(Status::unimplemented("scrub"))
     }

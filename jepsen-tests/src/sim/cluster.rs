@@ -109,6 +109,18 @@ impl Cluster {
         cluster
     }
 
+    /// 3+2l: voters 1 to 3 at the site main, learners 4 and 5 at dr. No node runs yet.
+    pub fn two_sites_without_witness() -> Self {
+        let mut cluster = Self::empty();
+        for id in 1..=3 {
+            cluster.add(id, MAIN, Role::Voter);
+        }
+        for id in 4..=5 {
+            cluster.add(id, DR, Role::Learner);
+        }
+        cluster
+    }
+
     /// Adds a node with an empty folder. It does not run yet and belongs to no cluster.
     pub fn add(&mut self, id: u64, site: &str, role: Role) -> Member {
         let member = Member {

@@ -7,6 +7,7 @@
 //! - `scenarios`: simulated clusters with a plot, one promise each;
 //! - `live`: five processes, killed at random;
 //! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
+//! - `protection_live`: two sites under maximum protection, by the command;
 //! - `second_opinion`: the linearizability checker against an exhaustive search.
 
 mod checkers;
@@ -14,6 +15,7 @@ mod demo;
 mod good_history;
 mod live;
 mod membership_live;
+mod protection_live;
 mod scenarios;
 mod second_opinion;
 mod simulation;

@@ -14,7 +14,7 @@ use saola_ops::verbs::cluster::{Digests, compare};
 use saola_ops::verbs::verdict::verdict;
 use saola_ops::verbs::view::cluster_view;
 
-const COLLECTION: &str = "agency";
+pub(super) const COLLECTION: &str = "agency";
 /// How long a change may take to show.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -180,7 +180,7 @@ fn three() -> Plan {
 }
 
 /// A cluster led by main-1, with its collection.
-async fn start(plan: &Plan) -> LocalCluster {
+pub(super) async fn start(plan: &Plan) -> LocalCluster {
     let mut cluster = must(LocalCluster::prepare(plan, Place::Temporary, &must(node_binary())));
     must(cluster.start_all().await);
     must(cluster.init().await);
@@ -203,14 +203,14 @@ async fn fresh(cluster: &mut LocalCluster, name: &str, node_id: u64) -> Node {
     node
 }
 
-async fn write(client: &Client, numbers: std::ops::Range<u32>) {
+pub(super) async fn write(client: &Client, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let put = client.put(COLLECTION, format!("r{number}"), number.to_string()).send().await;
         put.unwrap_or_else(|error| panic!("put r{number}: {error}"));
     }
 }
 
-async fn reads_back(client: &Client, numbers: std::ops::Range<u32>) {
+pub(super) async fn reads_back(client: &Client, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let reply = client.get(COLLECTION, format!("r{number}")).send().await;
         let version = reply.unwrap_or_else(|error| panic!("get r{number}: {error}")).value;
@@ -220,7 +220,7 @@ async fn reads_back(client: &Client, numbers: std::ops::Range<u32>) {
 }
 
 /// Waits until main-1 sees the node follow, with nothing left to apply.
-async fn takes_part(cluster: &LocalCluster, name: &str) {
+pub(super) async fn takes_part(cluster: &LocalCluster, name: &str) {
     seen_by_main_1(cluster, &format!("{name} takes part"), |status| {
         let node = node_named(status, name)?;
         let committed = status.nodes.iter().map(|node| node.committed_index).max().unwrap_or(0);
@@ -299,6 +299,6 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-fn must<T>(result: Result<T, Failure>) -> T {
+pub(super) fn must<T>(result: Result<T, Failure>) -> T {
     result.unwrap_or_else(|failure| panic!("{failure}"))
 }

@@ -24,6 +24,7 @@ mod hangs;
 mod init;
 mod leadership;
 mod membership;
+mod protection;
 mod reads;
 mod retention;
 mod rot;

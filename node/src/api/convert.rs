@@ -3,6 +3,7 @@
 use saola_client::proto::{self, Header, WriteResponse};
 use saola_raft as raft;
 use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
+use saola_storage::protection::{Mode, Protection};
 use saola_storage::store::{Collection, StoredVersion, VersionOp};
 
 use super::errors::{Reason, Refusal};
@@ -188,6 +189,32 @@ pub fn site_to_storage(site: proto::Site) -> command::Site {
 /// A site for people.
 pub fn site_from_storage(site: command::Site) -> proto::Site {
     proto::Site { name: site.name, kek_public: site.kek_public }
+}
+
+/// Checks and converts what an acknowledgement waits for.
+///
+/// # Errors
+/// INVALID_ARGUMENT: there is no mode, or one that this release does not know.
+pub fn protection_to_storage(protection: Option<proto::Protection>) -> Result<Protection, Refusal> {
+    let protection = protection.unwrap_or_default();
+    let mode = match protection.mode() {
+        proto::ProtectionMode::MaximumPerformance => Mode::MaximumPerformance,
+        proto::ProtectionMode::MaximumProtection => Mode::MaximumProtection,
+        proto::ProtectionMode::Unspecified => {
+            let why = format!("there is no protection mode {}", protection.mode);
+            return Err(Refusal::invalid(why, "send 1 (maximum performance) or 3 (maximum protection)"));
+        }
+    };
+    Ok(Protection { mode, acks: protection.acks })
+}
+
+/// What an acknowledgement waits for.
+pub fn protection_from_storage(protection: Protection) -> proto::Protection {
+    let mode = match protection.mode {
+        Mode::MaximumPerformance => proto::ProtectionMode::MaximumPerformance,
+        Mode::MaximumProtection => proto::ProtectionMode::MaximumProtection,
+    };
+    proto::Protection { mode: mode.into(), acks: protection.acks }
 }
 
 /// What a node knows of its copy of the records.

@@ -109,6 +109,8 @@ impl From<ProposeError> for Refusal {
             ProposeError::DiskHangs { reason } => Refusal::from_replica(Reason::DiskHangs, &reason),
             ProposeError::Busy => Refusal::plain(Reason::Busy, "the leader has too many writes waiting".into()),
             ProposeError::Unknown { reason } => Refusal::plain(Reason::OutcomeUnknown, reason),
+            ProposeError::GateBusy { reason } => Refusal::from_replica(Reason::GateBusy, &reason),
+            ProposeError::GateWait { reason } => Refusal::from_replica(Reason::GateWait, &reason),
             ProposeError::Refused(_) => Refusal::from_replica(Reason::InvalidArgument, &message),
             ProposeError::Stopped(_) => Refusal::plain(Reason::Stopping, message),
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::help;
 use crate::topology::{self, Node, Role};
@@ -52,6 +52,34 @@ pub enum ClusterVerb {
     Digest,
     /// List the members
     Members,
+}
+
+/// `saola protection …`
+#[derive(Debug, Subcommand)]
+pub enum ProtectionVerb {
+    /// What an acknowledgement waits for, and what the loss of the main site would mean now
+    Show,
+    /// Change what an acknowledgement waits for; it rules every acknowledgement after the answer
+    Set {
+        /// When a write counts as safe
+        #[arg(value_enum)]
+        mode: ProtectionMode,
+        /// So many data nodes of other sites must have flushed a write
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        acks: u32,
+        /// Name of the cluster, to confirm a lower protection without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+}
+
+/// When a write counts as safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProtectionMode {
+    /// A commit by a quorum of voters is enough
+    MaximumPerformance,
+    /// Data nodes of another site must have flushed it too; without them writes wait
+    MaximumProtection,
 }
 
 /// `saola scrub …`

@@ -15,7 +15,9 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use cluster::{CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, ScrubVerb, TransferArgs};
+pub use cluster::{
+    CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, ProtectionMode, ProtectionVerb, ScrubVerb, TransferArgs,
+};
 #[cfg(feature = "offline")]
 pub use offline::{
     DumpArgs, FolderArgs, LogVerb, OfflineGetArgs, OfflineHistoryArgs, OfflineListArgs, OfflineVerb, RecordsVerb,
@@ -130,6 +132,9 @@ pub enum Verb {
     /// Make and change the cluster
     #[command(subcommand)]
     Cluster(ClusterVerb),
+    /// See and change what an acknowledged write is safe from
+    #[command(subcommand)]
+    Protection(ProtectionVerb),
     /// Check the copies of the records on all data nodes, and repair one
     #[command(subcommand)]
     Scrub(ScrubVerb),

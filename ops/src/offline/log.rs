@@ -232,6 +232,7 @@ fn command_line(command: &Command) -> String {
                 collect.collection, collect.up_to_revision
             )
         }
+        Some(Op::SetProtection(set)) => format!("set protection to {:?}, {} acknowledgements", set.mode(), set.acks),
         Some(Op::CompactChanges(compact)) => format!("compact changes up to revision {}", compact.up_to_revision),
     };
     match &command.request {

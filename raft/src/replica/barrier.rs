@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy};
+use saola_storage::types::LeaderId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::propose::TimeLeft;
@@ -100,9 +101,19 @@ impl<RT: Runtime> Replica<RT> {
         if RT::timeout(until.saturating_duration_since_now(), shared.applied(index)).await.is_err() {
             return Err(ReadError::Timeout { waited_ms });
         }
-        // Only now: what is applied here is surely committed.
-        shared.frontier.raise(frontier_next);
-        let revision = shared.revision_at(index);
+        shared.frontier.heard(frontier_next);
+        // A node that has just started may have applied more than may be shown: it waits until that may be.
+        let own = shared.store.applied().log_id.map_or(0, |last| last.index);
+        let (index, revision) = match shared.revision_at(index) {
+            Some(revision) => (index, revision),
+            None => {
+                let reached = shared.frontier.reached(own);
+                if RT::timeout(until.saturating_duration_since_now(), reached).await.is_err() {
+                    return Err(ReadError::Timeout { waited_ms });
+                }
+                (own, shared.revision_at(own).ok_or(ReadError::Timeout { waited_ms })?)
+            }
+        };
         Ok(ReadPoint { index, revision, epoch: identity.epoch, age_ms: None })
     }
 
@@ -115,7 +126,7 @@ impl<RT: Runtime> Replica<RT> {
         let applied_next = *shared.applied_next.borrow();
         let age_ms = shared.data_age(asked, quorum_age, applied_next)?.as_micros().div_ceil(1000) as u64;
         let index = shared.frontier.next().min(applied_next).checked_sub(1)?;
-        let revision = shared.revision_at(index);
+        let revision = shared.revision_at(index)?;
         Some(ReadPoint { index, revision, epoch: identity.epoch, age_ms: Some(age_ms) })
     }
 
@@ -171,6 +182,7 @@ impl<RT: Runtime> Shared<RT> {
     async fn leader_round(&self, limit: Duration) -> Result<u64, Refusal> {
         let raft = self.raft().ok_or_else(|| Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"))?;
         let refuse = |message: String| Refusal::new(RefusalCode::NotLeader, message);
+        let until = InstantOf::<RT>::now() + limit;
         let linearizer = RT::timeout(limit, raft.get_read_linearizer(ReadPolicy::ReadIndex))
             .await
             .map_err(|_| refuse(self.no_quorum(limit)))?
@@ -181,8 +193,24 @@ impl<RT: Runtime> Shared<RT> {
                 }
                 RaftError::Fatal(_) => Refusal::new(RefusalCode::Stopped, "Raft has stopped on this node"),
             })?;
-        // It covers this term's first entry, and may not be committed yet: the reader waits until it has applied it.
-        Ok(self.frontier.next().max(linearizer.read_log_id().index() + 1))
+        drop(linearizer);
+        // What former leaders have acknowledged lies before this leadership's first entry, and all that this one has
+        // acknowledged below its frontier.
+        let Some(term) = self.with_metrics(|metrics| metrics.current_term) else {
+            return Err(refuse("this node does not lead any more".into()));
+        };
+        let leader = LeaderId { term, node_id: self.claim.node_id };
+        let covered = RT::timeout(until.saturating_duration_since_now(), self.frontier.covers(leader)).await;
+        covered.map_err(|_| refuse(self.not_covered(limit)))
+    }
+
+    /// Why a leader may not answer reads yet.
+    fn not_covered(&self, limit: Duration) -> String {
+        let waits_for = match self.frontier.is_gated() {
+            true => "the other site has not stored this leader's first entry",
+            false => "this leader's first entry is not applied",
+        };
+        format!("{waits_for} within {} ms; linearizable reads wait; ask for a stale read (--stale)", limit.as_millis())
     }
 
     /// What a leader says that its voters leave alone.
@@ -203,9 +231,10 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// Revision to read at for an index that this node has applied. The store remembers recent indexes; for an older
-    /// one what is applied now may be shown as well, since nothing is applied before it is committed (gate off).
-    fn revision_at(&self, index: u64) -> u64 {
-        self.store.revision_at_index(index).unwrap_or_else(|| self.store.applied().revision)
+    /// one what is applied now may be shown as well, unless the gate is on: then it may be ahead of the frontier.
+    fn revision_at(&self, index: u64) -> Option<u64> {
+        let known = self.store.revision_at_index(index);
+        known.or_else(|| (!self.frontier.is_gated()).then(|| self.store.applied().revision))
     }
 
     /// How old the state below `applied_next` is at most. A quorum had confirmed this node `quorum_age` before `asked`,

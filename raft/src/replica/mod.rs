@@ -1,6 +1,7 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
+//! `protection` (what an acknowledgement waits for),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
@@ -52,6 +53,7 @@ mod maintenance;
 mod newcomer;
 mod offers;
 mod propose;
+mod protection;
 mod renew;
 mod repair;
 mod room;
@@ -329,17 +331,13 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     pub(crate) fn heard_leader(&self, term: u64, frontier_next: u64, needed_from: u64, quorum_age_ms: u64) {
-        let seen = |metrics: &RaftMetrics<TypeConfig<RT>>| {
-            (metrics.current_term, metrics.local_committed.as_ref().map_or(0, |committed| committed.index + 1))
-        };
-        let (current, committed_next) = self.with_metrics(seen).unwrap_or((0, 0));
+        let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
         // A leader of an older term is about to be refused by Raft; what it says counts for nothing.
         if term >= current {
             self.heard_term.fetch_max(term, Ordering::AcqRel);
             self.heard_something();
             self.heard_confirmed(frontier_next, quorum_age_ms);
-            // Nothing is shown that is not committed as far as this node knows itself; apply raises the rest.
-            self.frontier.raise(frontier_next.min(committed_next));
+            self.frontier.heard(frontier_next);
             self.links.set_needed_from(needed_from);
         }
     }

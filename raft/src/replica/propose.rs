@@ -26,6 +26,13 @@ const BATCH_BYTES: usize = 512 << 10;
 /// Entries proposed and not yet applied. While they are under way arriving commands gather for the next entry.
 const ENTRIES_IN_FLIGHT: usize = 4;
 
+/// Applied entries that may wait for the other site; beyond that commands are answered with GateBusy. The store knows
+/// the revisions of many more of the newest entries, which reads behind the frontier need.
+const GATE_ENTRIES: u64 = 8192;
+
+const GATE_WAIT: &str = "proposed, and not stored at the other site within the deadline; it counts once that has happened: \
+                         ask again under the same request id; `saola status` shows the sites";
+
 /// Why a command has no outcome.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ProposeError {
@@ -55,6 +62,18 @@ pub enum ProposeError {
     /// The leader's queue is full; surely not applied.
     #[error("the leader has too many writes waiting: try again in a moment")]
     Busy,
+    /// Too much waits for the other site already; surely not applied.
+    #[error("{reason}")]
+    GateBusy {
+        /// What waits, and what to do.
+        reason: String,
+    },
+    /// Applied, and not stored at the other site within the deadline: it counts once that has happened.
+    #[error("{reason}")]
+    GateWait {
+        /// What it waits for, and what to do.
+        reason: String,
+    },
     /// May or may not have been applied.
     #[error("outcome unknown: {reason}; ask again under the same request id")]
     Unknown {
@@ -72,7 +91,7 @@ pub enum ProposeError {
 impl ProposeError {
     /// True when the command surely has not been and will not be applied.
     pub fn certainly_not_applied(&self) -> bool {
-        !matches!(self, ProposeError::Unknown { .. })
+        !matches!(self, ProposeError::Unknown { .. } | ProposeError::GateWait { .. })
     }
 }
 
@@ -105,6 +124,8 @@ impl<RT: Runtime> Replica<RT> {
                         RefusalCode::DiskFull => Some(Err(ProposeError::WritesRefused { reason: refusal.message })),
                         RefusalCode::DiskHangs => Some(Err(ProposeError::DiskHangs { reason: refusal.message })),
                         RefusalCode::Busy => Some(Err(ProposeError::Busy)),
+                        RefusalCode::GateBusy => Some(Err(ProposeError::GateBusy { reason: refusal.message })),
+                        RefusalCode::GateWait => Some(Err(ProposeError::GateWait { reason: refusal.message })),
                         RefusalCode::Unknown => Some(Err(ProposeError::Unknown { reason: refusal.message })),
                         RefusalCode::Stopped if shared.is_leader() || shared.raft().is_none() => {
                             Some(Err(ProposeError::Stopped(refusal.message)))
@@ -134,6 +155,9 @@ impl<RT: Runtime> Replica<RT> {
         if leader == shared.claim.node_id {
             return match RT::timeout(left, self.propose_here(command.clone())).await {
                 Ok(result) => result,
+                Err(_) if shared.frontier.waiting() > 0 && shared.frontier.is_gated() => {
+                    Err(Refusal::new(RefusalCode::GateWait, GATE_WAIT))
+                }
                 Err(_) => Err(Refusal::new(
                     RefusalCode::Unknown,
                     "proposed, but not committed within the deadline; a quorum of voters may be out of reach",
@@ -184,6 +208,14 @@ impl<RT: Runtime> Replica<RT> {
         }
         if let Some(reason) = shared.hung_leader() {
             return Err(Refusal::new(RefusalCode::DiskHangs, reason));
+        }
+        let waiting = shared.frontier.waiting();
+        if waiting > GATE_ENTRIES {
+            let message = format!(
+                "{waiting} entries wait for the other site already: bring its nodes back, or lower the protection \
+                 (saola protection set)"
+            );
+            return Err(Refusal::new(RefusalCode::GateBusy, message));
         }
         let (answer, outcome) = oneshot::channel();
         shared

@@ -148,7 +148,7 @@ impl<RT: Runtime> Replica<RT> {
             claim: folder.claim().clone(),
             store: Arc::new(store),
             log,
-            frontier: Arc::new(FrontierCell::new()),
+            frontier: Arc::new(FrontierCell::new(folder.claim().role.is_data().then_some(folder.claim().node_id))),
             links: Links::default(),
             processes: Processes::default(),
             exports: Exports::new(settings.snapshot_bytes_per_s),
@@ -204,7 +204,8 @@ impl<RT: Runtime> Replica<RT> {
         let config = shared.timing.raft_config(may_elect);
         let config = config.validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let news = (shared.applied_next.clone(), shared.digest_taken.clone());
-        let machine = StateMachine::<RT>::new(shared.store.clone(), shared.frontier.clone(), news);
+        let site = shared.claim.site.clone();
+        let machine = StateMachine::<RT>::new(shared.store.clone(), shared.frontier.clone(), site, news);
         let raft = openraft::Raft::new(
             identity.node_id,
             Arc::new(config),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use openraft::ServerState;
+use saola_storage::protection::Protection;
 use saola_storage::types::NodeId;
 
 use super::{Replica, ScrubStatus};
@@ -26,6 +27,8 @@ pub struct ReplicaStatus {
     pub applied_index: u64,
     /// Highest index that may be shown.
     pub frontier_index: u64,
+    /// What an acknowledgement waits for, as of the applied state.
+    pub protection: Protection,
     /// Store-wide revision of the applied state.
     pub revision: u64,
     /// All members.
@@ -99,6 +102,7 @@ impl<RT: Runtime> Replica<RT> {
             committed_index,
             applied_index: applied.log_id.map_or(0, |id| id.index),
             frontier_index: shared.frontier.next().saturating_sub(1),
+            protection: shared.store.protection(),
             revision: applied.revision,
             members: shared.members(),
             voter_sets: shared

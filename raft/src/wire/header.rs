@@ -117,6 +117,10 @@ pub enum RefusalCode {
     Unverified = 17,
     /// Surely not applied: the leader's disk hangs.
     DiskHangs = 18,
+    /// Surely not applied: too much waits for the other site already.
+    GateBusy = 19,
+    /// May or may not count: it waits for the other site.
+    GateWait = 20,
 }
 
 impl Refusal {

@@ -1,22 +1,23 @@
-//! Bootstrap, collections and sites: rare commands that change the catalog and take no revision.
+//! Bootstrap, collections, sites and their protection: rare commands that change the catalog and take no revision.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Machine;
 use super::draft::Draft;
+use super::{Machine, Place};
 use crate::catalog::StoreInfo;
 use crate::command::{
     AddSite, Bootstrap, ClaimNodeId, CollectionCreated, CollectionExists, CreateCollection, Decision, Done, NodeIdUsed,
-    Reseal, Site, StoreExists, WrappedDek,
+    Reseal, SetProtection, Site, StoreExists, WrappedDek,
 };
 use crate::digest::Item;
 use crate::engine::Kind;
+use crate::error::StoreError;
 use crate::keyspace::collections::{self, Collection};
-use crate::keyspace::meta;
-use crate::keyspace::{encode_value, sites};
+use crate::keyspace::{encode_value, meta, protection, sites};
+use crate::protection::{Mode, Protection};
 use crate::retention::Retention;
 
 impl Machine {
@@ -54,6 +55,27 @@ impl Machine {
         }
         draft.batch.put(Kind::Meta, meta::INFO, encode_value(&info.row()));
         Decision::Done(Done {})
+    }
+
+    pub(super) fn set_protection(
+        &mut self,
+        draft: &mut Draft<'_>,
+        set: SetProtection,
+        place: Place,
+    ) -> Result<Decision, StoreError> {
+        // The mode of a newer release rules what may be acknowledged: nobody may go past it without knowing it.
+        let mode = Mode::of(set.mode).ok_or(StoreError::UnknownCommand { index: place.index })?;
+        let before = self.catalog.protection;
+        let protection = Protection { mode, acks: set.acks.max(1) };
+        let written = before.map(|before| Item::new(Kind::Protection, protection::KEY, &protection::encode(before)));
+        draft.replace_row(
+            Kind::Protection,
+            Bytes::from_static(protection::KEY),
+            written,
+            protection::encode(protection),
+        );
+        Arc::make_mut(&mut self.catalog).protection = Some(protection);
+        Ok(Decision::Done(Done {}))
     }
 
     pub(super) fn create_collection(&mut self, draft: &mut Draft<'_>, create: CreateCollection) -> Decision {

@@ -234,6 +234,7 @@ impl Machine {
             Op::Collect(collect) => self.collect(draft, collect),
             Op::CompactChanges(compact) => self.compact_changes(draft, compact),
             Op::ClaimNodeId(claim) => Ok(self.claim_node_id(draft, claim)),
+            Op::SetProtection(set) => Ok(self.set_protection(draft, set, place)?),
             Op::TimeMark(_) => {
                 self.applied.clock_us = self.applied.clock_us.max(place.stamp_us);
                 Ok(Decision::Done(Done {}))

@@ -40,11 +40,13 @@ pub enum Kind {
     Sites = 9,
     /// When each revision was recorded.
     Times = 10,
+    /// What an acknowledgement waits for.
+    Protection = 11,
 }
 
 impl Kind {
     /// All kinds, by tag.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Heads,
         Kind::Versions,
         Kind::Changes,
@@ -55,6 +57,7 @@ impl Kind {
         Kind::Collections,
         Kind::Sites,
         Kind::Times,
+        Kind::Protection,
     ];
 
     /// The number on disk.
@@ -80,6 +83,7 @@ impl Kind {
             Kind::Collections => "collections",
             Kind::Sites => "sites",
             Kind::Times => "times",
+            Kind::Protection => "protection",
         }
     }
 }
@@ -255,6 +259,6 @@ mod tests {
             assert_eq!(Kind::from_tag(kind.tag()), Some(kind));
         }
         assert_eq!(Kind::from_tag(0), None);
-        assert_eq!(Kind::from_tag(11), None);
+        assert_eq!(Kind::from_tag(12), None);
     }
 }

@@ -26,6 +26,7 @@ pub mod format;
 pub mod heads;
 pub mod keyring;
 pub mod meta;
+pub mod protection;
 pub mod requests;
 pub mod sites;
 pub mod times;

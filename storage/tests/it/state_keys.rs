@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use saola_storage::command::WrappedDek;
 use saola_storage::engine::Kind;
 use saola_storage::keyspace::{
-    changes, collections, decode_value, encode_value, heads, keyring, meta, requests, sites, times, versions,
+    changes, collections, decode_value, encode_value, heads, keyring, meta, protection, requests, sites, times,
+    versions,
 };
 
 fn id() -> impl Strategy<Value = Vec<u8>> {
@@ -50,7 +51,7 @@ proptest! {
         // Whether they read or are refused is all the same here: only a panic fails.
         let _ = (heads::decode_key(&key), versions::decode_key(&key), changes::decode_key(&key), sites::decode_key(&key));
         let _ = (heads::decode(&key, value.clone()), keyring::decode(&key, value.clone()));
-        let _ = collections::decode(&key, value.clone());
+        let _ = (collections::decode(&key, value.clone()), protection::decode(value.clone()));
         let _ = decode_value::<versions::VersionRow>(Kind::Versions, &key, value.clone());
         let _ = decode_value::<changes::ChangeRow>(Kind::Changes, &key, value.clone());
         let _ = decode_value::<times::TimesRow>(Kind::Times, &key, value.clone());

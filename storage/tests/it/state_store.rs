@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use saola_storage::command::{AddSite, ClaimNodeId, Command, Decision, ExpectKind, Op, Site, TimeMark, WrappedDek};
+use saola_storage::command::{
+    AddSite, ClaimNodeId, Command, Decision, ExpectKind, Op, ProtectionMode, SetProtection, Site, TimeMark, WrappedDek,
+};
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::error::StoreError;
+use saola_storage::protection::{Mode, Protection};
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
 
 use crate::state_support::*;
@@ -47,6 +50,38 @@ fn collections_take_no_revision_and_their_names_are_unique() {
     assert_eq!(there.incarnation, vec![1; 16]);
     let numbers: Vec<u32> = store.view().collections().iter().map(|collection| collection.number).collect();
     assert_eq!(numbers, [1, 2]);
+}
+
+#[test]
+fn protection_is_what_was_set_last_on_every_engine_and_after_a_restart() {
+    let set = |mode: ProtectionMode, acks| command(Op::SetProtection(SetProtection { mode: mode.into(), acks }));
+    let mut digests = Vec::new();
+    for home in homes() {
+        let store = started(&home);
+        assert_eq!(store.protection(), Protection { mode: Mode::MaximumPerformance, acks: 1 });
+        let version = store.keyring_version();
+        assert!(matches!(decide(&store, set(ProtectionMode::MaximumProtection, 1)), Decision::Done(_)));
+        assert!(store.keyring_version() > version, "who caches it is told");
+        decide(&store, set(ProtectionMode::MaximumProtection, 2));
+        let wanted = Protection { mode: Mode::MaximumProtection, acks: 2 };
+        assert_eq!(store.protection(), wanted);
+        store.flush().expect("a flush");
+        let view = store.view();
+        let digest = view.kept_digest().expect("a digest");
+        assert_eq!(view.recomputed_digest().expect("a digest"), digest);
+        digests.push(digest);
+        drop((view, store));
+        assert_eq!(open(&home).protection(), wanted);
+    }
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn a_protection_mode_of_a_newer_release_stops_the_store() {
+    let store = started(&memory_home());
+    let unknown = command(Op::SetProtection(SetProtection { mode: 99, acks: 1 }));
+    let stopped = store.apply(vec![entry(1, 0, vec![unknown])]).expect_err("nobody may go past it unknowing");
+    assert!(matches!(stopped, StoreError::UnknownCommand { index: 1 }), "{stopped}");
 }
 
 #[test]

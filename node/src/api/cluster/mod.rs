@@ -9,8 +9,9 @@ use prost::Message;
 use saola_client::proto::cluster_server::Cluster;
 use saola_client::proto::{
     AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
-    NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, ScrubRequest, ScrubResponse, Site,
-    SiteStatus, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
+    NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, ScrubRequest, ScrubResponse,
+    SetProtectionRequest, SetProtectionResponse, Site, SiteStatus, StatusRequest, StatusResponse, TransferRequest,
+    TransferResponse,
 };
 use saola_raft::{AdminError, ReadError, ReplicaStatus};
 use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
@@ -93,6 +94,18 @@ impl Cluster for ClusterService {
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<ScrubResponse>, Status> {
         admit(&self.0, request.metadata())?;
         Ok(Response::new(scrub(&self.0, request.into_inner()).await?))
+    }
+
+    async fn set_protection(
+        &self,
+        request: Request<SetProtectionRequest>,
+    ) -> Result<Response<SetProtectionResponse>, Status> {
+        let deadline = admit(&self.0, request.metadata())?;
+        let protection = convert::protection_to_storage(request.into_inner().protection)?;
+        check_quorum(&self.0, deadline).await?;
+        let set = self.0.replica().set_protection(protection, deadline.left().min(QUORUM_LIMIT)).await;
+        set.map_err(Refusal::from)?;
+        Ok(Response::new(SetProtectionResponse { header: Some(header(&self.0)) }))
     }
 }
 
@@ -201,7 +214,7 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
     let main_site = own.leader.and_then(site_of).unwrap_or_else(|| node.member().site.clone());
     let members: Vec<Member> = views.iter().map(|view| view.member.clone()).collect();
     let protection = match own.adopted {
-        true => protection::of_cluster(&main_site, &views, committed),
+        true => protection::of_cluster(&main_site, &views, committed, own.protection),
         false => own.refused_by_peers.clone().unwrap_or_else(|| "no cluster yet: run `saola cluster init`".into()),
     };
     StatusResponse {
@@ -216,6 +229,7 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
         protection,
         records: counts.records,
         versions: counts.versions,
+        rule: Some(convert::protection_from_storage(own.protection)),
     }
 }
 

@@ -1,15 +1,13 @@
 //! What would be lost if a site were lost now: pure functions of what the nodes say of themselves.
 //!
-//! In this release the gate is off: an acknowledged write is on a quorum of voters, and nothing more is waited for.
+//! With the gate off an acknowledged write is on a quorum of voters, with the gate on also on data nodes of other sites.
 //! A site is protected when every quorum reaches beyond it and the nodes beyond it can go on by themselves.
 
 use saola_client::proto::{Member, Role};
+use saola_storage::protection::{Mode, Protection};
 
 /// A data node that lags by no more than this many log entries counts as current.
 pub const CURRENT_LAG: u64 = 1000;
-
-/// Added to each statement, because nothing but the quorum is waited for in this release.
-pub const GATE_OFF: &str = "gate off";
 
 /// One node as the report sees it.
 #[derive(Debug, Clone)]
@@ -48,12 +46,28 @@ pub fn of_site(site: &str, nodes: &[NodeView], committed_index: u64) -> String {
 }
 
 /// One sentence: what the loss of the site that leads (`main_site`) would mean now.
-pub fn of_cluster(main_site: &str, nodes: &[NodeView], committed_index: u64) -> String {
-    let statement = match threat(main_site, nodes, committed_index) {
-        None => format!("protected by arithmetic: every commit has a copy outside {main_site}"),
-        Some(reason) => reason,
+pub fn of_cluster(main_site: &str, nodes: &[NodeView], committed_index: u64, rule: Protection) -> String {
+    let threat = threat(main_site, nodes, committed_index);
+    if rule.mode == Mode::MaximumPerformance {
+        let arithmetic = || format!("protected by arithmetic: every commit has a copy outside {main_site}");
+        return format!("{} (gate off)", threat.unwrap_or_else(arithmetic));
+    }
+    let (up, silent): (Vec<_>, Vec<_>) =
+        nodes.iter().filter(|n| n.member.site != main_site && n.keeps_records()).partition(|n| n.takes_part);
+    let acks = rule.acks as usize;
+    let statement = match threat {
+        _ if up.len() < acks => format!(
+            "WRITES WAIT: {} of the {acks} data nodes outside {main_site} that must store each write take part; bring back \
+             {}, or lower the protection (`saola protection set`)",
+            up.len(),
+            names(silent.into_iter())
+        ),
+        None => format!("protected: every acknowledged write is stored outside {main_site}"),
+        Some(reason) => format!(
+            "every acknowledged write is stored outside {main_site}, but the rest would not go on by itself: {reason}"
+        ),
     };
-    format!("{statement} ({GATE_OFF})")
+    format!("{statement} (gate on: {acks})")
 }
 
 fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String> {
@@ -104,6 +118,8 @@ mod tests {
     use super::super::topology::tests::{five, member};
     use super::*;
 
+    const OFF: Protection = Protection { mode: Mode::MaximumPerformance, acks: 1 };
+
     fn view(members: Vec<Member>) -> Vec<NodeView> {
         members
             .into_iter()
@@ -117,7 +133,7 @@ mod tests {
         for site in ["main", "dr", "third"] {
             assert_eq!(of_site(site, &nodes, 5000), "protected");
         }
-        let sentence = of_cluster("main", &nodes, 5000);
+        let sentence = of_cluster("main", &nodes, 5000, OFF);
         assert_eq!(sentence, "protected by arithmetic: every commit has a copy outside main (gate off)");
     }
 
@@ -150,7 +166,22 @@ mod tests {
     #[test]
     fn one_site_says_so() {
         let nodes = view(five().into_iter().take(2).collect());
-        assert!(of_cluster("main", &nodes, 5000).starts_with("ONE SITE: nothing survives"));
+        assert!(of_cluster("main", &nodes, 5000, OFF).starts_with("ONE SITE: nothing survives"));
+    }
+
+    #[test]
+    fn with_the_gate_on_acknowledged_writes_are_elsewhere_or_wait() {
+        let on = |acks| Protection { mode: Mode::MaximumProtection, acks };
+        let mut nodes = view(five());
+        let sentence = of_cluster("main", &nodes, 5000, on(2));
+        assert_eq!(sentence, "protected: every acknowledged write is stored outside main (gate on: 2)");
+        nodes[3].takes_part = false;
+        let sentence = of_cluster("main", &nodes, 5000, on(2));
+        assert!(sentence.starts_with("WRITES WAIT: 1 of the 2 data nodes outside main"), "{sentence}");
+        assert!(sentence.contains("bring back dr-2, or lower the protection"), "{sentence}");
+        let learners = view(vec![member(1, "a", "main", Role::Voter), member(2, "b", "dr", Role::Learner)]);
+        let sentence = of_cluster("main", &learners, 5000, on(1));
+        assert!(sentence.contains("but the rest would not go on by itself: "), "{sentence}");
     }
 
     #[test]

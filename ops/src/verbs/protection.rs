@@ -1,0 +1,91 @@
+//! `saola protection …`: what an acknowledgement waits for.
+
+use saola_client::Client;
+use saola_client::proto::{Protection, ProtectionMode as Mode, StatusResponse};
+use serde_json::json;
+
+use super::cluster::confirmed;
+use super::view::cluster_view;
+use crate::cli::{ProtectionMode, ProtectionVerb};
+use crate::exit::{Exit, Failure, doing};
+use crate::output::{Format, print_json, print_line};
+
+/// Runs a verb on the protection.
+///
+/// # Errors
+/// A refused confirmation, or a failed call.
+pub async fn protection(client: &Client, verb: ProtectionVerb, format: Format) -> Result<Exit, Failure> {
+    if let ProtectionVerb::Set { mode, acks, confirm } = verb {
+        let status = cluster_view(client).await?;
+        let mode = match mode {
+            ProtectionMode::MaximumPerformance => Mode::MaximumPerformance,
+            ProtectionMode::MaximumProtection => Mode::MaximumProtection,
+        };
+        let wanted = Protection { mode: mode.into(), acks };
+        let what = format!("set the protection to {}", mode_name(wanted));
+        if is_lower(wanted, rule(&status)) {
+            confirmed(&status, &what, confirm).await?;
+        }
+        client.set_protection(wanted).await.map_err(doing(what))?;
+    }
+    show(&cluster_view(client).await?, format)
+}
+
+fn rule(status: &StatusResponse) -> Protection {
+    status.rule.unwrap_or_default()
+}
+
+/// Whether fewer nodes vouch for an acknowledged write than before.
+fn is_lower(wanted: Protection, present: Protection) -> bool {
+    let acks = |rule: Protection| if rule.mode() == Mode::MaximumProtection { rule.acks } else { 0 };
+    acks(wanted) < acks(present)
+}
+
+/// A rule as people say it.
+fn in_words(rule: Protection) -> String {
+    match rule.mode() {
+        Mode::MaximumProtection => format!(
+            "maximum protection: a quorum and {} data node{} of other sites have flushed each acknowledged write; without \
+             them writes wait",
+            rule.acks,
+            if rule.acks == 1 { "" } else { "s" }
+        ),
+        _ => "maximum performance: a quorum has flushed each acknowledged write".to_owned(),
+    }
+}
+
+fn show(status: &StatusResponse, format: Format) -> Result<Exit, Failure> {
+    let rule = rule(status);
+    match format {
+        Format::Table => {
+            print_line(in_words(rule))?;
+            print_line(format!("if the main site burned now: {}", status.protection))?;
+        }
+        Format::Json => {
+            let body = json!({ "mode": mode_name(rule), "acks": rule.acks, "protection": status.protection });
+            print_json("protection", body)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// The mode as the command line spells it.
+fn mode_name(rule: Protection) -> &'static str {
+    match rule.mode() {
+        Mode::MaximumProtection => "maximum-protection",
+        _ => "maximum-performance",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_fewer_acknowledgements_are_a_lower_protection() {
+        let rule = |mode: Mode, acks| Protection { mode: mode.into(), acks };
+        let (off, on) = (Mode::MaximumPerformance, Mode::MaximumProtection);
+        assert!(is_lower(rule(off, 1), rule(on, 1)) && is_lower(rule(on, 1), rule(on, 2)));
+        assert!(!is_lower(rule(on, 1), rule(off, 9)) && !is_lower(rule(off, 1), rule(off, 2)));
+    }
+}
