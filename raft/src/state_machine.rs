@@ -127,7 +127,7 @@ impl<RT: Runtime> StateMachine<RT> {
     fn changed_gate(&mut self) -> Option<Gate> {
         let applied = self.store.applied();
         let by = (self.store.keyring_version(), applied.membership.as_ref().map(|(at, _)| *at));
-        (std::mem::replace(&mut self.gate_by, Some(by)) != Some(by)).then(|| self.gate(&applied))
+        (self.gate_by.replace(by) != Some(by)).then(|| self.gate(&applied))
     }
 
     fn meta(applied: &Applied) -> io::Result<SnapshotMetaOf<TypeConfig<RT>>> {

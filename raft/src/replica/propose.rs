@@ -155,12 +155,8 @@ impl<RT: Runtime> Replica<RT> {
         if leader == shared.claim.node_id {
             return match RT::timeout(left, self.propose_here(command.clone())).await {
                 Ok(result) => result,
-                Err(_) if shared.frontier.waiting() > 0 && shared.frontier.is_gated() => {
-                    Err(Refusal::new(RefusalCode::GateWait, GATE_WAIT))
-                }
-                Err(_) => Err(Refusal::new(
-                    RefusalCode::Unknown,
-                    "proposed, but not committed within the deadline; a quorum of voters may be out of reach",
+                Err(_) => Err(shared.no_outcome(
+                    "proposed, but not committed within the deadline; a quorum of voters may be out of reach".into(),
                 )),
             };
         }
@@ -180,7 +176,7 @@ impl<RT: Runtime> Replica<RT> {
                 _ => Err(Refusal::new(RefusalCode::Unknown, "the leader's answer was of the wrong kind")),
             },
             Err(error @ TransportError::Unreachable { .. }) => Err(not_leader(&error.to_string())),
-            Err(error @ TransportError::Broken { .. }) => Err(Refusal::new(RefusalCode::Unknown, error.to_string())),
+            Err(error @ TransportError::Broken { .. }) => Err(shared.no_outcome(error.to_string())),
         }
     }
 
@@ -223,6 +219,16 @@ impl<RT: Runtime> Replica<RT> {
             .try_send(Queued { command, answer })
             .map_err(|_| Refusal::new(RefusalCode::Busy, "the leader's queue of writes is full"))?;
         outcome.await.map_err(|_| Refusal::new(RefusalCode::Unknown, "the node stopped before it answered"))?
+    }
+}
+
+impl<RT: Runtime> Shared<RT> {
+    /// What a caller hears that gave up on a command: as far as this node sees, it may wait for the other site.
+    fn no_outcome(&self, otherwise: String) -> Refusal {
+        match self.frontier.is_gated() && self.frontier.waiting() > 0 {
+            true => Refusal::new(RefusalCode::GateWait, GATE_WAIT),
+            false => Refusal::new(RefusalCode::Unknown, otherwise),
+        }
     }
 }
 
