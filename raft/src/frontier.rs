@@ -60,6 +60,8 @@ pub fn frontier(applied_next: u64, gate: &Gate, flushed: &BTreeMap<NodeId, u64>)
 struct Known {
     /// Newest applied entry.
     applied: Option<LogId>,
+    /// What this process found applied when it began: others know better whether that waits.
+    began_at: u64,
     gate: Gate,
     /// Leadership term of this node that `flushed` was counted in.
     term: u64,
@@ -77,6 +79,12 @@ struct Shown {
     began: Option<LogId>,
 }
 
+impl Shown {
+    fn covers(&self, leader: LeaderId) -> bool {
+        self.began.is_some_and(|began| began.leader == leader && self.next > began.index)
+    }
+}
+
 /// The highest frontier that this node may act on.
 #[derive(Debug)]
 pub(crate) struct FrontierCell {
@@ -89,8 +97,8 @@ pub(crate) struct FrontierCell {
 impl FrontierCell {
     /// `decides_as`: the node's own id, for one that keeps records.
     pub(crate) fn new(decides_as: Option<NodeId>) -> Self {
-        let (applied, term, flushed, heard) = Default::default();
-        let known = Known { applied, gate: Gate::Off, term, flushed, heard };
+        let (applied, began_at, term, flushed, heard) = Default::default();
+        let known = Known { applied, began_at, gate: Gate::Off, term, flushed, heard };
         Self { decides_as, shown: watch::Sender::default(), known: Mutex::new(known) }
     }
 
@@ -98,6 +106,9 @@ impl FrontierCell {
     /// rule from here on, if it may be another.
     pub(crate) fn applied(&self, last: LogId, first_of_leader: u64, gate: Option<Gate>) {
         let mut known = self.known.lock();
+        if known.applied.is_none() {
+            known.began_at = last.index + 1;
+        }
         known.applied = Some(last);
         self.shown.send_if_modified(|shown| {
             let another = shown.began.is_none_or(|began| began.leader != last.leader);
@@ -115,6 +126,10 @@ impl FrontierCell {
     /// A node has flushed all below `next`, as it told this leader of `term`.
     pub(crate) fn flushed(&self, node_id: NodeId, term: u64, next: u64) {
         let mut known = self.known.lock();
+        if term < known.term {
+            // A late answer to an earlier leadership.
+            return;
+        }
         if known.term != term {
             (known.term, known.flushed) = (term, BTreeMap::new());
         }
@@ -159,10 +174,16 @@ impl FrontierCell {
         self.shown.borrow().next
     }
 
-    /// Entries that are applied and may not be shown yet.
+    /// Entries that this process has applied and may not show yet.
     pub(crate) fn waiting(&self) -> u64 {
-        let applied = self.known.lock().applied;
-        applied.map_or(0, |applied| (applied.index + 1).saturating_sub(self.next()))
+        let known = self.known.lock();
+        let applied_next = known.applied.map_or(0, |applied| applied.index + 1);
+        applied_next.saturating_sub(self.next().max(known.began_at))
+    }
+
+    /// Whether the first entry of this leadership may be shown, and with it all that former leaders acknowledged.
+    pub(crate) fn is_covered(&self, leader: LeaderId) -> bool {
+        self.shown.borrow().covers(leader)
     }
 
     /// Whether the gate is on.
@@ -181,8 +202,7 @@ impl FrontierCell {
     /// answers the frontier then.
     pub(crate) async fn covers(&self, leader: LeaderId) -> u64 {
         let mut changes = self.shown.subscribe();
-        let covers = |shown: &Shown| shown.began.is_some_and(|it| it.leader == leader && shown.next > it.index);
-        let _covered = changes.wait_for(covers).await;
+        let _covered = changes.wait_for(|shown| shown.covers(leader)).await;
         self.next()
     }
 }
@@ -237,7 +257,7 @@ mod tests {
     fn the_frontier_never_goes_back_when_the_gate_closes_and_goes_on_when_it_has_caught_up() {
         let cell = FrontierCell::new(Some(OWN));
         cell.applied(id(2, OWN, 7), 7, Some(Gate::Off));
-        assert_eq!(cell.next(), 8);
+        assert_eq!((cell.next(), cell.waiting()), (8, 0));
         cell.flushed(3, 2, 5);
         cell.applied(id(2, OWN, 9), 9, Some(on(1)));
         assert_eq!((cell.next(), cell.waiting()), (8, 2));
@@ -263,8 +283,24 @@ mod tests {
         cell.flushed(3, 5, 6);
         cell.applied(id(5, OWN, 9), 9, None);
         assert_eq!(cell.next(), 6, "what was counted in an older leadership does not count");
+        assert!(!cell.is_covered(LeaderId { term: 5, node_id: OWN }));
         cell.flushed(3, 5, 10);
         assert_eq!(cell.next(), 10);
+        assert!(cell.is_covered(LeaderId { term: 5, node_id: OWN }));
+        cell.flushed(4, 4, 12);
+        cell.applied(id(5, OWN, 10), 9, None);
+        assert_eq!(cell.next(), 10);
+        cell.flushed(3, 5, 11);
+        assert_eq!(cell.next(), 11, "a late answer to an earlier leadership takes nothing away");
+    }
+
+    #[test]
+    fn after_a_restart_only_what_is_applied_since_counts_as_waiting() {
+        let cell = FrontierCell::new(Some(OWN));
+        cell.applied(id(4, 2, 90_000), 90_000, Some(on(1)));
+        assert_eq!((cell.next(), cell.waiting()), (0, 0));
+        cell.applied(id(5, OWN, 90_002), 90_001, None);
+        assert_eq!(cell.waiting(), 2);
     }
 
     #[test]

@@ -107,6 +107,7 @@ pub async fn select(
             let mut point = reach_time(node, point, time_us, consistency, deadline).await?;
             let revision = point.view.revision_at_time(time_us)?;
             while let Shown::NotYet = shown(revision, &point, deadline)? {
+                node.replica().shown_beyond(point.log_index, deadline.left()).await;
                 point = reach(node, consistency, deadline).await?;
             }
             Ok((point, store::At::Revision(revision)))
@@ -166,14 +167,16 @@ fn shown(revision: u64, point: &Point, deadline: Deadline) -> Result<Shown, Refu
     if point.age_ms.is_some() {
         return Err(Refusal::new(
             Reason::FutureTime,
-            format!("the state at that time is revision {revision}, a stale read may show up to {reached} here"),
+            format!("the state at that time is later than what a stale read may show here, revision {reached}"),
             "read an earlier time, or read without a staleness bound",
         ));
     }
     if deadline.left().is_zero() {
         return Err(Refusal::new(
             Reason::Busy,
-            format!("the state at that time is revision {revision}, reads have reached {reached} within the deadline"),
+            format!(
+                "the state at that time is later than what reads have reached within the deadline, revision {reached}"
+            ),
             "ask another node, or raise --timeout",
         ));
     }
@@ -203,7 +206,15 @@ async fn reach_time(
         return Err(in_the_future(time_us, now_us));
     }
     let mark = Command { request: None, op: Some(Op::TimeMark(TimeMark {})) };
-    let marked = node.propose(mark, deadline).await?;
+    let marked = node.propose(mark, deadline).await.map_err(|refusal| match refusal.reason() {
+        // A read has no outcome that could be unknown.
+        Reason::GateWait | Reason::GateBusy => Refusal::new(
+            Reason::Busy,
+            "the state at that time cannot be fixed while the other site does not answer".into(),
+            "read an earlier time, or leave the time out; `saola status` shows the sites",
+        ),
+        _ => refusal,
+    })?;
     if time_us > marked.recorded_at_us {
         // The leader's clock is behind this node's.
         return Err(in_the_future(time_us, marked.recorded_at_us));

@@ -23,7 +23,7 @@ pub async fn protection(client: &Client, verb: ProtectionVerb, format: Format) -
         };
         let wanted = Protection { mode: mode.into(), acks };
         let what = format!("set the protection to {}", mode_name(wanted));
-        if is_lower(wanted, rule(&status)) {
+        if is_lower(wanted, status.rule) {
             confirmed(&status, &what, confirm).await?;
         }
         client.set_protection(wanted).await.map_err(doing(what))?;
@@ -31,14 +31,10 @@ pub async fn protection(client: &Client, verb: ProtectionVerb, format: Format) -
     show(&cluster_view(client).await?, format)
 }
 
-fn rule(status: &StatusResponse) -> Protection {
-    status.rule.unwrap_or_default()
-}
-
-/// Whether fewer nodes vouch for an acknowledged write than before.
-fn is_lower(wanted: Protection, present: Protection) -> bool {
+/// Whether fewer nodes vouch for an acknowledged write than before, as far as the node that answers knows.
+fn is_lower(wanted: Protection, present: Option<Protection>) -> bool {
     let acks = |rule: Protection| if rule.mode() == Mode::MaximumProtection { rule.acks } else { 0 };
-    acks(wanted) < acks(present)
+    present.is_none_or(|present| acks(wanted) < acks(present))
 }
 
 /// A rule as people say it.
@@ -55,7 +51,10 @@ fn in_words(rule: Protection) -> String {
 }
 
 fn show(status: &StatusResponse, format: Format) -> Result<Exit, Failure> {
-    let rule = rule(status);
+    let Some(rule) = status.rule else {
+        let next = "name a data node with --endpoint";
+        return Err(Failure::new(Exit::Precondition, "a witness answers, which does not know the protection", next));
+    };
     match format {
         Format::Table => {
             print_line(in_words(rule))?;
@@ -85,7 +84,8 @@ mod tests {
     fn only_fewer_acknowledgements_are_a_lower_protection() {
         let rule = |mode: Mode, acks| Protection { mode: mode.into(), acks };
         let (off, on) = (Mode::MaximumPerformance, Mode::MaximumProtection);
-        assert!(is_lower(rule(off, 1), rule(on, 1)) && is_lower(rule(on, 1), rule(on, 2)));
-        assert!(!is_lower(rule(on, 1), rule(off, 9)) && !is_lower(rule(off, 1), rule(off, 2)));
+        assert!(is_lower(rule(off, 1), Some(rule(on, 1))) && is_lower(rule(on, 1), Some(rule(on, 2))));
+        assert!(!is_lower(rule(on, 1), Some(rule(off, 9))) && !is_lower(rule(off, 1), Some(rule(off, 2))));
+        assert!(is_lower(rule(off, 1), None), "who does not know must be told that it may be");
     }
 }

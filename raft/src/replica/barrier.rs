@@ -50,8 +50,8 @@ pub enum ReadError {
     },
     /// This node did not catch up within the deadline.
     #[error(
-        "this node has not applied up to the leader's frontier within {waited_ms} ms: ask another node or raise \
-             --timeout"
+        "this node has not come to the leader's frontier within {waited_ms} ms: ask another node or raise --timeout; \
+         `saola status` shows whether the other site is waited for"
     )]
     Timeout {
         /// How long was tried.
@@ -200,7 +200,9 @@ impl<RT: Runtime> Shared<RT> {
             return Err(refuse("this node does not lead any more".into()));
         };
         let leader = LeaderId { term, node_id: self.claim.node_id };
-        let covered = RT::timeout(until.saturating_duration_since_now(), self.frontier.covers(leader)).await;
+        // Less than the asking node waits, so that it hears the reason.
+        let patience = until.saturating_duration_since_now().min(limit / 2);
+        let covered = RT::timeout(patience, self.frontier.covers(leader)).await;
         covered.map_err(|_| refuse(self.not_covered(limit)))
     }
 
@@ -210,7 +212,10 @@ impl<RT: Runtime> Shared<RT> {
             true => "the other site has not stored this leader's first entry",
             false => "this leader's first entry is not applied",
         };
-        format!("{waits_for} within {} ms; linearizable reads wait; ask for a stale read (--stale)", limit.as_millis())
+        format!(
+            "{waits_for} within {} ms; linearizable reads wait; ask for a stale read (--stale)",
+            limit.as_millis() / 2
+        )
     }
 
     /// What a leader says that its voters leave alone.
@@ -232,7 +237,7 @@ impl<RT: Runtime> Shared<RT> {
 
     /// Revision to read at for an index that this node has applied. The store remembers recent indexes; for an older
     /// one what is applied now may be shown as well, unless the gate is on: then it may be ahead of the frontier.
-    fn revision_at(&self, index: u64) -> Option<u64> {
+    pub(super) fn revision_at(&self, index: u64) -> Option<u64> {
         let known = self.store.revision_at_index(index);
         known.or_else(|| (!self.frontier.is_gated()).then(|| self.store.applied().revision))
     }

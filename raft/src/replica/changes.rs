@@ -16,7 +16,7 @@ use openraft::{ChangeMembers, Instant as _};
 use saola_storage::types::NodeId;
 
 use super::admin::invalid;
-use super::{AdminError, InstantOf, Replica, Shared};
+use super::{AdminError, InstantOf, Replica, Shared, protection};
 use crate::member::{Member, MembershipRecord, membership_to_record};
 use crate::types::{Runtime, TypeConfig};
 
@@ -124,6 +124,7 @@ impl<RT: Runtime> Replica<RT> {
             };
         }
         self.check_may_go(node_id)?;
+        self.check_protection_without(node_id, None)?;
         if shared.has_vote(node_id) {
             self.check_quorum_after(&[ChangeMembers::RemoveVoters(BTreeSet::from([node_id]))]).await?;
         }
@@ -148,6 +149,7 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         self.check_may_go(old)?;
+        self.check_protection_without(old, Some(&member))?;
         self.join(member).await?;
         self.catch_up(new).await?;
         let _one_at_a_time = shared.admin.lock().await;
@@ -250,6 +252,14 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         Ok(())
+    }
+
+    /// Without enough data nodes at other sites nothing would be acknowledged any more: that is not begun.
+    fn check_protection_without(&self, node_id: NodeId, comes: Option<&Member>) -> Result<(), AdminError> {
+        let mut members = self.shared.members();
+        members.retain(|member| member.node_id != node_id);
+        members.extend(comes.cloned());
+        protection::lacking(self.shared.store.protection(), &members).map_or(Ok(()), |lacks| Err(invalid(lacks)))
     }
 
     /// A change that leaves too few voters which answer could not be completed, nor taken back: it is not begun.

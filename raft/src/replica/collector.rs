@@ -18,6 +18,7 @@ use saola_storage::error::StoreError;
 use saola_storage::retention::Retention;
 use saola_storage::store::{Collection, View};
 
+use super::changes::COMMIT_LIMIT;
 use super::{InstantOf, Replica, Shared};
 use crate::pins::{Announcement, Confirmation};
 use crate::types::{Runtime, Takes};
@@ -207,7 +208,7 @@ impl<RT: Runtime> Replica<RT> {
             after_id: pass.after.clone(),
             max_records: shared.collector.records,
         };
-        match self.propose_here(Command { request: None, op: Some(Op::Collect(collect)) }).await {
+        match self.propose_within(Command { request: None, op: Some(Op::Collect(collect)) }, COMMIT_LIMIT).await {
             Ok(outcome) => match outcome.decision {
                 Some(Decision::Collected(collected)) if !collected.done => {
                     pass.after = collected.next_after;
@@ -235,7 +236,7 @@ impl<RT: Runtime> Replica<RT> {
         let behind_us = shared.now_us().saturating_sub(view.applied().clock_us);
         if by_age && u128::from(behind_us) > shared.collector.pass_every.as_micros() {
             let mark = Command { request: None, op: Some(Op::TimeMark(TimeMark {})) };
-            if let Err(refusal) = self.propose_here(mark).await {
+            if let Err(refusal) = self.propose_within(mark, COMMIT_LIMIT).await {
                 tracing::debug!("move the replicated clock: {}", refusal.message);
             }
         }
@@ -248,7 +249,7 @@ impl<RT: Runtime> Replica<RT> {
             let Some(up_to_revision) = compact_up_to(frontier, oldest, shared.collector.change_window) else { return };
             let compact = CompactChanges { up_to_revision, max_rows: CHANGE_ROWS };
             let command = Command { request: None, op: Some(Op::CompactChanges(compact)) };
-            if let Err(refusal) = self.propose_here(command).await {
+            if let Err(refusal) = self.propose_within(command, COMMIT_LIMIT).await {
                 tracing::debug!("remove old rows of the change feed: {}", refusal.message);
                 return;
             }

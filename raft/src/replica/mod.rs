@@ -22,7 +22,7 @@ use prost::Message;
 use saola_storage::log::Log;
 use saola_storage::release::RELEASE;
 use saola_storage::store::{Collection, Store};
-use saola_storage::types::{LogId, NodeId};
+use saola_storage::types::{LeaderId, LogId, NodeId};
 use tokio::sync::{mpsc, watch};
 
 use crate::admission::Processes;
@@ -182,6 +182,12 @@ impl<RT: Runtime> Replica<RT> {
         PeerService::new(self.clone())
     }
 
+    /// Resolves once more than the entry at `index` may be shown, or after `limit`.
+    pub async fn shown_beyond(&self, index: u64, limit: Duration) {
+        let reached = self.shared.frontier.reached(index.saturating_add(1));
+        let _the_caller_looks_again = RT::timeout(limit, reached).await;
+    }
+
     /// Sets what this node answers when a peer asks how it is.
     pub fn set_status_source(&self, source: StatusSource) {
         *self.shared.status_source.write() = Some(source);
@@ -336,8 +342,9 @@ impl<RT: Runtime> Shared<RT> {
         if term >= current {
             self.heard_term.fetch_max(term, Ordering::AcqRel);
             self.heard_something();
-            self.heard_confirmed(frontier_next, quorum_age_ms);
+            // Before its age, or a read in between would call the older state that young.
             self.frontier.heard(frontier_next);
+            self.heard_confirmed(frontier_next, quorum_age_ms);
             self.links.set_needed_from(needed_from);
         }
     }
@@ -353,12 +360,12 @@ impl<RT: Runtime> Shared<RT> {
         self.staleness.lock().hear(InstantOf::<RT>::now(), frontier_next, before, applied_next);
     }
 
-    /// Since when no quorum has confirmed this node as leader. `None` if none has, and while nothing of its own term is
-    /// applied: until then its frontier may not cover what former leaders acknowledged.
+    /// Since when no quorum has confirmed this node as leader. `None` if none has, and while its frontier may not cover
+    /// what former leaders acknowledged.
     pub(crate) fn quorum_age(&self) -> Option<Duration> {
         self.with_metrics(|metrics| {
-            let applied_term = metrics.last_applied.as_ref().map(|log_id| log_id.leader_id.term);
-            let acked = metrics.last_quorum_acked.as_ref().filter(|_| applied_term == Some(metrics.current_term));
+            let leader = LeaderId { term: metrics.current_term, node_id: self.claim.node_id };
+            let acked = metrics.last_quorum_acked.as_ref().filter(|_| self.frontier.is_covered(leader));
             // A quorum of one needs no answer.
             let alone = acked.is_some() && metrics.membership_config.voter_ids().all(|id| id == self.claim.node_id);
             acked.map(|instant| if alone { Duration::ZERO } else { instant.elapsed() })

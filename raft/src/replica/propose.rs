@@ -7,7 +7,7 @@ use openraft::Instant as _;
 use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use prost::Message;
-use saola_storage::command::{Command, CommandBatch, Outcome};
+use saola_storage::command::{Command, CommandBatch, Op, Outcome};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{InstantOf, Replica, Shared};
@@ -68,7 +68,7 @@ pub enum ProposeError {
         /// What waits, and what to do.
         reason: String,
     },
-    /// Applied, and not stored at the other site within the deadline: it counts once that has happened.
+    /// Proposed, and not shown to be stored at the other site within the deadline: it counts once that has happened.
     #[error("{reason}")]
     GateWait {
         /// What it waits for, and what to do.
@@ -95,10 +95,13 @@ impl ProposeError {
     }
 }
 
+/// Where an outcome goes.
+type Caller = oneshot::Sender<Result<Outcome, Refusal>>;
+
 /// A command waiting for its entry.
 pub(super) struct Queued {
     command: Command,
-    answer: oneshot::Sender<Result<Outcome, Refusal>>,
+    answer: Caller,
 }
 
 impl<RT: Runtime> Replica<RT> {
@@ -180,6 +183,12 @@ impl<RT: Runtime> Replica<RT> {
         }
     }
 
+    /// The same, for work of the node's own that must not wait for ever.
+    pub(super) async fn propose_within(&self, command: Command, limit: Duration) -> Result<Outcome, Refusal> {
+        let proposed = RT::timeout(limit, self.propose_here(command)).await;
+        proposed.unwrap_or_else(|_| Err(self.shared.no_outcome("not committed in time".into())))
+    }
+
     /// Proposes at this node, which must lead.
     pub(crate) async fn propose_here(&self, command: Command) -> Result<Outcome, Refusal> {
         let shared = &self.shared;
@@ -206,7 +215,9 @@ impl<RT: Runtime> Replica<RT> {
             return Err(Refusal::new(RefusalCode::DiskHangs, reason));
         }
         let waiting = shared.frontier.waiting();
-        if waiting > GATE_ENTRIES {
+        // What ends the waiting must get through.
+        let always = matches!(command.op, Some(Op::SetProtection(_) | Op::ClaimNodeId(_)));
+        if waiting > GATE_ENTRIES && !always {
             let message = format!(
                 "{waiting} entries wait for the other site already: bring its nodes back, or lower the protection \
                  (saola protection set)"
@@ -237,12 +248,13 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
     let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
     while let Some(first) = queue.recv().await {
         let permit = in_flight.clone().acquire_owned().await.expect("this task owns the semaphore and never closes it");
-        let (mut bytes, mut commands, mut answers) = (0, Vec::new(), Vec::new());
+        let (mut bytes, mut commands, mut answers, mut ids) = (0, Vec::new(), Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(Queued { command, answer }) = next {
             // Who gave up while no entry could be committed was told that the outcome is unknown: it ends here.
             if !answer.is_closed() {
                 bytes += command.encoded_len();
+                ids.push(matches!(command.op, Some(Op::ClaimNodeId(_))));
                 commands.push(command);
                 answers.push(answer);
             }
@@ -267,17 +279,30 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             refuse_all(answers, &Refusal::new(RefusalCode::Stopped, fatal.to_string()));
             continue;
         }
-        let frontier = shared.frontier.clone();
+        let (frontier, mut stopped) = (shared.frontier.clone(), shared.stopped.subscribe());
         detach::<RT>(async move {
             let result = applied.await;
             drop(permit);
             match result {
                 Ok(Ok(response)) => {
-                    // An outcome of any kind, replayed ones too, leaves when its own entry may be shown.
-                    frontier.reached(response.log_id.index).await;
-                    for (answer, outcome) in answers.into_iter().zip(response.data.0) {
-                        // A caller that gave up finds the outcome in the request table.
-                        let _caller_gone = answer.send(Ok(outcome));
+                    let decided = answers.into_iter().zip(ids).zip(response.data.0);
+                    let (now, later): (Vec<_>, Vec<_>) = decided.partition(|((_, is_id), _)| *is_id);
+                    // A caller that gave up finds the outcome in the request table.
+                    let send = |decided: Vec<((Caller, bool), Outcome)>| {
+                        decided.into_iter().for_each(|((answer, _), outcome)| drop(answer.send(Ok(outcome))));
+                    };
+                    // A node id is claimed before the membership names it, which waits for nobody either: a site that is
+                    // lost could not be replaced otherwise.
+                    send(now);
+                    // An outcome of any other kind, replayed ones too, leaves when its own entry may be shown.
+                    let reached = std::pin::pin!(frontier.reached(response.log_id.index));
+                    let ended = std::pin::pin!(stopped.wait_for(Option::is_some));
+                    match futures::future::select(reached, ended).await {
+                        futures::future::Either::Left(_) => send(later),
+                        futures::future::Either::Right(_) => refuse_all(
+                            later.into_iter().map(|((answer, _), _)| answer).collect(),
+                            &Refusal::new(RefusalCode::Unknown, "the node stopped before it could answer"),
+                        ),
                     }
                 }
                 Ok(Err(ClientWriteError::ForwardToLeader(forward))) => refuse_all(
@@ -297,7 +322,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
     }
 }
 
-fn refuse_all(answers: Vec<oneshot::Sender<Result<Outcome, Refusal>>>, refusal: &Refusal) {
+fn refuse_all(answers: Vec<Caller>, refusal: &Refusal) {
     for answer in answers {
         let _caller_gone = answer.send(Err(refusal.clone()));
     }

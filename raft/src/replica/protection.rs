@@ -11,7 +11,7 @@ use crate::member::Member;
 use crate::types::Runtime;
 
 /// Why a cluster cannot give a protection, if so: whichever site leads, `acks` data nodes of the others must be there.
-fn lacking(protection: Protection, members: &[Member]) -> Option<String> {
+pub(super) fn lacking(protection: Protection, members: &[Member]) -> Option<String> {
     if protection.mode == Mode::MaximumPerformance {
         return None;
     }
@@ -22,7 +22,7 @@ fn lacking(protection: Protection, members: &[Member]) -> Option<String> {
         (elsewhere < protection.acks as usize).then(|| {
             format!(
                 "with a leader at site {site} there are {elsewhere} data nodes at other sites, and {} must acknowledge: add \
-                 nodes there (saola cluster add), or ask for fewer acknowledgements",
+                 nodes there (saola cluster add), or lower the protection (saola protection set)",
                 protection.acks
             )
         })

@@ -27,8 +27,10 @@ pub struct ReplicaStatus {
     pub applied_index: u64,
     /// Highest index that may be shown.
     pub frontier_index: u64,
-    /// What an acknowledgement waits for, as of the applied state.
-    pub protection: Protection,
+    /// Store-wide revision at that index; 0 where this node cannot tell.
+    pub frontier_revision: u64,
+    /// What an acknowledgement waits for, as of the applied state; a witness does not know.
+    pub protection: Option<Protection>,
     /// Store-wide revision of the applied state.
     pub revision: u64,
     /// All members.
@@ -102,7 +104,8 @@ impl<RT: Runtime> Replica<RT> {
             committed_index,
             applied_index: applied.log_id.map_or(0, |id| id.index),
             frontier_index: shared.frontier.next().saturating_sub(1),
-            protection: shared.store.protection(),
+            frontier_revision: shared.frontier.next().checked_sub(1).and_then(|at| shared.revision_at(at)).unwrap_or(0),
+            protection: shared.claim.role.is_data().then(|| shared.store.protection()),
             revision: applied.revision,
             members: shared.members(),
             voter_sets: shared

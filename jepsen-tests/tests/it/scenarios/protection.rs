@@ -5,10 +5,10 @@ use std::time::Duration;
 use saola_jepsen::sim::records::generation_at;
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
 use saola_raft::sim::{random_u64, spawn_on};
-use saola_raft::{ProposeError, ReadError};
+use saola_raft::{ProposeError, ReadError, Role};
 use saola_storage::protection::{Mode, Protection};
 
-use super::{have_lead, leader, pick, replicas_are_equal, status, under_seeds, until};
+use super::{have_lead, leader, on, pick, replicas_are_equal, status, under_seeds, until};
 
 /// A cluster, and which of its data nodes are at the main site and at the other one.
 struct Sites {
@@ -122,6 +122,10 @@ fn all_that_was_acknowledged_survives_the_main_site() {
             let lead = leader(&sites.cluster).await;
             let waits = clerk.put(&sites.cluster, lead, 0).await;
             assert!(waits.is_err(), "{waits:?}");
+            let young = |id: &u64| sites.cluster.replica(*id).and_then(|replica| replica.stale_point());
+            for point in sites.dr.iter().filter_map(young) {
+                assert!(point.age_ms.is_some_and(|age| age > 100), "it may lack what was acknowledged: {point:?}");
+            }
             // … until somebody says that this is to be so.
             set(&sites.cluster, lead, Protection::default()).await.expect("the witness and this site are a quorum");
             clerk.again_surely(&sites.cluster, &sites.dr, PATIENCE).await;
@@ -151,6 +155,33 @@ fn a_new_leader_answers_no_read_before_the_other_site_has_its_first_entry() {
         clerk.again_surely(&sites.cluster, &[2, 3], PATIENCE).await;
         clerk.check(&sites.cluster, lead).await;
     });
+}
+
+#[test]
+fn a_node_of_the_other_site_that_is_lost_can_be_replaced_while_writes_wait_for_it() {
+    under_seeds(
+        "protection::a_node_of_the_other_site_that_is_lost_can_be_replaced_while_writes_wait_for_it",
+        async |_| {
+            let mut sites = Sites::with_learners();
+            let mut clerk = sites.begin().await;
+            set(&sites.cluster, 1, maximum(2)).await.expect("both sites are there");
+            sites.cluster.crash(4).await;
+            let waits = clerk.put(&sites.cluster, 1, 0).await;
+            assert!(matches!(waits, Err(ProposeError::GateWait { .. })), "{waits:?}");
+            let refused = on(&sites.cluster, 1, |replica| async move { replica.remove_member(4).await }).await;
+            let why = refused.expect_err("nothing could be acknowledged any more").to_string();
+            assert!(why.contains("there are 1 data nodes at other sites, and 2 must acknowledge"), "{why}");
+            let member = sites.cluster.add(6, "dr", Role::Learner);
+            sites.cluster.start(6).await;
+            let replaced =
+                on(&sites.cluster, 1, |replica| async move { replica.replace_member(4, member).await }).await;
+            replaced.expect("the new node is there");
+            clerk.again_surely(&sites.cluster, &sites.main, PATIENCE).await;
+            for node in sites.cluster.running() {
+                clerk.check(&sites.cluster, node).await;
+            }
+        },
+    );
 }
 
 #[test]

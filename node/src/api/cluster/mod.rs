@@ -102,7 +102,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<SetProtectionResponse>, Status> {
         let deadline = admit(&self.0, request.metadata())?;
         let protection = convert::protection_to_storage(request.into_inner().protection)?;
-        check_quorum(&self.0, deadline).await?;
+        // No quorum is asked for first: a leader that the other site does not answer serves no read, and this ends that.
         let set = self.0.replica().set_protection(protection, deadline.left().min(QUORUM_LIMIT)).await;
         set.map_err(Refusal::from)?;
         Ok(Response::new(SetProtectionResponse { header: Some(header(&self.0)) }))
@@ -131,7 +131,7 @@ async fn init(node: &Node, call: InitRequest) -> Result<InitResponse, Refusal> {
 
 fn header(node: &Node) -> Header {
     let status = node.replica().status();
-    convert::header(node, status.revision, status.applied_index)
+    convert::header(node, status.frontier_revision, status.frontier_index)
 }
 
 fn members(node: &Node, members: Vec<saola_raft::Member>) -> MembershipResponse {
@@ -229,7 +229,7 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
         protection,
         records: counts.records,
         versions: counts.versions,
-        rule: Some(convert::protection_from_storage(own.protection)),
+        rule: own.protection.map(convert::protection_from_storage),
     }
 }
 

@@ -46,8 +46,11 @@ pub fn of_site(site: &str, nodes: &[NodeView], committed_index: u64) -> String {
 }
 
 /// One sentence: what the loss of the site that leads (`main_site`) would mean now.
-pub fn of_cluster(main_site: &str, nodes: &[NodeView], committed_index: u64, rule: Protection) -> String {
+pub fn of_cluster(main_site: &str, nodes: &[NodeView], committed_index: u64, rule: Option<Protection>) -> String {
     let threat = threat(main_site, nodes, committed_index);
+    let Some(rule) = rule else {
+        return "a witness does not know what acknowledgements wait for: ask a data node".into();
+    };
     if rule.mode == Mode::MaximumPerformance {
         let arithmetic = || format!("protected by arithmetic: every commit has a copy outside {main_site}");
         return format!("{} (gate off)", threat.unwrap_or_else(arithmetic));
@@ -56,6 +59,11 @@ pub fn of_cluster(main_site: &str, nodes: &[NodeView], committed_index: u64, rul
         nodes.iter().filter(|n| n.member.site != main_site && n.keeps_records()).partition(|n| n.takes_part);
     let acks = rule.acks as usize;
     let statement = match threat {
+        _ if up.len() + silent.len() < acks => format!(
+            "WRITES WAIT: there are {} data nodes outside {main_site}, and {acks} must store each write; add nodes there \
+             (`saola cluster add`), or lower the protection (`saola protection set`)",
+            up.len() + silent.len()
+        ),
         _ if up.len() < acks => format!(
             "WRITES WAIT: {} of the {acks} data nodes outside {main_site} that must store each write take part; bring back \
              {}, or lower the protection (`saola protection set`)",
@@ -133,7 +141,7 @@ mod tests {
         for site in ["main", "dr", "third"] {
             assert_eq!(of_site(site, &nodes, 5000), "protected");
         }
-        let sentence = of_cluster("main", &nodes, 5000, OFF);
+        let sentence = of_cluster("main", &nodes, 5000, Some(OFF));
         assert_eq!(sentence, "protected by arithmetic: every commit has a copy outside main (gate off)");
     }
 
@@ -166,21 +174,21 @@ mod tests {
     #[test]
     fn one_site_says_so() {
         let nodes = view(five().into_iter().take(2).collect());
-        assert!(of_cluster("main", &nodes, 5000, OFF).starts_with("ONE SITE: nothing survives"));
+        assert!(of_cluster("main", &nodes, 5000, Some(OFF)).starts_with("ONE SITE: nothing survives"));
     }
 
     #[test]
     fn with_the_gate_on_acknowledged_writes_are_elsewhere_or_wait() {
         let on = |acks| Protection { mode: Mode::MaximumProtection, acks };
         let mut nodes = view(five());
-        let sentence = of_cluster("main", &nodes, 5000, on(2));
+        let sentence = of_cluster("main", &nodes, 5000, Some(on(2)));
         assert_eq!(sentence, "protected: every acknowledged write is stored outside main (gate on: 2)");
         nodes[3].takes_part = false;
-        let sentence = of_cluster("main", &nodes, 5000, on(2));
+        let sentence = of_cluster("main", &nodes, 5000, Some(on(2)));
         assert!(sentence.starts_with("WRITES WAIT: 1 of the 2 data nodes outside main"), "{sentence}");
         assert!(sentence.contains("bring back dr-2, or lower the protection"), "{sentence}");
         let learners = view(vec![member(1, "a", "main", Role::Voter), member(2, "b", "dr", Role::Learner)]);
-        let sentence = of_cluster("main", &learners, 5000, on(1));
+        let sentence = of_cluster("main", &learners, 5000, Some(on(1)));
         assert!(sentence.contains("but the rest would not go on by itself: "), "{sentence}");
     }
 
