@@ -70,7 +70,8 @@ fn a_node_that_hears_the_leader_but_applies_nothing_tells_a_growing_age() {
         assert!(missed.expect("it has applied nothing since") > Duration::from_secs(1));
         release_disk(hung);
         until("it catches up", PATIENCE, || age() < Duration::from_millis(200)).await;
-        assert_eq!(writer.check_age(&cluster, hung), None, "nothing is missed");
+        // The last write may have been acknowledged a moment ago, which such an age allows to be missed.
+        until("nothing is missed", PATIENCE, || writer.check_age(&cluster, hung).is_none()).await;
         writer.clerk.check(&cluster, hung).await;
     });
 }
