@@ -44,15 +44,16 @@ pub fn gate(protection: Protection, own_site: &str, members: &[Member]) -> Gate 
 /// First index that may not be shown yet, as a leader decides it: it has applied all below `applied_next`, and `flushed`
 /// has the first index that each other node has not flushed.
 pub fn frontier(applied_next: u64, gate: &Gate, flushed: &BTreeMap<NodeId, u64>) -> u64 {
-    match gate {
-        Gate::Off => applied_next,
-        Gate::On { members, acks } => {
-            let mut nexts: Vec<u64> = members.iter().map(|id| flushed.get(id).copied().unwrap_or(0)).collect();
-            nexts.sort_unstable_by(|a, b| b.cmp(a));
-            let counted = acks.checked_sub(1).map_or(u64::MAX, |place| nexts.get(place).copied().unwrap_or(0));
-            applied_next.min(counted)
-        }
-    }
+    applied_next.min(stored_next(gate, flushed, None))
+}
+
+/// First index that too few nodes have flushed for the gate, `leaving` not counted.
+fn stored_next(gate: &Gate, flushed: &BTreeMap<NodeId, u64>, leaving: Option<NodeId>) -> u64 {
+    let Gate::On { members, acks } = gate else { return u64::MAX };
+    let counted = members.iter().filter(|id| Some(**id) != leaving);
+    let mut nexts: Vec<u64> = counted.map(|id| flushed.get(id).copied().unwrap_or(0)).collect();
+    nexts.sort_unstable_by(|a, b| b.cmp(a));
+    acks.checked_sub(1).map_or(u64::MAX, |place| nexts.get(place).copied().unwrap_or(0))
 }
 
 /// What a node goes by.
@@ -63,11 +64,22 @@ struct Known {
     /// What this process found applied when it began: others know better whether that waits.
     began_at: u64,
     gate: Gate,
+    /// A node that is about to leave the cluster: it counts no more.
+    leaving: Option<NodeId>,
     /// Leadership term of this node that `flushed` was counted in.
     term: u64,
     flushed: BTreeMap<NodeId, u64>,
     /// What leaders have said.
     heard: u64,
+}
+
+impl Known {
+    /// See [`stored_next`]; `applied` is the newest applied entry, which this node has written as leader.
+    fn stored_next(&self, applied: LogId) -> u64 {
+        let none = BTreeMap::new();
+        let counted = if self.term == applied.leader.term { &self.flushed } else { &none };
+        stored_next(&self.gate, counted, self.leaving)
+    }
 }
 
 /// What may be shown.
@@ -97,8 +109,8 @@ pub(crate) struct FrontierCell {
 impl FrontierCell {
     /// `decides_as`: the node's own id, for one that keeps records.
     pub(crate) fn new(decides_as: Option<NodeId>) -> Self {
-        let (applied, began_at, term, flushed, heard) = Default::default();
-        let known = Known { applied, began_at, gate: Gate::Off, term, flushed, heard };
+        let (applied, began_at, leaving, term, flushed, heard) = Default::default();
+        let known = Known { applied, began_at, gate: Gate::Off, leaving, term, flushed, heard };
         Self { decides_as, shown: watch::Sender::default(), known: Mutex::new(known) }
     }
 
@@ -158,9 +170,7 @@ impl FrontierCell {
         // only once an entry of its own term is applied: before, it knows nothing that its predecessors had not shown.
         let counts = self.decides_as == Some(applied.leader.node_id);
         if self.decides_as.is_some() && (known.gate == Gate::Off || counts) {
-            let none = BTreeMap::new();
-            let counted = if known.term == applied.leader.term { &known.flushed } else { &none };
-            next = next.max(frontier(applied_next, &known.gate, counted));
+            next = next.max(applied_next.min(known.stored_next(applied)));
         }
         self.shown.send_if_modified(|shown| {
             let higher = next > shown.next;
@@ -184,6 +194,24 @@ impl FrontierCell {
     /// Whether the first entry of this leadership may be shown, and with it all that former leaders acknowledged.
     pub(crate) fn is_covered(&self, leader: LeaderId) -> bool {
         self.shown.borrow().covers(leader)
+    }
+
+    /// From now on a node that is about to leave does not count for the gate; none: all count again.
+    pub(crate) fn set_leaving(&self, node_id: Option<NodeId>) {
+        let mut known = self.known.lock();
+        known.leaving = node_id;
+        self.decide(&known);
+    }
+
+    /// Whether the node that leaves is not needed: the others that count have all that has been shown.
+    pub(crate) fn is_stored_without_leaving(&self) -> bool {
+        let known = self.known.lock();
+        match (&known.gate, known.leaving, known.applied) {
+            (Gate::On { members, .. }, Some(leaving), Some(applied)) if members.contains(&leaving) => {
+                known.stored_next(applied) >= self.next()
+            }
+            _ => true,
+        }
     }
 
     /// Whether the gate is on.
@@ -301,6 +329,25 @@ mod tests {
         assert_eq!((cell.next(), cell.waiting()), (0, 0));
         cell.applied(id(5, OWN, 90_002), 90_001, None);
         assert_eq!(cell.waiting(), 2);
+    }
+
+    #[test]
+    fn a_node_that_leaves_counts_no_more_and_may_go_once_the_others_have_what_was_shown() {
+        let cell = FrontierCell::new(Some(OWN));
+        cell.applied(id(2, OWN, 9), 1, Some(on(1)));
+        cell.flushed(3, 2, 8);
+        cell.flushed(4, 2, 5);
+        assert_eq!(cell.next(), 8);
+        cell.set_leaving(Some(3));
+        assert!(!cell.is_stored_without_leaving());
+        cell.flushed(3, 2, 10);
+        assert_eq!(cell.next(), 8, "it vouches for nothing any more");
+        cell.flushed(4, 2, 8);
+        assert!(cell.is_stored_without_leaving());
+        cell.set_leaving(None);
+        assert_eq!(cell.next(), 10, "it stays after all");
+        cell.set_leaving(Some(2));
+        assert!(cell.is_stored_without_leaving(), "it never counted");
     }
 
     #[test]

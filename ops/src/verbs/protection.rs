@@ -26,7 +26,14 @@ pub async fn protection(client: &Client, verb: ProtectionVerb, format: Format) -
         if is_lower(wanted, status.rule) {
             confirmed(&status, &what, confirm).await?;
         }
-        client.set_protection(wanted).await.map_err(doing(what))?;
+        client.set_protection(wanted).await.map_err(|error| match error.reason() {
+            "GATE_WAIT" => Failure::new(
+                Exit::Unknown,
+                format!("{what}: it waits, as all writes do, until {acks} data nodes of other sites have stored it"),
+                "bring them back, `saola status` names them; or `saola protection set maximum-performance`",
+            ),
+            _ => doing(what)(error),
+        })?;
     }
     show(&cluster_view(client).await?, format)
 }

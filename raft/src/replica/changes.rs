@@ -17,6 +17,7 @@ use saola_storage::types::NodeId;
 
 use super::admin::invalid;
 use super::{AdminError, InstantOf, Replica, Shared, protection};
+use crate::frontier::FrontierCell;
 use crate::member::{Member, MembershipRecord, membership_to_record};
 use crate::types::{Runtime, TypeConfig};
 
@@ -92,6 +93,15 @@ impl<RT: Runtime> Shared<RT> {
     }
 }
 
+/// A node that is about to leave does not count for the gate as long as this lives.
+struct Leaving(Arc<FrontierCell>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.set_leaving(None);
+    }
+}
+
 impl<RT: Runtime> Replica<RT> {
     pub(super) async fn add_here(&self, member: Member) -> Result<(), AdminError> {
         let (node_id, votes) = (member.node_id, member.role_value().votes());
@@ -125,6 +135,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         self.check_may_go(node_id)?;
         self.check_protection_without(node_id, None)?;
+        let _leaving = self.leave_gate(node_id).await?;
         if shared.has_vote(node_id) {
             self.check_quorum_after(&[ChangeMembers::RemoveVoters(BTreeSet::from([node_id]))]).await?;
         }
@@ -162,6 +173,7 @@ impl<RT: Runtime> Replica<RT> {
             steps.extend(removal(old, &seen.voters(), seen.is_joint(), seen.has(old)));
             steps
         };
+        let _leaving = self.leave_gate(old).await?;
         // It may be gone by now: by another leader's change, completed meanwhile.
         if shared.member(old).is_some() {
             self.check_may_go(old)?;
@@ -252,6 +264,21 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         Ok(())
+    }
+
+    /// What was shown because a node of another site has stored it must be stored by others before that one goes. Until
+    /// the answer is dropped, it does not count.
+    async fn leave_gate(&self, node_id: NodeId) -> Result<Leaving, AdminError> {
+        let frontier = self.shared.frontier.clone();
+        frontier.set_leaving(Some(node_id));
+        let leaving = Leaving(frontier);
+        if self.within(COMMIT_LIMIT, |shared| shared.frontier.is_stored_without_leaving()).await {
+            return Ok(leaving);
+        }
+        Err(invalid(format!(
+            "node {node_id} has stored what other data nodes of its site lack, and it was acknowledged because of it: wait \
+             until they have caught up (saola status), or lower the protection (saola protection set)"
+        )))
     }
 
     /// Without enough data nodes at other sites nothing would be acknowledged any more: that is not begun.

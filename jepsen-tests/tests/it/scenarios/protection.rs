@@ -185,6 +185,31 @@ fn a_node_of_the_other_site_that_is_lost_can_be_replaced_while_writes_wait_for_i
 }
 
 #[test]
+fn a_node_of_the_other_site_goes_only_once_another_one_there_has_what_it_vouched_for() {
+    under_seeds(
+        "protection::a_node_of_the_other_site_goes_only_once_another_one_there_has_what_it_vouched_for",
+        async |_| {
+            let mut sites = Sites::with_learners();
+            let mut clerk = sites.begin().await;
+            let cluster = &sites.cluster;
+            set(cluster, 1, maximum(1)).await.expect("both sites are there");
+            cluster.part(&[1, 2, 3, 4], &[5]);
+            clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+            let shown = status(cluster, 1).frontier_index;
+            let refused = on(cluster, 1, |replica| async move { replica.remove_member(4).await }).await;
+            let why = refused.expect_err("node 5 lacks what was acknowledged").to_string();
+            assert!(why.contains("node 4 has stored what other data nodes of its site lack"), "{why}");
+            clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+            cluster.network.heal();
+            on(cluster, 1, |replica| async move { replica.remove_member(4).await }).await.expect("node 5 has it all");
+            let stored = cluster.log(5).and_then(|log| log.last).map_or(0, |last| last.index);
+            assert!(stored >= shown, "{stored} of {shown}");
+            clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+        },
+    );
+}
+
+#[test]
 fn protection_counts_from_its_answer_on_and_lowering_it_releases_what_waits() {
     under_seeds("protection::protection_counts_from_its_answer_on_and_lowering_it_releases_what_waits", async |_| {
         let mut sites = Sites::with_learners();
