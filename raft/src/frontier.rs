@@ -42,18 +42,14 @@ pub fn gate(protection: Protection, own_site: &str, members: &[Member]) -> Gate 
 }
 
 /// First index that may not be shown yet, as a leader decides it: it has applied all below `applied_next`, and `flushed`
-/// has the first index that each other node has not flushed.
-pub fn frontier(applied_next: u64, gate: &Gate, flushed: &BTreeMap<NodeId, u64>) -> u64 {
-    applied_next.min(stored_next(gate, flushed, None))
-}
-
-/// First index that too few nodes have flushed for the gate, `leaving` not counted.
-fn stored_next(gate: &Gate, flushed: &BTreeMap<NodeId, u64>, leaving: Option<NodeId>) -> u64 {
-    let Gate::On { members, acks } = gate else { return u64::MAX };
+/// has the first index that each other node has not flushed. A node that is leaving does not count.
+pub fn frontier(applied_next: u64, gate: &Gate, flushed: &BTreeMap<NodeId, u64>, leaving: Option<NodeId>) -> u64 {
+    let Gate::On { members, acks } = gate else { return applied_next };
     let counted = members.iter().filter(|id| Some(**id) != leaving);
     let mut nexts: Vec<u64> = counted.map(|id| flushed.get(id).copied().unwrap_or(0)).collect();
     nexts.sort_unstable_by(|a, b| b.cmp(a));
-    acks.checked_sub(1).map_or(u64::MAX, |place| nexts.get(place).copied().unwrap_or(0))
+    let enough = acks.checked_sub(1).map_or(u64::MAX, |place| nexts.get(place).copied().unwrap_or(0));
+    applied_next.min(enough)
 }
 
 /// What a node goes by.
@@ -74,11 +70,11 @@ struct Known {
 }
 
 impl Known {
-    /// See [`stored_next`]; `applied` is the newest applied entry, which this node has written as leader.
-    fn stored_next(&self, applied: LogId) -> u64 {
+    /// See [`frontier`]; `applied` is the newest applied entry, which this node has written as leader.
+    fn frontier(&self, applied: LogId) -> u64 {
         let none = BTreeMap::new();
         let counted = if self.term == applied.leader.term { &self.flushed } else { &none };
-        stored_next(&self.gate, counted, self.leaving)
+        frontier(applied.index + 1, &self.gate, counted, self.leaving)
     }
 }
 
@@ -170,7 +166,7 @@ impl FrontierCell {
         // only once an entry of its own term is applied: before, it knows nothing that its predecessors had not shown.
         let counts = self.decides_as == Some(applied.leader.node_id);
         if self.decides_as.is_some() && (known.gate == Gate::Off || counts) {
-            next = next.max(applied_next.min(known.stored_next(applied)));
+            next = next.max(known.frontier(applied));
         }
         self.shown.send_if_modified(|shown| {
             let higher = next > shown.next;
@@ -208,7 +204,7 @@ impl FrontierCell {
         let known = self.known.lock();
         match (&known.gate, known.leaving, known.applied) {
             (Gate::On { members, .. }, Some(leaving), Some(applied)) if members.contains(&leaving) => {
-                known.stored_next(applied) >= self.next()
+                known.frontier(applied) >= self.next()
             }
             _ => true,
         }
@@ -273,12 +269,13 @@ mod tests {
     #[test]
     fn an_entry_is_shown_once_it_is_applied_and_enough_of_the_other_site_have_flushed_it() {
         let flushed = BTreeMap::from([(3, 8), (4, 5), (2, 99)]);
-        assert_eq!(frontier(10, &Gate::Off, &flushed), 10);
-        assert_eq!(frontier(10, &on(1), &flushed), 8);
-        assert_eq!(frontier(10, &on(2), &flushed), 5);
-        assert_eq!(frontier(4, &on(2), &flushed), 4, "what is flushed there and not applied here is not shown");
-        assert_eq!(frontier(10, &on(3), &flushed), 0, "there are too few");
-        assert_eq!(frontier(10, &on(1), &BTreeMap::new()), 0);
+        assert_eq!(frontier(10, &Gate::Off, &flushed, None), 10);
+        assert_eq!(frontier(10, &on(1), &flushed, None), 8);
+        assert_eq!(frontier(10, &on(2), &flushed, None), 5);
+        assert_eq!(frontier(4, &on(2), &flushed, None), 4, "what is flushed there and not applied here is not shown");
+        assert_eq!(frontier(10, &on(3), &flushed, None), 0, "there are too few");
+        assert_eq!(frontier(10, &on(1), &BTreeMap::new(), None), 0);
+        assert_eq!(frontier(10, &on(1), &flushed, Some(3)), 5, "the one that leaves does not count");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How the sites protect each other: what an acknowledgement waits for.
 
-use crate::command::ProtectionMode;
+use crate::command::{ProtectionMode, SetProtection};
 
 /// When a write counts as safe (the names are Oracle Data Guard's).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,16 @@ pub struct Protection {
 impl Default for Protection {
     fn default() -> Protection {
         Protection { mode: Mode::default(), acks: 1 }
+    }
+}
+
+impl From<Protection> for SetProtection {
+    fn from(protection: Protection) -> SetProtection {
+        let mode = match protection.mode {
+            Mode::MaximumPerformance => ProtectionMode::MaximumPerformance,
+            Mode::MaximumProtection => ProtectionMode::MaximumProtection,
+        };
+        SetProtection { mode: mode.into(), acks: protection.acks }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use saola_storage::command::{Command, Op, ProtectionMode, SetProtection};
+use saola_storage::command::{Command, Op};
 use saola_storage::protection::{Mode, Protection};
 
 use super::{ProposeError, Replica};
@@ -39,13 +39,9 @@ impl<RT: Runtime> Replica<RT> {
         if let Some(lacks) = lacking(protection, &self.shared.members()) {
             return Err(ProposeError::Refused(lacks));
         }
-        let mode = match protection.mode {
-            Mode::MaximumPerformance => ProtectionMode::MaximumPerformance,
-            Mode::MaximumProtection => ProtectionMode::MaximumProtection,
-        };
-        let set = SetProtection { mode: mode as i32, acks: protection.acks };
         // Said twice it says the same.
-        self.propose(Command { request: None, op: Some(Op::SetProtection(set)) }, deadline).await.map(drop)
+        let command = Command { request: None, op: Some(Op::SetProtection(protection.into())) };
+        self.propose(command, deadline).await.map(drop)
     }
 }
 

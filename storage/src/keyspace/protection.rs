@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{decode_value, encode_value};
-use crate::command::{ProtectionMode, SetProtection};
+use crate::command::SetProtection;
 use crate::engine::Kind;
 use crate::error::StoreError;
 use crate::protection::{Mode, Protection};
@@ -13,11 +13,7 @@ pub const KEY: &[u8] = b"protection";
 
 /// Value of the row.
 pub fn encode(protection: Protection) -> Bytes {
-    let mode = match protection.mode {
-        Mode::MaximumPerformance => ProtectionMode::MaximumPerformance,
-        Mode::MaximumProtection => ProtectionMode::MaximumProtection,
-    };
-    encode_value(&SetProtection { mode: mode as i32, acks: protection.acks })
+    encode_value(&SetProtection::from(protection))
 }
 
 /// Reads the row.
