@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-use saola_storage::protection::{Mode, Protection};
+use saola_storage::protection::ProtectionState;
 use saola_storage::types::{LeaderId, LogId, NodeId};
 use tokio::sync::watch;
 
@@ -30,14 +30,17 @@ pub enum Gate {
     },
 }
 
+/// The data nodes of other sites than `own_site`.
+pub fn elsewhere(own_site: &str, members: &[Member]) -> Vec<NodeId> {
+    let there = members.iter().filter(|it| it.role_value().is_data() && it.site != own_site);
+    there.map(|it| it.node_id).collect()
+}
+
 /// The rule for a leader at `own_site`.
-pub fn gate(protection: Protection, own_site: &str, members: &[Member]) -> Gate {
-    match protection.mode {
-        Mode::MaximumPerformance => Gate::Off,
-        Mode::MaximumProtection => {
-            let elsewhere = members.iter().filter(|it| it.role_value().is_data() && it.site != own_site);
-            Gate::On { members: elsewhere.map(|it| it.node_id).collect(), acks: protection.acks as usize }
-        }
+pub fn gate(protection: &ProtectionState, own_site: &str, members: &[Member]) -> Gate {
+    match protection.is_closed {
+        false => Gate::Off,
+        true => Gate::On { members: elsewhere(own_site, members), acks: protection.rule.acks as usize },
     }
 }
 
@@ -210,6 +213,16 @@ impl FrontierCell {
         }
     }
 
+    /// First index that `count` of these nodes have not flushed, as this leader of `term` has counted.
+    pub(crate) fn flushed_by(&self, term: u64, nodes: &[NodeId], count: usize) -> u64 {
+        let known = self.known.lock();
+        if known.term != term {
+            return 0;
+        }
+        let gate = Gate::On { members: nodes.to_vec(), acks: count };
+        frontier(u64::MAX, &gate, &known.flushed, None)
+    }
+
     /// Whether the gate is on.
     pub(crate) fn is_gated(&self) -> bool {
         self.known.lock().gate != Gate::Off
@@ -260,10 +273,10 @@ mod tests {
             member(4, "dr", Role::Learner),
             member(5, "third", Role::Witness),
         ];
-        let protected = Protection { mode: Mode::MaximumProtection, acks: 1 };
-        assert_eq!(gate(protected, "main", &members), on(1));
-        assert_eq!(gate(protected, "dr", &members), Gate::On { members: vec![1, 2], acks: 1 });
-        assert_eq!(gate(Protection::default(), "main", &members), Gate::Off);
+        let closed = ProtectionState { is_closed: true, ..ProtectionState::default() };
+        assert_eq!(gate(&closed, "main", &members), on(1));
+        assert_eq!(gate(&closed, "dr", &members), Gate::On { members: vec![1, 2], acks: 1 });
+        assert_eq!(gate(&ProtectionState::default(), "main", &members), Gate::Off);
     }
 
     #[test]

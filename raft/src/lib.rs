@@ -8,10 +8,12 @@
 //!
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
+//! `acknowledgements` and [`protection`] (how the sites stand to each other),
 //! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
 //! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links`, `pins` (revisions that stay readable),
 //! `verdict` (which copy is wrong), [`clock`], `sim`.
 
+mod acknowledgements;
 mod admission;
 pub mod clock;
 mod convert;
@@ -23,6 +25,7 @@ mod network;
 mod payload;
 pub mod peer;
 mod pins;
+pub mod protection;
 pub mod repair;
 pub mod replica;
 mod state_machine;
@@ -47,8 +50,8 @@ pub use pins::PinError;
 #[cfg(feature = "rocksdb")]
 pub use replica::ReplicaLimits;
 pub use replica::{
-    AdminError, CollectorSettings, ProposeError, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings,
-    ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
+    AdminError, CollectorSettings, ProposeError, ProtectionStatus, ReadError, ReadPoint, Replica, ReplicaParts,
+    ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

@@ -4,6 +4,7 @@
 
 #![expect(clippy::result_large_err, reason = "openraft's traits prescribe these errors")]
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use openraft::raft::{
 };
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{Instant as _, OptionalSend};
+use parking_lot::Mutex;
 use prost::Message;
 use saola_storage::types::NodeId;
 
@@ -130,7 +132,8 @@ impl<RT: Runtime> PeerClient<RT> {
         }
     }
 
-    fn prepare(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>, with_header: bool) -> AppendRequest {
+    /// The request as it is sent, and when that was.
+    fn prepare(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>, with_header: bool) -> (AppendRequest, RT::Instant) {
         let mut request = wire_append::<RT>(rpc);
         if with_header {
             request.header = Some(self.shared.header(&self.member, rpc.vote.leader_id.term));
@@ -143,10 +146,13 @@ impl<RT: Runtime> PeerClient<RT> {
         request.collect_round = announced.round;
         request.collect_collection = announced.collection;
         request.collect_below = announced.below;
-        request
+        let sent = RT::Instant::now();
+        let (node_id, own_next) = (self.member.node_id, self.shared.flushed_next());
+        self.shared.acknowledgements.lock().sent(node_id, rpc.vote.leader_id.term, sent, own_next);
+        (request, sent)
     }
 
-    fn received(&self, term: u64, reply: AppendReply) -> Result<StreamResult<RT>, RpcError<RT>> {
+    fn received(&self, term: u64, sent: RT::Instant, reply: AppendReply) -> Result<StreamResult<RT>, RpcError<RT>> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
         let room = DiskRoom { free_bytes: reply.free_bytes, mark_bytes: reply.min_free_bytes };
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
@@ -158,6 +164,7 @@ impl<RT: Runtime> PeerClient<RT> {
             let next = flushed.index.saturating_add(1);
             self.shared.links.count_flushed(self.member.node_id, term, next);
             self.shared.frontier.flushed(self.member.node_id, term, next);
+            self.shared.acknowledgements.lock().answered(self.member.node_id, term, sent, next);
         }
         Ok(result)
     }
@@ -168,9 +175,9 @@ impl<RT: Runtime> PeerClient<RT> {
         timeout: Duration,
     ) -> Result<StreamResult<RT>, RpcError<RT>> {
         let term = rpc.vote.leader_id.term;
-        let request = self.prepare(&rpc, true);
+        let (request, sent) = self.prepare(&rpc, true);
         match self.ask(term, Question::Append(request), timeout).await? {
-            Answer::Append(reply) => self.received(term, reply),
+            Answer::Append(reply) => self.received(term, sent, reply),
             _ => Err(self.unexpected()),
         }
     }
@@ -179,17 +186,20 @@ impl<RT: Runtime> PeerClient<RT> {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig<RT>>> + OptionalSend + Unpin + 'static,
     {
-        let sent = Arc::new(AtomicU64::new(0));
+        // Sending times of the requests that are not answered yet.
+        let owed = Arc::new(Mutex::new(VecDeque::new()));
         let term = Arc::new(AtomicU64::new(0));
         let sender = PeerClient { shared: self.shared.clone(), member: self.member.clone(), lane: self.lane };
-        let (sent_by_input, term_of_input) = (sent.clone(), term.clone());
+        let (owed_by_input, term_of_input) = (owed.clone(), term.clone());
         // Openraft hands the next payload to whichever request stream asks first: one that a transport still holds after its
         // session has ended would send it into a dead connection, and nobody would send it again.
         let (session, session_ended) = tokio::sync::oneshot::channel::<()>();
+        let mut is_first = true;
         let requests = input.map(move |rpc| {
-            let first = sent_by_input.fetch_add(1, Ordering::AcqRel) == 0;
             term_of_input.store(rpc.vote.leader_id.term, Ordering::Release);
-            sender.prepare(&rpc, first)
+            let (request, sent) = sender.prepare(&rpc, std::mem::take(&mut is_first));
+            owed_by_input.lock().push_back(sent);
+            request
         });
         let requests = requests.take_until(session_ended);
         let stall = self.shared.stall_limit();
@@ -201,24 +211,27 @@ impl<RT: Runtime> PeerClient<RT> {
             .await
             .unwrap_or_else(|_| Err(hangs("the opening of a stream")))
             .map_err(|error| rpc_error::<RT>(&error))?;
-        let state = Some((replies, 0u64, session));
+        let state = Some((replies, session));
         let responses = futures::stream::unfold(state, move |state| {
-            let (sent, term) = (sent.clone(), term.clone());
+            let (owed, term) = (owed.clone(), term.clone());
             async move {
-                let (mut replies, mut answered, session) = state?;
+                let (mut replies, session) = state?;
                 loop {
                     let item = match RT::timeout(stall, replies.next()).await {
                         Ok(item) => item?,
                         // A silent stream is fine while nothing is owed; else the connection hangs and is given up.
-                        Err(_) if sent.load(Ordering::Acquire) == answered => continue,
+                        Err(_) if owed.lock().is_empty() => continue,
                         Err(_) => return Some((Err(rpc_error::<RT>(&hangs("an append"))), None)),
                     };
-                    answered += 1;
-                    let result = item
-                        .map_err(|error| rpc_error::<RT>(&error))
-                        .and_then(|reply| self.received(term.load(Ordering::Acquire), reply));
+                    // Answers come in the order of the requests.
+                    let sent = owed.lock().pop_front();
+                    let result = match (item, sent) {
+                        (Ok(reply), Some(sent)) => self.received(term.load(Ordering::Acquire), sent, reply),
+                        (Ok(_), None) => Err(self.unexpected()),
+                        (Err(error), _) => Err(rpc_error::<RT>(&error)),
+                    };
                     let end = !matches!(result, Ok(Ok(_)));
-                    return Some((result, if end { None } else { Some((replies, answered, session)) }));
+                    return Some((result, if end { None } else { Some((replies, session)) }));
                 }
             }
         });

@@ -120,7 +120,7 @@ impl<RT: Runtime> StateMachine<RT> {
     fn gate(&self, applied: &Applied) -> Gate {
         let record = applied.membership.as_ref().and_then(|(_, bytes)| MembershipRecord::decode(bytes.clone()).ok());
         let members = record.into_iter().flat_map(|record| record.seats).filter_map(|seat| seat.member);
-        frontier::gate(self.store.protection(), &self.own_site, &members.collect::<Vec<_>>())
+        frontier::gate(&self.store.protection(), &self.own_site, &members.collect::<Vec<_>>())
     }
 
     /// The same, if the applied state may have another rule than at the last call.

@@ -11,13 +11,16 @@ pub struct Timing {
     pub election_min_ms: u64,
     /// Longest election timeout; also how long voters stand by a leader they have heard.
     pub election_max_ms: u64,
+    /// Under maximum availability writes wait so long for another site that does not answer, unless the replicated rule
+    /// says otherwise.
+    pub degrade_ms: u64,
 }
 
 impl Timing {
     /// For round trips of a few milliseconds.
-    pub const LAN: Timing = Timing { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300 };
+    pub const LAN: Timing = Timing { heartbeat_ms: 50, election_min_ms: 150, election_max_ms: 300, degrade_ms: 800 };
     /// For round trips of up to 50 ms.
-    pub const WAN: Timing = Timing { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 1000 };
+    pub const WAN: Timing = Timing { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 1000, degrade_ms: 2000 };
 
     /// Checks the relations that Raft needs; the error says which one does not hold.
     pub fn check(&self) -> Result<(), String> {
@@ -36,7 +39,18 @@ impl Timing {
                 self.election_max_ms, self.election_min_ms
             ));
         }
-        Ok(())
+        self.check_degrade(self.degrade_ms)
+    }
+
+    /// Whether writes may wait so long for another site: a leader that is lost must not look like a site that is.
+    pub fn check_degrade(&self, degrade_ms: u64) -> Result<(), String> {
+        match 2 * degrade_ms < 3 * self.election_max_ms {
+            true => Err(format!(
+                "timing: degrade_ms ({degrade_ms}) must be at least one and a half times election_max_ms ({})",
+                self.election_max_ms
+            )),
+            false => Ok(()),
+        }
     }
 
     /// A member that is silent for so long counts as dead: the log is kept for it within its budget only. Two minutes
@@ -87,5 +101,7 @@ mod tests {
     fn bad_relations_are_named() {
         assert!(Timing { heartbeat_ms: 100, ..Timing::LAN }.check().unwrap_err().contains("election_min_ms (150)"));
         assert!(Timing { election_max_ms: 150, ..Timing::LAN }.check().unwrap_err().contains("election_max_ms (150)"));
+        assert!(Timing { degrade_ms: 449, ..Timing::LAN }.check().unwrap_err().contains("degrade_ms (449)"));
+        Timing { degrade_ms: 450, ..Timing::LAN }.check().unwrap();
     }
 }

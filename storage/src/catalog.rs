@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::keyspace::collections::Collection;
 use crate::keyspace::meta::{self, InfoRow, NodeClaim};
 use crate::keyspace::{array, collections, decode_value, keyring, protection, sites};
-use crate::protection::Protection;
+use crate::protection::ProtectionState;
 
 /// What the store is; known once the first command of the cluster has been applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) struct Catalog {
     /// By DEK id.
     pub deks: BTreeMap<Bytes, WrappedDek>,
     /// None: nobody has set it yet.
-    pub protection: Option<Protection>,
+    pub protection: Option<ProtectionState>,
 }
 
 impl Catalog {

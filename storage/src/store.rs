@@ -16,7 +16,7 @@ use crate::export::Export;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{decode_value, encode_value, format};
-use crate::protection::Protection;
+use crate::protection::ProtectionState;
 use crate::quarantine::{Damage, Held, Quarantine, Watch};
 use crate::read::ViewState;
 use crate::scrub::Scrub;
@@ -191,8 +191,8 @@ impl Store {
     }
 
     /// What an acknowledgement waits for, as of the newest apply call.
-    pub fn protection(&self) -> Protection {
-        self.shared.published.load().catalog.protection.unwrap_or_default()
+    pub fn protection(&self) -> ProtectionState {
+        self.shared.published.load().catalog.protection.clone().unwrap_or_default()
     }
 
     /// The state digest that an entry took; the newest 64 are kept.

@@ -78,6 +78,7 @@ pub(crate) fn beginning() -> Vec<Command> {
         sites: vec![site(SITE)],
         cluster_id: Bytes::from_static(&[0x66; 16]),
         node_ids: vec![1, 2],
+        protection: None,
     };
     let create = CreateCollection {
         name: COLLECTION.into(),

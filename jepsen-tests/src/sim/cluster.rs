@@ -43,6 +43,8 @@ struct Node {
     /// Its log's disk hangs.
     hangs: watch::Sender<bool>,
     life: Option<Life>,
+    /// Index up to which its log was on disk when it ended.
+    stored: u64,
 }
 
 /// What a running node is made of.
@@ -141,6 +143,7 @@ impl Cluster {
             home: Arc::new(MemoryHome::new()),
             hangs: watch::Sender::new(false),
             life: None,
+            stored: 0,
         };
         self.nodes.insert(id, node);
         member
@@ -172,6 +175,13 @@ impl Cluster {
     /// Where a running node's log stands.
     pub fn log(&self, id: u64) -> Option<LogState> {
         self.nodes.get(&id)?.life.as_ref().map(|life| life.log.state())
+    }
+
+    /// Index up to which a node's log is on its disk, whether it runs or not.
+    pub fn stored(&self, id: u64) -> u64 {
+        let node = self.node(id);
+        let now = node.life.as_ref().and_then(|life| life.log.stats().flushed_index);
+        now.unwrap_or(node.stored)
     }
 
     /// A node's disk, to break it.
@@ -288,7 +298,9 @@ impl Cluster {
 
     async fn end(&mut self, id: u64) {
         self.network.disconnect(id);
-        self.node_mut(id).life = None;
+        let stored = self.stored(id);
+        let node = self.node_mut(id);
+        (node.stored, node.life) = (stored, None);
         kill(id).await;
     }
 
@@ -321,6 +333,7 @@ impl Cluster {
         assert!(node.life.is_none(), "a running node keeps its folder");
         std::fs::remove_dir_all(&node.folder).expect("the folder of a node that ran can be removed");
         node.folders += 1;
+        node.stored = 0;
         node.disk = Arc::new(SimDisk::new(random_u64()));
         node.home = Arc::new(MemoryHome::new());
     }
@@ -343,7 +356,7 @@ impl Cluster {
         let member = Member { peer_address: SimNetwork::address(id), ..original.member.clone() };
         let certified = member.name.clone();
         let hangs = watch::Sender::new(false);
-        let twin = Node { certified, member, folder, folders: 0, disk, home, hangs, life: None };
+        let twin = Node { certified, member, folder, folders: 0, disk, home, hangs, life: None, stored: 0 };
         self.nodes.insert(id, twin);
     }
 

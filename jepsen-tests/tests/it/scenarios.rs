@@ -13,11 +13,13 @@
 //! - `ruin`: records that apply or a start cannot use;
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node;
+//! - `protection`, `availability` with `sites`: what an acknowledgement waits for, and what is done without the other site;
 //! - `retention`: old versions go, and nothing that was promised goes with them.
 //!
 //! A failing run ends with the line that runs its seed again. All times are virtual.
 
 mod admission;
+mod availability;
 mod disks;
 mod folders;
 mod hangs;
@@ -30,6 +32,7 @@ mod retention;
 mod rot;
 mod ruin;
 mod scrub;
+mod sites;
 mod snapshots;
 mod witness;
 

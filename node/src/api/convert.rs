@@ -1,9 +1,10 @@
 //! Between the contract's messages and the values of `storage` and `raft`.
 
+use bytes::Bytes;
 use saola_client::proto::{self, Header, WriteResponse};
 use saola_raft as raft;
 use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
-use saola_storage::protection::{Mode, Protection};
+use saola_storage::protection::{Mode, Protection, Timers};
 use saola_storage::store::{Collection, StoredVersion, VersionOp};
 
 use super::errors::{Reason, Refusal};
@@ -199,22 +200,48 @@ pub fn protection_to_storage(protection: Option<proto::Protection>) -> Result<Pr
     let protection = protection.unwrap_or_default();
     let mode = match protection.mode() {
         proto::ProtectionMode::MaximumPerformance => Mode::MaximumPerformance,
+        proto::ProtectionMode::MaximumAvailability => Mode::MaximumAvailability,
         proto::ProtectionMode::MaximumProtection => Mode::MaximumProtection,
         proto::ProtectionMode::Unspecified => {
             let why = format!("there is no protection mode {}", protection.mode);
-            return Err(Refusal::invalid(why, "send 1 (maximum performance) or 3 (maximum protection)"));
+            let next = "send 1 (maximum performance), 2 (maximum availability) or 3 (maximum protection)";
+            return Err(Refusal::invalid(why, next));
         }
     };
-    Ok(Protection { mode, acks: protection.acks })
+    let proto::Protection { degrade_ms, return_ms, parity_ms, .. } = protection;
+    Ok(Protection { mode, acks: protection.acks, timers: Timers { degrade_ms, return_ms, parity_ms } })
 }
 
 /// What an acknowledgement waits for.
 pub fn protection_from_storage(protection: Protection) -> proto::Protection {
     let mode = match protection.mode {
         Mode::MaximumPerformance => proto::ProtectionMode::MaximumPerformance,
+        Mode::MaximumAvailability => proto::ProtectionMode::MaximumAvailability,
         Mode::MaximumProtection => proto::ProtectionMode::MaximumProtection,
     };
-    proto::Protection { mode: mode.into(), acks: protection.acks }
+    let Timers { degrade_ms, return_ms, parity_ms } = protection.timers;
+    proto::Protection { mode: mode.into(), acks: protection.acks, degrade_ms, return_ms, parity_ms }
+}
+
+/// How the sites stand to each other, as a node knows it; none on a witness.
+pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::ProtectionStatus> {
+    let raft::ProtectionStatus { replicated, limits, open_in_quarter_ms, losses, seen } = status.protection.as_ref()?;
+    let raft::protection::Limits { degrade_ms, return_ms, parity_ms, .. } = *limits;
+    let rule = Protection { timers: Timers { degrade_ms, return_ms, parity_ms }, ..replicated.rule };
+    Some(proto::ProtectionStatus {
+        rule: Some(protection_from_storage(rule)),
+        gate_closed: replicated.is_closed,
+        state_id: Bytes::copy_from_slice(&replicated.id),
+        since_us: replicated.since_us,
+        open_in_quarter_ms: *open_in_quarter_ms,
+        losses_last_hour: *losses,
+        state: seen.map_or_else(String::new, |seen| seen.state.as_str().to_owned()),
+        state_for_ms: seen.map_or(0, |seen| seen.for_ms),
+        acknowledged_ago_ms: seen.map_or(0, |seen| seen.acknowledged_ms),
+        missing_elsewhere: seen.map_or(0, |seen| seen.missing_elsewhere),
+        in_force: seen.is_some_and(|seen| seen.is_in_force),
+        waiting_revisions: seen.map_or(0, |_| status.revision.saturating_sub(status.frontier_revision)),
+    })
 }
 
 /// What a node knows of its copy of the records.

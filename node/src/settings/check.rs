@@ -161,6 +161,7 @@ impl Settings {
                 heartbeat_ms: Some(self.timing.heartbeat_ms),
                 election_min_ms: Some(self.timing.election_min_ms),
                 election_max_ms: Some(self.timing.election_max_ms),
+                degrade_ms: Some(self.timing.degrade_ms),
             },
             limits: LimitsSection {
                 min_free_bytes: Some(self.min_free_bytes),
@@ -203,16 +204,18 @@ type Refusal = (&'static str, String, String);
 fn timing(raw: &TimingSection) -> Result<Timing, Refusal> {
     let figures = (raw.heartbeat_ms, raw.election_min_ms, raw.election_max_ms);
     let timing = match (raw.preset.as_deref(), figures) {
-        (None | Some("lan"), (None, None, None)) => Timing::LAN,
-        (Some("wan"), (None, None, None)) => Timing::WAN,
+        (None | Some("lan"), (None, None, None)) if raw.degrade_ms.is_none() => Timing::LAN,
+        (Some("wan"), (None, None, None)) if raw.degrade_ms.is_none() => Timing::WAN,
         (None, (Some(heartbeat_ms), Some(election_min_ms), Some(election_max_ms))) => {
-            Timing { heartbeat_ms, election_min_ms, election_max_ms }
+            // Between the presets' relations: a leader that is lost is replaced well before.
+            let degrade_ms = raw.degrade_ms.unwrap_or(2 * election_max_ms);
+            Timing { heartbeat_ms, election_min_ms, election_max_ms, degrade_ms }
         }
         (Some("lan" | "wan"), _) => {
             return Err((
                 "timing.preset",
                 "a preset and own figures contradict each other".into(),
-                "keep either preset or the three figures".into(),
+                "keep either preset or the figures".into(),
             ));
         }
         (Some(other), _) => {

@@ -77,7 +77,7 @@ pub struct KekSection {
     pub file: PathBuf,
 }
 
-/// `[timing]`: a preset or all three figures
+/// `[timing]`: a preset, or figures
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimingSection {
@@ -93,6 +93,9 @@ pub struct TimingSection {
     /// Longest election timeout, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub election_max_ms: Option<u64>,
+    /// Writes wait so long for another site that does not answer, milliseconds; twice the longest election timeout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degrade_ms: Option<u64>,
 }
 
 /// `[limits]`

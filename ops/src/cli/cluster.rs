@@ -64,9 +64,19 @@ pub enum ProtectionVerb {
         /// When a write counts as safe
         #[arg(value_enum)]
         mode: ProtectionMode,
-        /// So many data nodes of other sites must have flushed a write
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-        acks: u32,
+        /// So many data nodes of other sites must have flushed a write; without it as many as before
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        acks: Option<u32>,
+        /// Under maximum availability: go on without the other site when it has not acknowledged for so long; 0: the
+        /// nodes' preset, as for the other two; without one of them it stays what it was
+        #[arg(long, value_name = "MS")]
+        degrade_ms: Option<u64>,
+        /// A site that comes back must answer for so long before it is waited for
+        #[arg(long, value_name = "MS")]
+        return_ms: Option<u64>,
+        /// Then it must have everything for so long before acknowledgements wait for it again
+        #[arg(long, value_name = "MS")]
+        parity_ms: Option<u64>,
         /// Name of the cluster, to confirm a lower protection without being asked
         #[arg(long, value_name = "CLUSTER")]
         confirm: Option<String>,
@@ -78,6 +88,8 @@ pub enum ProtectionVerb {
 pub enum ProtectionMode {
     /// A commit by a quorum of voters is enough
     MaximumPerformance,
+    /// Data nodes of another site must have flushed it too, as long as they answer
+    MaximumAvailability,
     /// Data nodes of another site must have flushed it too; without them writes wait
     MaximumProtection,
 }

@@ -232,6 +232,8 @@ fn command_line(command: &Command) -> String {
                 collect.collection, collect.up_to_revision
             )
         }
+        Some(Op::Degrade(_)) => "open the gate: the other site does not answer".to_owned(),
+        Some(Op::Synchronize(_)) => "close the gate: the other site has everything".to_owned(),
         Some(Op::SetProtection(set)) => format!("set protection to {:?}, {} acknowledgements", set.mode(), set.acks),
         Some(Op::CompactChanges(compact)) => format!("compact changes up to revision {}", compact.up_to_revision),
     };

@@ -7,6 +7,7 @@ use saola_client::Client;
 use saola_client::proto::{Member, NodeStatus, Role, StatusResponse};
 use serde_json::{Value, json};
 
+use super::protection;
 use super::scrub::copy_document;
 use super::verdict::{Verdict, is_protected, verdict, without_quorum};
 use super::view::cluster_view;
@@ -69,6 +70,7 @@ pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
             grouped(header.revision)
         ),
         format!("protection  {}", status.protection),
+        format!("            {}", protection::figures(status)),
     ];
     for site in &status.sites {
         let nodes = match site.is_witness_site {
@@ -188,7 +190,7 @@ fn document(status: &StatusResponse, verdict: &Verdict) -> Value {
         "cluster_name": status.cluster_name, "cluster_id": hex(&status.cluster_id), "topology": status.topology,
         "epoch": header.epoch, "revision": header.revision, "answered_by": header.node,
         "leader": (status.leader != 0).then_some(status.leader), "term": status.term,
-        "records": status.records, "versions": status.versions, "protection": status.protection,
+        "records": status.records, "versions": status.versions, "protection": protection::document(status),
         "sites": sites, "nodes": status.nodes.iter().map(node).collect::<Vec<Value>>(),
     })
 }

@@ -1,6 +1,6 @@
 //! One word on the cluster, decided from its status alone.
 
-use saola_client::proto::{NodeStatus, Role, SiteStatus, StatusResponse};
+use saola_client::proto::{NodeStatus, ProtectionMode, Role, SiteStatus, StatusResponse};
 
 use crate::exit::Exit;
 use crate::time;
@@ -54,11 +54,14 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
         notes.extend(node_notes(node));
     }
     // Without a quorum no site is protected, and the notes above say what to bring back.
+    let mut stalled = false;
     if without_quorum.is_none() {
+        notes.extend(alarm(status));
         notes.extend(unprotected(status));
+        stalled = status.protection_status.as_ref().is_some_and(|stand| stand.state == "STALLED");
     }
     let exit = match () {
-        () if status.leader == 0 || without_quorum.is_some() => Exit::Critical,
+        () if status.leader == 0 || without_quorum.is_some() || stalled => Exit::Critical,
         () if all_sealed => Exit::Sealed,
         () if !notes.is_empty() => Exit::Degraded,
         () => Exit::Done,
@@ -79,6 +82,14 @@ pub fn unprotected(status: &StatusResponse) -> Vec<String> {
     }
     let open = status.sites.iter().filter(|site| !is_protected(site));
     open.map(|site| format!("site {}: {}", site.name, site.protection)).collect()
+}
+
+/// What is to be said of the protection, unless it is what was asked for. One site has nothing to wait for.
+fn alarm(status: &StatusResponse) -> Option<String> {
+    let stand = status.protection_status.as_ref()?;
+    let as_asked = stand.rule?.mode() == ProtectionMode::MaximumPerformance || stand.state == "SYNCHRONIZED";
+    let two_sites = status.sites.iter().filter(|site| site.data_nodes > 0).count() > 1;
+    (two_sites && !as_asked && !stand.state.is_empty()).then(|| status.protection.clone())
 }
 
 /// Says so if too few voters take part; a leader that lost its followers goes on calling itself one.

@@ -283,10 +283,15 @@ impl<RT: Runtime> Replica<RT> {
 
     /// Without enough data nodes at other sites nothing would be acknowledged any more: that is not begun.
     fn check_protection_without(&self, node_id: NodeId, comes: Option<&Member>) -> Result<(), AdminError> {
+        let rule = self.shared.store.protection().rule;
         let mut members = self.shared.members();
+        if protection::lacking(rule, &members).is_some() {
+            // It is so already, as in a cluster of one site.
+            return Ok(());
+        }
         members.retain(|member| member.node_id != node_id);
         members.extend(comes.cloned());
-        protection::lacking(self.shared.store.protection(), &members).map_or(Ok(()), |lacks| Err(invalid(lacks)))
+        protection::lacking(rule, &members).map_or(Ok(()), |lacks| Err(invalid(lacks)))
     }
 
     /// A change that leaves too few voters which answer could not be completed, nor taken back: it is not begun.

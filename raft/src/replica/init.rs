@@ -12,6 +12,7 @@ use saola_storage::command::{Bootstrap, Command, Op, Site};
 use saola_storage::types::NodeId;
 
 use super::admin::{invalid, to_its_end};
+use super::protection::{first_rule, new_id};
 use super::{AdminError, Replica};
 use crate::member::Member;
 use crate::types::Runtime;
@@ -162,6 +163,7 @@ impl<RT: Runtime> Replica<RT> {
             sites: plan.sites.clone(),
             cluster_id: Bytes::copy_from_slice(&cluster_id),
             node_ids: plan.voters().map(|voter| voter.node_id).collect(),
+            protection: Some(first_rule(&plan.members).to_command(new_id::<RT>())),
         };
         let command = Command { request: None, op: Some(Op::Bootstrap(bootstrap)) };
         let outcome = self

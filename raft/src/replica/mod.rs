@@ -1,7 +1,7 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
-//! `protection` (what an acknowledgement waits for),
+//! `protection` (what an acknowledgement waits for, and the watch over the other site),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
@@ -25,6 +25,7 @@ use saola_storage::store::{Collection, Store};
 use saola_storage::types::{LeaderId, LogId, NodeId};
 use tokio::sync::{mpsc, watch};
 
+use crate::acknowledgements::Acknowledgements;
 use crate::admission::Processes;
 use crate::clock;
 use crate::folder::{DataFolder, FolderClaim, NodeIdentity};
@@ -68,6 +69,7 @@ pub use barrier::{ReadError, ReadPoint};
 pub use collector::CollectorSettings;
 pub use copy::{ScrubSettings, ScrubStatus};
 pub use propose::ProposeError;
+pub use protection::{ProtectionStatus, Seen};
 #[cfg(feature = "rocksdb")]
 pub use start::ReplicaLimits;
 pub use start::{ReplicaParts, ReplicaSettings, StartError};
@@ -89,6 +91,9 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) log: Log,
     pub(crate) frontier: Arc<FrontierCell>,
     pub(crate) links: Links<InstantOf<RT>>,
+    pub(crate) acknowledgements: Mutex<Acknowledgements<InstantOf<RT>>>,
+    /// On a leader: how the sites stand to each other.
+    protection_seen: Mutex<Option<protection::Seen>>,
     pub(crate) processes: Processes,
     /// States that other nodes pull from this one.
     exports: exports::Exports<InstantOf<RT>>,

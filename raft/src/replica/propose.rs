@@ -114,7 +114,7 @@ impl<RT: Runtime> Replica<RT> {
         if shared.claim.role == Role::Witness {
             return Err(ProposeError::Refused("a witness takes no writes: use a data node".into()));
         }
-        if let Some(reason) = shared.writes_refused() {
+        if let Some(reason) = shared.writes_refused().filter(|_| !matches!(command.op, Some(Op::SetProtection(_)))) {
             return Err(ProposeError::WritesRefused { reason });
         }
         let until = InstantOf::<RT>::now() + deadline;
@@ -208,15 +208,16 @@ impl<RT: Runtime> Replica<RT> {
                 "the leader does not know this command: run the same release on all nodes",
             ));
         }
-        if let Some(reason) = shared.writes_refused() {
+        // What ends the waiting must get through, and a protection is no matter of room.
+        let moves = matches!(command.op, Some(Op::SetProtection(_) | Op::Degrade(_) | Op::Synchronize(_)));
+        let always = moves || matches!(command.op, Some(Op::ClaimNodeId(_)));
+        if let Some(reason) = shared.writes_refused().filter(|_| !moves) {
             return Err(Refusal::new(RefusalCode::DiskFull, reason));
         }
         if let Some(reason) = shared.hung_leader() {
             return Err(Refusal::new(RefusalCode::DiskHangs, reason));
         }
         let waiting = shared.frontier.waiting();
-        // What ends the waiting must get through.
-        let always = matches!(command.op, Some(Op::SetProtection(_) | Op::ClaimNodeId(_)));
         if waiting > GATE_ENTRIES && !always {
             let message = format!(
                 "{waiting} entries wait for the other site already: bring its nodes back, or lower the protection \

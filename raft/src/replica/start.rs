@@ -21,8 +21,9 @@ use super::staleness::Staleness;
 use super::stall::{self, Stall};
 use super::{
     AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, barrier, changes, collector, compare,
-    maintenance, propose, room, scrub,
+    maintenance, propose, protection, room, scrub,
 };
+use crate::acknowledgements::Acknowledgements;
 use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};
 use crate::frontier::FrontierCell;
@@ -150,6 +151,10 @@ impl<RT: Runtime> Replica<RT> {
             log,
             frontier: Arc::new(FrontierCell::new(folder.claim().role.is_data().then_some(folder.claim().node_id))),
             links: Links::default(),
+            acknowledgements: Mutex::new(Acknowledgements::new(Duration::from_millis(
+                settings.timing.heartbeat_ms / 4,
+            ))),
+            protection_seen: Mutex::new(None),
             processes: Processes::default(),
             exports: Exports::new(settings.snapshot_bytes_per_s),
             offers: Default::default(),
@@ -238,6 +243,7 @@ impl<RT: Runtime> Replica<RT> {
         if identity.role.is_data() {
             detach::<RT>(scrub::run(self.clone()));
             detach::<RT>(compare::run(self.clone()));
+            detach::<RT>(protection::watch(self.clone()));
         }
         detach::<RT>(collector::run(self.clone()));
         detach::<RT>(changes::leave_joint_memberships(self.clone()));

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use openraft::ServerState;
-use saola_storage::protection::Protection;
 use saola_storage::types::NodeId;
 
-use super::{Replica, ScrubStatus};
+use super::{ProtectionStatus, Replica, ScrubStatus};
 use crate::member::{Member, Role};
 use crate::types::Runtime;
 
@@ -29,8 +28,8 @@ pub struct ReplicaStatus {
     pub frontier_index: u64,
     /// Store-wide revision at that index; 0 where this node cannot tell.
     pub frontier_revision: u64,
-    /// What an acknowledgement waits for, as of the applied state; a witness does not know.
-    pub protection: Option<Protection>,
+    /// What an acknowledgement waits for, and how the sites stand to each other; a witness does not know.
+    pub protection: Option<ProtectionStatus>,
     /// Store-wide revision of the applied state.
     pub revision: u64,
     /// All members.
@@ -105,7 +104,7 @@ impl<RT: Runtime> Replica<RT> {
             applied_index: applied.log_id.map_or(0, |id| id.index),
             frontier_index: shared.frontier.next().saturating_sub(1),
             frontier_revision: shared.frontier.next().checked_sub(1).and_then(|at| shared.revision_at(at)).unwrap_or(0),
-            protection: shared.claim.role.is_data().then(|| shared.store.protection()),
+            protection: shared.protection_status(),
             revision: applied.revision,
             members: shared.members(),
             voter_sets: shared

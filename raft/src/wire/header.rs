@@ -129,6 +129,11 @@ impl Refusal {
         Self { code: code as i32, message: message.into(), leader: 0 }
     }
 
+    /// Whether a command that was refused like this has surely not been proposed.
+    pub fn was_not_taken(&self) -> bool {
+        !matches!(self.kind(), RefusalCode::Unknown | RefusalCode::GateWait)
+    }
+
     /// The code as a value; numbers of a newer release count as `BadMessage`.
     pub fn kind(&self) -> RefusalCode {
         RefusalCode::try_from(self.code).unwrap_or(RefusalCode::BadMessage)

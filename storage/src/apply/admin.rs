@@ -1,4 +1,4 @@
-//! Bootstrap, collections, sites and their protection: rare commands that change the catalog and take no revision.
+//! Bootstrap, collections, sites, node ids: rare commands that change the catalog and take no revision.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,25 +10,32 @@ use super::{Machine, Place};
 use crate::catalog::StoreInfo;
 use crate::command::{
     AddSite, Bootstrap, ClaimNodeId, CollectionCreated, CollectionExists, CreateCollection, Decision, Done, NodeIdUsed,
-    Reseal, SetProtection, Site, StoreExists, WrappedDek,
+    Reseal, Site, StoreExists, WrappedDek,
 };
 use crate::digest::Item;
 use crate::engine::Kind;
 use crate::error::StoreError;
 use crate::keyspace::collections::{self, Collection};
-use crate::keyspace::{encode_value, meta, protection, sites};
-use crate::protection::{Mode, Protection};
+use crate::keyspace::{encode_value, meta, sites};
 use crate::retention::Retention;
 
 impl Machine {
-    pub(super) fn bootstrap(&mut self, draft: &mut Draft<'_>, bootstrap: Bootstrap) -> Decision {
+    pub(super) fn bootstrap(
+        &mut self,
+        draft: &mut Draft<'_>,
+        bootstrap: Bootstrap,
+        place: Place,
+    ) -> Result<Decision, StoreError> {
         if self.catalog.info.is_some() {
-            return Decision::StoreExists(StoreExists {});
+            return Ok(Decision::StoreExists(StoreExists {}));
         }
         let ids = (<[u8; 16]>::try_from(&bootstrap.store_uuid[..]), <[u8; 16]>::try_from(&bootstrap.cluster_id[..]));
         let (Ok(store_uuid), Ok(cluster_id)) = ids else {
-            return Decision::Reseal(Reseal {});
+            return Ok(Decision::Reseal(Reseal {}));
         };
+        if let Some(set) = &bootstrap.protection {
+            self.set_protection(draft, set, place)?;
+        }
         for (position, site) in (0..).zip(&bootstrap.sites) {
             add_site_row(draft, position, site);
         }
@@ -37,7 +44,7 @@ impl Machine {
         let info = StoreInfo { store_uuid, cluster_id, cluster_name, sites, node_ids, claims: BTreeMap::new() };
         draft.batch.put(Kind::Meta, meta::INFO, encode_value(&info.row()));
         Arc::make_mut(&mut self.catalog).info = Some(info);
-        Decision::Done(Done {})
+        Ok(Decision::Done(Done {}))
     }
 
     pub(super) fn claim_node_id(&mut self, draft: &mut Draft<'_>, claim: ClaimNodeId) -> Decision {
@@ -55,27 +62,6 @@ impl Machine {
         }
         draft.batch.put(Kind::Meta, meta::INFO, encode_value(&info.row()));
         Decision::Done(Done {})
-    }
-
-    pub(super) fn set_protection(
-        &mut self,
-        draft: &mut Draft<'_>,
-        set: SetProtection,
-        place: Place,
-    ) -> Result<Decision, StoreError> {
-        // The mode of a newer release rules what may be acknowledged: nobody may go past it without knowing it.
-        let mode = Mode::of(set.mode).ok_or(StoreError::UnknownCommand { index: place.index })?;
-        let before = self.catalog.protection;
-        let protection = Protection { mode, acks: set.acks.max(1) };
-        let written = before.map(|before| Item::new(Kind::Protection, protection::KEY, &protection::encode(before)));
-        draft.replace_row(
-            Kind::Protection,
-            Bytes::from_static(protection::KEY),
-            written,
-            protection::encode(protection),
-        );
-        Arc::make_mut(&mut self.catalog).protection = Some(protection);
-        Ok(Decision::Done(Done {}))
     }
 
     pub(super) fn create_collection(&mut self, draft: &mut Draft<'_>, create: CreateCollection) -> Decision {

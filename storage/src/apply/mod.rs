@@ -2,7 +2,7 @@
 //!
 //! - here: loading, the loop over entries and commands, what is written with every batch;
 //! - [`records`]: put and delete;
-//! - [`admin`]: bootstrap, collections, sites;
+//! - [`admin`]: bootstrap, collections, sites; [`protection`]: what an acknowledgement waits for;
 //! - [`collect`]: policies, and what they remove; [`overlay`]: the rows that it walks over;
 //! - [`requests`]: the request table;
 //! - [`times`]: the time index;
@@ -14,6 +14,7 @@ mod admin;
 mod collect;
 mod draft;
 mod overlay;
+mod protection;
 mod records;
 mod requests;
 mod times;
@@ -228,13 +229,15 @@ impl Machine {
             Op::Put(put) => self.put(draft, place, put),
             Op::Delete(delete) => self.delete(draft, place, delete),
             Op::CreateCollection(create) => Ok(self.create_collection(draft, create)),
-            Op::Bootstrap(bootstrap) => Ok(self.bootstrap(draft, bootstrap)),
+            Op::Bootstrap(bootstrap) => self.bootstrap(draft, bootstrap, place),
             Op::AddSite(add) => Ok(self.add_site(draft, add)),
             Op::SetRetention(set) => Ok(self.set_retention(draft, set)),
             Op::Collect(collect) => self.collect(draft, collect),
             Op::CompactChanges(compact) => self.compact_changes(draft, compact),
             Op::ClaimNodeId(claim) => Ok(self.claim_node_id(draft, claim)),
-            Op::SetProtection(set) => Ok(self.set_protection(draft, set, place)?),
+            Op::SetProtection(set) => self.set_protection(draft, &set, place),
+            Op::Degrade(change) => Ok(self.move_gate(draft, false, change, place)),
+            Op::Synchronize(change) => Ok(self.move_gate(draft, true, change, place)),
             Op::TimeMark(_) => {
                 self.applied.clock_us = self.applied.clock_us.max(place.stamp_us);
                 Ok(Decision::Done(Done {}))

@@ -115,6 +115,7 @@ fn entries() -> Vec<LogEntry> {
         sites: sites(),
         cluster_id: vec![8; 16].into(),
         node_ids: vec![1],
+        protection: None,
     });
     let create = Op::CreateCollection(CreateCollection {
         name: "agency".into(),

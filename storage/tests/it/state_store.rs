@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use saola_storage::command::{
-    AddSite, ClaimNodeId, Command, Decision, ExpectKind, Op, ProtectionMode, SetProtection, Site, TimeMark, WrappedDek,
+    AddSite, ClaimNodeId, Command, Decision, ExpectKind, MoveGate, Op, SetProtection, Site, TimeMark, WrappedDek,
 };
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::error::StoreError;
@@ -52,34 +52,68 @@ fn collections_take_no_revision_and_their_names_are_unique() {
     assert_eq!(numbers, [1, 2]);
 }
 
+fn rule(mode: Mode, acks: u32) -> Protection {
+    Protection { mode, acks, ..Protection::default() }
+}
+
+fn set(mode: Mode, acks: u32, id: u8) -> Command {
+    command(Op::SetProtection(rule(mode, acks).to_command([id; 16])))
+}
+
 #[test]
 fn protection_is_what_was_set_last_on_every_engine_and_after_a_restart() {
-    let set = |mode: ProtectionMode, acks| command(Op::SetProtection(SetProtection { mode: mode.into(), acks }));
     let mut digests = Vec::new();
     for home in homes() {
         let store = started(&home);
-        assert_eq!(store.protection(), Protection { mode: Mode::MaximumPerformance, acks: 1 });
+        assert_eq!((store.protection().rule, store.protection().is_closed), (Protection::default(), false));
         let version = store.keyring_version();
-        assert!(matches!(decide(&store, set(ProtectionMode::MaximumProtection, 1)), Decision::Done(_)));
+        assert!(matches!(decide(&store, set(Mode::MaximumProtection, 1, 1)), Decision::Done(_)));
         assert!(store.keyring_version() > version, "who caches it is told");
-        decide(&store, set(ProtectionMode::MaximumProtection, 2));
-        let wanted = Protection { mode: Mode::MaximumProtection, acks: 2 };
-        assert_eq!(store.protection(), wanted);
+        decide(&store, set(Mode::MaximumProtection, 2, 2));
+        let there = store.protection();
+        assert_eq!((there.rule, there.is_closed, there.id), (rule(Mode::MaximumProtection, 2), true, [2; 16]));
         store.flush().expect("a flush");
         let view = store.view();
         let digest = view.kept_digest().expect("a digest");
         assert_eq!(view.recomputed_digest().expect("a digest"), digest);
         digests.push(digest);
         drop((view, store));
-        assert_eq!(open(&home).protection(), wanted);
+        assert_eq!(open(&home).protection(), there);
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 #[test]
+fn the_gate_moves_only_from_the_state_that_was_looked_at_and_only_under_maximum_availability() {
+    let store = started(&memory_home());
+    let change = |from: u8, to: u8| MoveGate { from: vec![from; 16].into(), to: vec![to; 16].into() };
+    let degrade = |from, to| decide(&store, command(Op::Degrade(change(from, to))));
+    let synchronize = |from, to| decide(&store, command(Op::Synchronize(change(from, to))));
+    let stands = || (store.protection().is_closed, store.protection().id[0], store.protection().losses_us.len());
+    decide(&store, set(Mode::MaximumAvailability, 1, 1));
+    assert!(matches!(synchronize(9, 2), Decision::OtherState(_)), "another state was looked at");
+    assert!(matches!(degrade(1, 2), Decision::OtherState(_)), "it is open");
+    assert!(matches!(synchronize(1, 2), Decision::Done(_)));
+    assert_eq!(stands(), (true, 2, 0));
+    assert!(matches!(synchronize(2, 3), Decision::OtherState(_)), "it is closed");
+    assert!(matches!(degrade(1, 3), Decision::OtherState(_)), "a late entry of an older state");
+    assert!(matches!(degrade(2, 3), Decision::Done(_)));
+    assert_eq!(stands(), (false, 3, 1));
+    for (mode, closed) in [(Mode::MaximumPerformance, false), (Mode::MaximumProtection, true)] {
+        decide(&store, set(mode, 1, 4));
+        assert!(
+            matches!(degrade(4, 5), Decision::OtherState(_)) && matches!(synchronize(4, 5), Decision::OtherState(_))
+        );
+        assert_eq!(stands(), (closed, 4, 1));
+    }
+    let unnamed = MoveGate { to: Default::default(), ..change(4, 5) };
+    assert!(matches!(decide(&store, command(Op::Degrade(unnamed))), Decision::Reseal(_)));
+}
+
+#[test]
 fn a_protection_mode_of_a_newer_release_stops_the_store() {
     let store = started(&memory_home());
-    let unknown = command(Op::SetProtection(SetProtection { mode: 99, acks: 1 }));
+    let unknown = command(Op::SetProtection(SetProtection { mode: 99, ..SetProtection::default() }));
     let stopped = store.apply(vec![entry(1, 0, vec![unknown])]).expect_err("nobody may go past it unknowing");
     assert!(matches!(stopped, StoreError::UnknownCommand { index: 1 }), "{stopped}");
 }

@@ -108,6 +108,7 @@ pub fn bootstrap() -> Command {
     command(Op::Bootstrap(Bootstrap {
         store_uuid: vec![7; 16].into(),
         node_ids: vec![1],
+        protection: None,
         cluster_name: "test".to_owned(),
         sites: sites(),
         cluster_id: vec![8; 16].into(),

@@ -8,7 +8,7 @@ use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
 use saola_raft::sim::{SimRuntime, random_u64, spawn_on};
 use saola_raft::{AdminError, Member, Replica, Role};
 
-use super::{add, ids, leader, on, pick, remove, replicas_are_equal, status, under_seeds, until};
+use super::{add, ids, leader, on, pick, remove, replicas_are_equal, sites, status, under_seeds, until};
 
 async fn three(clerk: &mut Clerk) -> Cluster {
     let mut cluster = Cluster::new(3, false);
@@ -67,6 +67,9 @@ fn learner_serves_reads_has_no_vote_and_can_be_removed() {
         clerk.put_surely(&cluster, &[1, 2], 1, PATIENCE).await;
         cluster.start_all().await;
         clerk.check(&cluster, 4).await;
+        let refused = remove(&cluster, 4, 4).await.unwrap_err().to_string();
+        assert!(refused.contains("or lower the protection"), "it is the only one of its site: {refused}");
+        sites::set(&cluster, 4, sites::performance()).await.unwrap();
         assert_eq!(ids(&remove(&cluster, 4, 4).await.unwrap()), [1, 2, 3]);
         clerk.put_surely(&cluster, &[1, 2, 3], 1, PATIENCE).await;
     });

@@ -3,55 +3,12 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::records::generation_at;
-use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
-use saola_raft::sim::{random_u64, spawn_on};
+use saola_jepsen::sim::{CALL, Cluster, PATIENCE};
+use saola_raft::sim::random_u64;
 use saola_raft::{ProposeError, ReadError, Role};
-use saola_storage::protection::{Mode, Protection};
 
-use super::{have_lead, leader, on, pick, replicas_are_equal, status, under_seeds, until};
-
-/// A cluster, and which of its data nodes are at the main site and at the other one.
-struct Sites {
-    cluster: Cluster,
-    main: Vec<u64>,
-    dr: Vec<u64>,
-}
-
-impl Sites {
-    fn with_witness() -> Sites {
-        Sites { cluster: Cluster::two_sites(), main: vec![1, 2], dr: vec![3, 4] }
-    }
-
-    fn with_learners() -> Sites {
-        Sites { cluster: Cluster::two_sites_without_witness(), main: vec![1, 2, 3], dr: vec![4, 5] }
-    }
-
-    /// Makes the cluster, led from the main site, with a record.
-    async fn begin(&mut self) -> Clerk {
-        self.cluster.init().await;
-        let mut clerk = Clerk::new(1);
-        clerk.put_surely(&self.cluster, &self.main, 0, PATIENCE).await;
-        have_lead(&self.cluster, 1).await;
-        clerk
-    }
-
-    /// The other site is out of everybody's reach.
-    fn part(&self) {
-        let others: Vec<u64> = self.cluster.ids().into_iter().filter(|id| !self.dr.contains(id)).collect();
-        self.cluster.part(&others, &self.dr);
-    }
-}
-
-fn maximum(acks: u32) -> Protection {
-    Protection { mode: Mode::MaximumProtection, acks }
-}
-
-async fn set(cluster: &Cluster, node: u64, protection: Protection) -> Result<(), ProposeError> {
-    let replica = cluster.replica(node).expect("callers name nodes that run");
-    spawn_on(node, async move { replica.set_protection(protection, CALL).await })
-        .await
-        .expect("the node does not crash")
-}
+use super::sites::{Sites, maximum, performance, set};
+use super::{leader, on, pick, replicas_are_equal, status, under_seeds, until};
 
 /// The record's generation by a linearizable read at a node.
 async fn read(cluster: &Cluster, node: u64, record: u64) -> u64 {
@@ -127,7 +84,7 @@ fn all_that_was_acknowledged_survives_the_main_site() {
                 assert!(point.age_ms.is_some_and(|age| age > 100), "it may lack what was acknowledged: {point:?}");
             }
             // … until somebody says that this is to be so.
-            set(&sites.cluster, lead, Protection::default()).await.expect("the witness and this site are a quorum");
+            set(&sites.cluster, lead, performance()).await.expect("the witness and this site are a quorum");
             clerk.again_surely(&sites.cluster, &sites.dr, PATIENCE).await;
             for node in &sites.dr {
                 clerk.check(&sites.cluster, *node).await;
@@ -223,7 +180,7 @@ fn protection_counts_from_its_answer_on_and_lowering_it_releases_what_waits() {
         assert!(matches!(waits, ProposeError::GateWait { .. }), "{waits}");
         let waits = clerk.put(cluster, 1, 0).await;
         assert!(matches!(waits, Err(ProposeError::GateWait { .. })), "{waits:?}");
-        set(cluster, 1, Protection::default()).await.expect("it needs nobody else");
+        set(cluster, 1, performance()).await.expect("it needs nobody else");
         clerk.again_surely(cluster, &sites.main, Duration::from_secs(1)).await;
         assert_eq!(status(cluster, 1).frontier_index, status(cluster, 1).applied_index);
         for node in &sites.main {

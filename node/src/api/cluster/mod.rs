@@ -181,6 +181,7 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         copy: (node.member().role() != Role::Witness).then(|| convert::copy_status(&status.scrub)),
         disk_hangs: status.disk_hangs.clone().unwrap_or_default(),
         log_kept: String::new(),
+        protection: convert::protection_status(status),
     }
 }
 
@@ -213,8 +214,13 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
     let site_of = |id: u64| views.iter().find(|view| view.member.node_id == id).map(|view| view.member.site.clone());
     let main_site = own.leader.and_then(site_of).unwrap_or_else(|| node.member().site.clone());
     let members: Vec<Member> = views.iter().map(|view| view.member.clone()).collect();
+    let leads =
+        |status: &&NodeStatus| own.leader.is_some() && status.member.as_ref().map(|it| it.node_id) == own.leader;
+    let of_leader = nodes.iter().find(leads).and_then(|leader| leader.protection.clone());
+    let stand = of_leader.or_else(|| convert::protection_status(&own));
+    let glance = protection::of_cluster(&main_site, &views, committed, stand.as_ref());
     let protection = match own.adopted {
-        true => protection::of_cluster(&main_site, &views, committed, own.protection),
+        true => glance.sentence,
         false => own.refused_by_peers.clone().unwrap_or_else(|| "no cluster yet: run `saola cluster init`".into()),
     };
     StatusResponse {
@@ -229,7 +235,9 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
         protection,
         records: counts.records,
         versions: counts.versions,
-        rule: own.protection.map(convert::protection_from_storage),
+        rule: stand.as_ref().and_then(|stand| stand.rule),
+        protection_status: stand,
+        rpo: glance.rpo,
     }
 }
 

@@ -3,8 +3,7 @@
 //! With the gate off an acknowledged write is on a quorum of voters, with the gate on also on data nodes of other sites.
 //! A site is protected when every quorum reaches beyond it and the nodes beyond it can go on by themselves.
 
-use saola_client::proto::{Member, Role};
-use saola_storage::protection::{Mode, Protection};
+use saola_client::proto::{Loss, Member, ProtectionMode as Mode, ProtectionStatus, Role};
 
 /// A data node that lags by no more than this many log entries counts as current.
 pub const CURRENT_LAG: u64 = 1000;
@@ -45,37 +44,127 @@ pub fn of_site(site: &str, nodes: &[NodeView], committed_index: u64) -> String {
     }
 }
 
-/// One sentence: what the loss of the site that leads (`main_site`) would mean now.
-pub fn of_cluster(main_site: &str, nodes: &[NodeView], committed_index: u64, rule: Option<Protection>) -> String {
+/// What one glance must tell.
+#[derive(Debug, Default, PartialEq)]
+pub struct Glance {
+    /// The state, what it means, and what comes next.
+    pub sentence: String,
+    /// What the loss of the site that leads would cost; none: it cannot be told.
+    pub rpo: Option<Loss>,
+}
+
+/// What the loss of the site that leads (`main_site`) would mean now. `stand`: how the sites stand to each other, as the
+/// leader says, or only what is replicated; none on a witness.
+pub fn of_cluster(
+    main_site: &str,
+    nodes: &[NodeView],
+    committed_index: u64,
+    stand: Option<&ProtectionStatus>,
+) -> Glance {
     let threat = threat(main_site, nodes, committed_index);
-    let Some(rule) = rule else {
-        return "a witness does not know what acknowledgements wait for: ask a data node".into();
+    let Some((stand, rule)) = stand.and_then(|stand| Some((stand, stand.rule?))) else {
+        let sentence = "a witness does not know what acknowledgements wait for: ask a data node".into();
+        return Glance { sentence, rpo: None };
     };
-    if rule.mode == Mode::MaximumPerformance {
-        let arithmetic = || format!("protected by arithmetic: every commit has a copy outside {main_site}");
-        return format!("{} (gate off)", threat.unwrap_or_else(arithmetic));
+    let beyond = || nodes.iter().filter(|n| n.member.site != main_site);
+    if !beyond().any(NodeView::keeps_records) {
+        return Glance { sentence: threat.unwrap_or_default(), rpo: None };
     }
-    let (up, silent): (Vec<_>, Vec<_>) =
-        nodes.iter().filter(|n| n.member.site != main_site && n.keeps_records()).partition(|n| n.takes_part);
+    let rpo = rpo(main_site, nodes, stand);
+    let (up, silent): (Vec<_>, Vec<_>) = beyond().filter(|n| n.keeps_records()).partition(|n| n.takes_part);
     let acks = rule.acks as usize;
-    let statement = match threat {
-        _ if up.len() + silent.len() < acks => format!(
-            "WRITES WAIT: there are {} data nodes outside {main_site}, and {acks} must store each write; add nodes there \
-             (`saola cluster add`), or lower the protection (`saola protection set`)",
-            up.len() + silent.len()
+    let needs = match silent.is_empty() {
+        true if up.len() < acks => format!(
+            "there are {} data nodes outside {main_site}, and {acks} must store each write; \
+            add nodes there (`saola cluster add`)",
+            up.len()
         ),
-        _ if up.len() < acks => format!(
-            "WRITES WAIT: {} of the {acks} data nodes outside {main_site} that must store each write take part; bring back \
-             {}, or lower the protection (`saola protection set`)",
-            up.len(),
-            names(silent.into_iter())
-        ),
-        None => format!("protected: every acknowledged write is stored outside {main_site}"),
-        Some(reason) => format!(
-            "every acknowledged write is stored outside {main_site}, but the rest would not go on by itself: {reason}"
-        ),
+        true => format!("its {} data nodes answer, and do not store what they are sent: see their disks", up.len()),
+        false => format!("bring back {}", names(silent.into_iter())),
     };
-    format!("{statement} (gate on: {acks})")
+    let lost = match &rpo {
+        Some(Loss { revisions: 0, .. }) => {
+            format!(
+                "losing {main_site} now would lose nothing that was acknowledged: every commit has a copy outside it"
+            )
+        }
+        Some(Loss { revisions, ms }) => format!(
+            "losing {main_site} now would lose up to {revisions} acknowledged revisions, those of the last {}",
+            span(*ms)
+        ),
+        None => format!("what losing {main_site} now would cost is not known"),
+    };
+    let quiet = span(stand.acknowledged_ago_ms);
+    let state = stand.state.as_str();
+    let stored =
+        || format!("every acknowledged write is stored at {acks} data node{} outside {main_site}", plural(acks));
+    let goes_on =
+        || threat.as_ref().map_or(String::new(), |why| format!(", but the rest would not go on by itself: {why}"));
+    let sentence = match state {
+        "SYNCHRONIZED" => format!("{}{}", stored(), goes_on()),
+        "WITNESS_LOST" => {
+            format!("{}; without the witness the loss of a site would stop the cluster: bring it back", stored())
+        }
+        "SUSPECT" if rule.mode() == Mode::MaximumAvailability => format!(
+            "writes wait: no acknowledgement from outside {main_site} for {quiet}; after {} the cluster goes on without",
+            span(rule.degrade_ms)
+        ),
+        "SUSPECT" => format!("writes wait: no acknowledgement from outside {main_site} for {quiet}; {needs}"),
+        "DEGRADING" => "writes wait for a moment: the cluster is about to go on without the other site".to_owned(),
+        "STALLED" => format!(
+            "WRITES WAIT: no acknowledgement from outside {main_site} for {quiet}; {needs}, or lower the protection \
+             (`saola protection set`)"
+        ),
+        "RESYNCHRONIZING" if stand.gate_closed => format!(
+            "the gate closes as soon as data nodes outside {main_site} have stored the entry that says so; {lost}"
+        ),
+        "RESYNCHRONIZING" => format!(
+            "the data nodes outside {main_site} get what they lack ({} revisions) and must have everything for {}; {lost}",
+            stand.missing_elsewhere,
+            span(rule.parity_ms)
+        ),
+        "UNSYNCHRONIZED" if rule.mode() == Mode::MaximumPerformance => {
+            format!("acknowledgements wait for no other site, by choice; {lost}{}", goes_on())
+        }
+        "UNSYNCHRONIZED" => format!(
+            "acknowledgements wait for no other site; {lost}; {needs}; it synchronizes by itself once {acks} of them \
+             {} answered for {} and have everything",
+            if acks == 1 { "has" } else { "have" },
+            span(rule.return_ms)
+        ),
+        _ => {
+            return Glance {
+                sentence: "no leader says how the sites stand to each other: see the nodes".into(),
+                rpo: None,
+            };
+        }
+    };
+    Glance { sentence: format!("{state}: {sentence}"), rpo }
+}
+
+/// What the loss of a site would cost, of what has been acknowledged.
+fn rpo(main_site: &str, nodes: &[NodeView], stand: &ProtectionStatus) -> Option<Loss> {
+    let voters = nodes.iter().filter(|n| n.votes()).count();
+    let here = nodes.iter().filter(|n| n.votes() && n.member.site == main_site).count();
+    let by_arithmetic = here < voters / 2 + 1;
+    match stand.missing_elsewhere {
+        _ if stand.state.is_empty() => None,
+        0 => Some(Loss::default()),
+        _ if by_arithmetic || stand.in_force => Some(Loss::default()),
+        revisions => Some(Loss { revisions, ms: stand.acknowledged_ago_ms }),
+    }
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn span(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{ms} ms"),
+        10_000..600_000 => format!("{} s", ms / 1000),
+        _ => format!("{} min", ms / 60_000),
+    }
 }
 
 fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String> {
@@ -123,10 +212,28 @@ fn names<'a>(nodes: impl Iterator<Item = &'a NodeView>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use saola_client::proto::Protection;
+
     use super::super::topology::tests::{five, member};
     use super::*;
 
-    const OFF: Protection = Protection { mode: Mode::MaximumPerformance, acks: 1 };
+    fn stand(state: &str, mode: Mode, acks: u32) -> ProtectionStatus {
+        let rule = Protection { mode: mode.into(), acks, degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000 };
+        ProtectionStatus {
+            rule: Some(rule),
+            gate_closed: matches!(state, "SYNCHRONIZED" | "SUSPECT" | "DEGRADING" | "STALLED" | "WITNESS_LOST"),
+            in_force: matches!(state, "SYNCHRONIZED" | "SUSPECT" | "DEGRADING" | "STALLED" | "WITNESS_LOST"),
+            state: state.into(),
+            acknowledged_ago_ms: 400,
+            missing_elsewhere: 7,
+            ..ProtectionStatus::default()
+        }
+    }
+
+    fn glance(nodes: &[NodeView], stand: &ProtectionStatus) -> (String, Option<Loss>) {
+        let Glance { sentence, rpo } = of_cluster("main", nodes, 5000, Some(stand));
+        (sentence, rpo)
+    }
 
     fn view(members: Vec<Member>) -> Vec<NodeView> {
         members
@@ -141,8 +248,6 @@ mod tests {
         for site in ["main", "dr", "third"] {
             assert_eq!(of_site(site, &nodes, 5000), "protected");
         }
-        let sentence = of_cluster("main", &nodes, 5000, Some(OFF));
-        assert_eq!(sentence, "protected by arithmetic: every commit has a copy outside main (gate off)");
     }
 
     #[test]
@@ -174,22 +279,59 @@ mod tests {
     #[test]
     fn one_site_says_so() {
         let nodes = view(five().into_iter().take(2).collect());
-        assert!(of_cluster("main", &nodes, 5000, Some(OFF)).starts_with("ONE SITE: nothing survives"));
+        let (sentence, rpo) = glance(&nodes, &stand("UNSYNCHRONIZED", Mode::MaximumAvailability, 1));
+        assert!(sentence.starts_with("ONE SITE: nothing survives") && rpo.is_none(), "{sentence}");
     }
 
     #[test]
-    fn with_the_gate_on_acknowledged_writes_are_elsewhere_or_wait() {
-        let on = |acks| Protection { mode: Mode::MaximumProtection, acks };
+    fn each_state_says_what_a_loss_would_cost_and_what_comes_next() {
+        let none = Some(Loss::default());
         let mut nodes = view(five());
-        let sentence = of_cluster("main", &nodes, 5000, Some(on(2)));
-        assert_eq!(sentence, "protected: every acknowledged write is stored outside main (gate on: 2)");
+        let on = |state| stand(state, Mode::MaximumAvailability, 1);
+        let (sentence, rpo) = glance(&nodes, &on("SYNCHRONIZED"));
+        assert_eq!(sentence, "SYNCHRONIZED: every acknowledged write is stored at 1 data node outside main");
+        assert_eq!(rpo, none);
+        let says = |nodes: &[NodeView], stand: &ProtectionStatus, what: &str| {
+            let (sentence, rpo) = glance(nodes, stand);
+            assert!(sentence.starts_with(&format!("{}: ", stand.state)) && sentence.contains(what), "{sentence}");
+            rpo
+        };
+        assert_eq!(says(&nodes, &on("SUSPECT"), "after 800 ms the cluster goes on without"), none);
+        let unprotected = on("UNSYNCHRONIZED");
+        assert_eq!(
+            says(&nodes, &unprotected, "would lose nothing that was acknowledged: every commit has a copy"),
+            none
+        );
         nodes[3].takes_part = false;
-        let sentence = of_cluster("main", &nodes, 5000, Some(on(2)));
-        assert!(sentence.starts_with("WRITES WAIT: 1 of the 2 data nodes outside main"), "{sentence}");
-        assert!(sentence.contains("bring back dr-2, or lower the protection"), "{sentence}");
-        let learners = view(vec![member(1, "a", "main", Role::Voter), member(2, "b", "dr", Role::Learner)]);
-        let sentence = of_cluster("main", &learners, 5000, Some(on(1)));
-        assert!(sentence.contains("but the rest would not go on by itself: "), "{sentence}");
+        let stalls = stand("STALLED", Mode::MaximumProtection, 2);
+        assert_eq!(
+            says(&nodes, &stalls, "WRITES WAIT: no acknowledgement from outside main for 400 ms; bring back dr-2"),
+            none
+        );
+        nodes[4].takes_part = false;
+        says(&nodes, &on("SYNCHRONIZED"), "but the rest would not go on by itself: NOT PROTECTED");
+        says(&nodes, &on("WITNESS_LOST"), "without the witness the loss of a site would stop the cluster");
+        says(&nodes, &stand("UNSYNCHRONIZED", Mode::MaximumPerformance, 1), "by choice");
+    }
+
+    #[test]
+    fn without_a_witness_what_the_other_site_lacks_is_what_would_be_lost() {
+        let nodes = view(vec![member(1, "a", "main", Role::Voter), member(2, "b", "dr", Role::Learner)]);
+        let at_risk = Some(Loss { revisions: 7, ms: 400 });
+        for state in ["UNSYNCHRONIZED", "RESYNCHRONIZING"] {
+            let (sentence, rpo) = glance(&nodes, &stand(state, Mode::MaximumAvailability, 1));
+            assert!(
+                sentence.contains("would lose up to 7 acknowledged revisions, those of the last 400 ms"),
+                "{sentence}"
+            );
+            assert_eq!(rpo, at_risk);
+        }
+        let (_, rpo) = glance(&nodes, &stand("SUSPECT", Mode::MaximumAvailability, 1));
+        assert_eq!(rpo, Some(Loss::default()), "what is missing there has not been acknowledged");
+        let young = ProtectionStatus { in_force: false, ..stand("SUSPECT", Mode::MaximumAvailability, 1) };
+        assert_eq!(glance(&nodes, &young).1, at_risk, "what was acknowledged before the gate closed may be missing");
+        let (sentence, rpo) = glance(&nodes, &stand("", Mode::MaximumAvailability, 1));
+        assert!(sentence.contains("no leader says") && rpo.is_none(), "{sentence}");
     }
 
     #[test]

@@ -1,0 +1,269 @@
+//! Maximum availability, the default: acknowledgements wait for the other site, and go on without it when it is silent.
+
+use std::time::Duration;
+
+use saola_jepsen::sim::{Cluster, PATIENCE};
+use saola_raft::protection::State;
+use saola_raft::sim::random_u64;
+use saola_raft::{ReplicaStatus, Timing};
+use tokio::time::Instant;
+
+use super::sites::{Sites, state, until_state};
+use super::{leader, leads, pick, replicas_are_equal, status, under_seeds, until};
+
+/// What a site that comes back needs at least, answering and then having everything.
+const RETURN: Duration = Duration::from_secs(40);
+
+const DEGRADE: Duration = Duration::from_millis(Timing::LAN.degrade_ms);
+
+fn either(seed: u64) -> Sites {
+    if seed.is_multiple_of(2) { Sites::with_witness() } else { Sites::with_learners() }
+}
+
+/// The replicated part: whether the gate is closed.
+fn is_closed(status: &ReplicaStatus) -> bool {
+    status.protection.as_ref().is_some_and(|protection| protection.replicated.is_closed)
+}
+
+/// A leader may say that all it has shown is at the other site: then it is.
+fn what_leaders_say_is_true(sites: &Sites) {
+    let cluster = &sites.cluster;
+    for id in cluster.running().into_iter().filter(|id| leads(cluster, *id)) {
+        let said = status(cluster, id);
+        let seen = said.protection.as_ref().and_then(|protection| protection.seen);
+        if !is_closed(&said) || !seen.is_some_and(|seen| seen.is_in_force) {
+            continue;
+        }
+        let elsewhere = if sites.main.contains(&id) { &sites.dr } else { &sites.main };
+        let stored = elsewhere.iter().map(|id| cluster.stored(*id)).max().unwrap_or(0);
+        assert!(stored >= said.frontier_index, "{stored} elsewhere, {} shown: {seen:?}", said.frontier_index);
+    }
+}
+
+#[test]
+fn a_new_cluster_is_synchronized_at_once_and_the_loss_of_its_main_site_needs_nobody() {
+    under_seeds(
+        "availability::a_new_cluster_is_synchronized_at_once_and_the_loss_of_its_main_site_needs_nobody",
+        async |_| {
+            let mut sites = Sites::with_witness();
+            let mut clerk = sites.begin().await;
+            until_state(&sites.cluster, State::Synchronized, Duration::from_secs(2)).await;
+            for record in 0..pick(&[1, 5, 20]) {
+                clerk.put_surely(&sites.cluster, &sites.main, record, PATIENCE).await;
+            }
+            for node in sites.main.clone() {
+                sites.cluster.crash(node).await;
+            }
+            let gap = clerk.put_surely(&sites.cluster, &sites.dr, 0, Duration::from_secs(5)).await;
+            assert!(gap >= Duration::from_millis(300), "nobody waited for the main site: {gap:?}");
+            let lead = leader(&sites.cluster).await;
+            assert!(!is_closed(&status(&sites.cluster, lead)), "the entry that opens the gate comes first");
+            until_state(&sites.cluster, State::Unsynchronized, PATIENCE).await;
+            for node in &sites.dr {
+                clerk.check(&sites.cluster, *node).await;
+            }
+            sites.cluster.start_all().await;
+            until_state(&sites.cluster, State::Synchronized, 2 * RETURN).await;
+            // Now the other way round.
+            for node in sites.dr.clone() {
+                sites.cluster.crash(node).await;
+            }
+            clerk.put_surely(&sites.cluster, &sites.main, 0, Duration::from_secs(5)).await;
+            sites.cluster.start_all().await;
+            for node in sites.cluster.running() {
+                clerk.check(&sites.cluster, node).await;
+            }
+            replicas_are_equal(&sites.cluster).await;
+        },
+    );
+}
+
+#[test]
+fn writes_wait_for_a_silent_site_as_long_as_the_timer_says_and_then_go_on_without_it() {
+    under_seeds(
+        "availability::writes_wait_for_a_silent_site_as_long_as_the_timer_says_and_then_go_on_without_it",
+        async |seed| {
+            let mut sites = either(seed);
+            let mut clerk = sites.begin().await;
+            let cluster = &sites.cluster;
+            until_state(cluster, State::Synchronized, Duration::from_secs(2)).await;
+            clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+            tokio::time::sleep(Duration::from_millis(random_u64() % 200)).await;
+            let seen = status(cluster, 1).protection.and_then(|protection| protection.seen).expect("node 1 leads");
+            let (cut, acknowledged) = (Instant::now(), Duration::from_millis(seen.acknowledged_ms));
+            sites.part();
+            clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+            // What the leader says is as old as its last look, and in whole milliseconds.
+            let waited = cut.elapsed() + acknowledged + Duration::from_millis(Timing::LAN.heartbeat_ms / 2 + 1);
+            assert!(waited >= DEGRADE && waited < DEGRADE + Duration::from_secs(1), "{waited:?}");
+            let begun = status(cluster, 1).protection.expect("a data node knows").replicated;
+            assert!(!begun.is_closed && begun.losses_us.len() == 1, "{begun:?}");
+            // From now on it is not waited for.
+            let quick = clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+            assert!(quick < DEGRADE / 2, "{quick:?}");
+            for node in &sites.main {
+                clerk.check(cluster, *node).await;
+            }
+        },
+    );
+}
+
+#[test]
+fn a_site_that_comes_back_is_waited_for_only_once_it_has_answered_long_enough_and_has_everything() {
+    under_seeds(
+        "availability::a_site_that_comes_back_is_waited_for_only_once_it_has_answered_long_enough_and_has_everything",
+        async |seed| {
+            let mut sites = either(seed);
+            let mut clerk = sites.begin().await;
+            let cluster = &sites.cluster;
+            until_state(cluster, State::Synchronized, Duration::from_secs(2)).await;
+            sites.part();
+            for record in 0..20 {
+                clerk.put_surely(cluster, &sites.main, record, PATIENCE).await;
+            }
+            until_state(cluster, State::Unsynchronized, PATIENCE).await;
+            cluster.network.heal();
+            until_state(cluster, State::Resynchronizing, Duration::from_secs(35)).await;
+            // It goes away once more: nobody waits for it, and its time begins anew.
+            tokio::time::sleep(Duration::from_millis(random_u64() % 9_000)).await;
+            sites.part();
+            let quick = clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+            assert!(quick < DEGRADE / 2, "{quick:?}");
+            until_state(cluster, State::Unsynchronized, PATIENCE).await;
+            cluster.network.heal();
+            let took = until_state(cluster, State::Synchronized, 2 * RETURN).await;
+            assert!(took >= RETURN - Duration::from_secs(1), "{took:?}");
+            what_leaders_say_is_true(&sites);
+            let stands = status(cluster, 1).protection.expect("a data node knows");
+            assert!(stands.open_in_quarter_ms >= took.as_millis() as u64, "{stands:?}");
+            clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+            for node in cluster.running() {
+                clerk.check(cluster, node).await;
+            }
+        },
+    );
+}
+
+#[test]
+fn a_site_that_is_reached_and_stores_nothing_is_given_up_too() {
+    under_seeds("availability::a_site_that_is_reached_and_stores_nothing_is_given_up_too", async |seed| {
+        let mut sites = either(seed);
+        let mut clerk = sites.begin().await;
+        let cluster = &sites.cluster;
+        until_state(cluster, State::Synchronized, Duration::from_secs(2)).await;
+        for node in &sites.dr {
+            cluster.hang_log(*node);
+        }
+        clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
+        until_state(cluster, State::Unsynchronized, PATIENCE).await;
+        for record in 0..pick(&[1, 30]) {
+            let quick = clerk.put_surely(cluster, &sites.main, record, PATIENCE).await;
+            assert!(quick < DEGRADE / 2, "{quick:?}");
+        }
+        tokio::time::sleep(RETURN + Duration::from_secs(10)).await;
+        assert_eq!(state(cluster), Some(State::Unsynchronized));
+        for node in &sites.dr {
+            cluster.release_log(*node);
+        }
+        until_state(cluster, State::Synchronized, 2 * RETURN).await;
+        what_leaders_say_is_true(&sites);
+        for node in cluster.running() {
+            clerk.check(cluster, node).await;
+        }
+    });
+}
+
+/// Does something to a cluster that it must bear, or undoes all of it.
+async fn trouble(sites: &mut Sites, down: &mut Vec<u64>) {
+    let (main, dr) = (sites.main.clone(), sites.dr.clone());
+    let nodes: Vec<u64> = sites.cluster.ids();
+    match random_u64() % 10 {
+        0 => sites.part(),
+        1 => sites.cluster.part(&[pick(&main)], &[pick(&dr)]),
+        2 => main.iter().for_each(|from| dr.iter().for_each(|to| sites.cluster.network.cut(*from, *to))),
+        3 => main.iter().for_each(|to| dr.iter().for_each(|from| sites.cluster.network.cut(*from, *to))),
+        4 => sites.cluster.cut_one(),
+        5 => sites.cluster.hang_log(pick(&dr)),
+        6 if down.is_empty() => {
+            let node = pick(&nodes);
+            sites.cluster.crash(node).await;
+            down.push(node);
+        }
+        7 => {
+            for node in down.drain(..) {
+                sites.cluster.start(node).await;
+            }
+        }
+        _ => mend(sites),
+    }
+}
+
+fn mend(sites: &Sites) {
+    sites.cluster.network.heal();
+    for node in sites.cluster.ids() {
+        sites.cluster.release_log(node);
+    }
+}
+
+async fn lose(cluster: &mut Cluster, site: &[u64]) {
+    for node in site {
+        if cluster.replica(*node).is_some() {
+            cluster.crash(*node).await;
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_between_the_sites_what_is_called_protected_survives_the_loss_of_one() {
+    under_seeds(
+        "availability::whatever_happens_between_the_sites_what_is_called_protected_survives_the_loss_of_one",
+        async |seed| {
+            let mut sites = either(seed);
+            let mut clerk = sites.begin().await;
+            let mut down = Vec::new();
+            for step in 0..40 {
+                trouble(&mut sites, &mut down).await;
+                for record in 0..pick(&[0, 1, 4]) {
+                    let through = pick(&sites.cluster.running());
+                    let _unknown_if_refused = clerk.put(&sites.cluster, through, record).await;
+                    what_leaders_say_is_true(&sites);
+                }
+                if step % 13 == 0 {
+                    // Long enough for a site that is back to be waited for again.
+                    tokio::time::sleep(RETURN + Duration::from_secs(5)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(random_u64() % 700)).await;
+                what_leaders_say_is_true(&sites);
+            }
+            mend(&sites);
+            for node in down.drain(..) {
+                sites.cluster.start(node).await;
+            }
+            clerk.again_surely(&sites.cluster, &sites.main, PATIENCE).await;
+            if seed.is_multiple_of(2) {
+                // With a witness no acknowledged write is lost with a site, whatever the state.
+                let (lost, stays) = pick(&[(0, 1), (1, 0)]);
+                let both = [sites.main.clone(), sites.dr.clone()];
+                lose(&mut sites.cluster, &both[lost]).await;
+                clerk.put_surely(&sites.cluster, &both[stays], 0, Duration::from_secs(10)).await;
+                for node in &both[stays] {
+                    clerk.check(&sites.cluster, *node).await;
+                }
+                sites.cluster.start_all().await;
+            }
+            until_state(&sites.cluster, State::Synchronized, Duration::from_secs(700)).await;
+            clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+            what_leaders_say_is_true(&sites);
+            for node in sites.cluster.running() {
+                clerk.check(&sites.cluster, node).await;
+            }
+            until("all have everything", PATIENCE, || {
+                let applied = |id: &u64| status(&sites.cluster, *id).applied_index;
+                let all: Vec<u64> = sites.cluster.running().iter().map(applied).collect();
+                all.windows(2).all(|pair| pair[0] == pair[1])
+            })
+            .await;
+            replicas_are_equal(&sites.cluster).await;
+        },
+    );
+}

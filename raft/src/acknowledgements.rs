@@ -1,0 +1,141 @@
+//! When other nodes last vouched for what this leader had.
+//!
+//! An *acknowledgement* is an answer by which a node has flushed the leader's last index as it was when a request was
+//! sent; its time is that of sending. An idle node that is well renews it by heartbeats; one whose disk hangs does not,
+//! nor one that answers heartbeats but takes no entries.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use openraft::Instant;
+use saola_storage::types::NodeId;
+
+/// Requests to one node whose index it has not flushed. Of more the newest stands for those just before it: what counts
+/// is only noticed later.
+const MOST: usize = 64;
+
+/// A request that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Probe<I> {
+    sent: I,
+    /// First index that the leader's log did not reach then.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Asked<I> {
+    open: VecDeque<Probe<I>>,
+    /// Sending time of the newest request that has been acknowledged.
+    newest: Option<I>,
+}
+
+/// The acknowledgements of one leadership.
+#[derive(Debug)]
+pub(crate) struct Acknowledgements<I> {
+    term: u64,
+    asked: BTreeMap<NodeId, Asked<I>>,
+    /// Requests that were sent closer to each other count as one.
+    apart: Duration,
+}
+
+impl<I: Instant> Acknowledgements<I> {
+    pub(crate) fn new(apart: Duration) -> Self {
+        Self { term: 0, asked: BTreeMap::new(), apart }
+    }
+
+    /// A leader of `term` sends a request to a node while its log reaches to below `next`.
+    pub(crate) fn sent(&mut self, node_id: NodeId, term: u64, sent: I, next: u64) {
+        if term < self.term {
+            return;
+        }
+        if term > self.term {
+            (self.term, self.asked) = (term, BTreeMap::new());
+        }
+        let asked = self.asked.entry(node_id).or_insert_with(|| Asked { open: VecDeque::new(), newest: None });
+        match asked.open.back() {
+            Some(last) if sent < last.sent + self.apart => return,
+            Some(_) if asked.open.len() == MOST => drop(asked.open.pop_back()),
+            _ => {}
+        }
+        asked.open.push_back(Probe { sent, next });
+    }
+
+    /// It answered the request that was sent then: it has flushed all below `flushed_next`.
+    pub(crate) fn answered(&mut self, node_id: NodeId, term: u64, sent: I, flushed_next: u64) {
+        let Some(asked) = self.asked.get_mut(&node_id).filter(|_| term == self.term) else { return };
+        while let Some(probe) = asked.open.front().filter(|it| it.sent <= sent && it.next <= flushed_next) {
+            asked.newest = Some(probe.sent);
+            asked.open.pop_front();
+        }
+    }
+
+    /// The time by which `count` of these nodes have acknowledged in this term; none: fewer have.
+    pub(crate) fn newest(&self, term: u64, nodes: &[NodeId], count: usize) -> Option<I> {
+        if term != self.term {
+            return None;
+        }
+        let mut times: Vec<I> = nodes.iter().filter_map(|id| self.asked.get(id)?.newest).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        times.get(count.checked_sub(1)?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft_rt_tokio::TokioInstant;
+
+    use super::*;
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn fresh() -> (TokioInstant, Acknowledgements<TokioInstant>) {
+        (TokioInstant::now(), Acknowledgements::new(ms(10)))
+    }
+
+    #[test]
+    fn an_answer_counts_from_the_sending_of_a_request_whose_index_it_covers() {
+        let (start, mut acks) = fresh();
+        acks.sent(3, 1, start, 5);
+        acks.sent(3, 1, start + ms(20), 9);
+        acks.answered(3, 1, start + ms(20), 8);
+        assert_eq!(acks.newest(1, &[3], 1), Some(start), "entry 8 is not flushed there");
+        acks.sent(3, 1, start + ms(40), 9);
+        acks.answered(3, 1, start + ms(20), 9);
+        assert_eq!(acks.newest(1, &[3], 1), Some(start + ms(20)), "the later request is not answered yet");
+        acks.answered(3, 1, start + ms(40), 9);
+        assert_eq!(acks.newest(1, &[3], 1), Some(start + ms(40)));
+    }
+
+    #[test]
+    fn heartbeats_renew_an_idle_node_and_not_one_that_takes_no_entries() {
+        let (start, mut acks) = fresh();
+        for beat in 0..200 {
+            let sent = start + ms(50 * beat);
+            acks.sent(3, 1, sent, 5);
+            acks.answered(3, 1, sent, 5);
+            acks.sent(4, 1, sent, 6);
+            acks.answered(4, 1, sent, 5);
+        }
+        assert_eq!(acks.newest(1, &[3, 4], 1), Some(start + ms(50 * 199)));
+        assert_eq!(acks.newest(1, &[3, 4], 2), None);
+        assert!(acks.asked[&4].open.len() <= MOST);
+        acks.answered(4, 1, start + ms(50 * 199), 6);
+        assert_eq!(acks.newest(1, &[4], 1), Some(start + ms(50 * 199)));
+    }
+
+    #[test]
+    fn another_leadership_counts_afresh() {
+        let (start, mut acks) = fresh();
+        acks.sent(3, 1, start, 5);
+        acks.answered(3, 1, start, 5);
+        acks.sent(3, 2, start + ms(20), 6);
+        assert_eq!((acks.newest(1, &[3], 1), acks.newest(2, &[3], 1)), (None, None));
+        acks.answered(3, 1, start + ms(20), 9);
+        assert_eq!(acks.newest(2, &[3], 1), None, "a late answer to the earlier leadership");
+        acks.answered(3, 2, start + ms(20), 6);
+        acks.sent(3, 1, start + ms(40), 6);
+        assert_eq!(acks.newest(2, &[3], 1), Some(start + ms(20)));
+    }
+}

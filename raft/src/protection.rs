@@ -1,0 +1,319 @@
+//! Where the protection stands, as a leader sees it, and what it does about it.
+//!
+//! What an acknowledgement waits for is replicated: a closed gate or an open one ([`saola_storage::protection`]). All else
+//! follows from what the leader sees now: [`Watch::next`] is a pure function `(state, view, now) → (state, action)`.
+//!
+//! ```text
+//!            acknowledged                          half of degrade_ms        degrade_ms
+//!        ┌─ SYNCHRONIZED ◄──────────────────────────── SUSPECT ──────────────► DEGRADING
+//!        │       ▲                                                     without a quorum, or
+//!        │       │ SYNC is stored there                                under maximum protection:
+//!  witness silent│                                                          STALLED   │ DEGRADE is applied
+//!        ▼       │                    parity_ms                  return_ms            ▼
+//!  WITNESS_LOST  └──── (gate closed) ◄───────── RESYNCHRONIZING ◄─────────── UNSYNCHRONIZED
+//! ```
+
+use saola_storage::protection::Mode;
+
+/// How sites stand to each other. The names are those of `saola status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Every acknowledged write is at the other site.
+    Synchronized,
+    /// The other site has not acknowledged for a while: writes wait.
+    Suspect,
+    /// For so long that the entry which opens the gate has been proposed: writes wait for that.
+    Degrading,
+    /// A commit is enough: the other site may lack acknowledged writes.
+    #[default]
+    Unsynchronized,
+    /// It answers again, and gets what it lacks; a commit is still enough.
+    Resynchronizing,
+    /// Writes wait until the other site acknowledges, or a quorum is there.
+    Stalled,
+    /// Synchronized, but the witness is silent: no site could be lost.
+    WitnessLost,
+}
+
+impl State {
+    /// As people read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Synchronized => "SYNCHRONIZED",
+            State::Suspect => "SUSPECT",
+            State::Degrading => "DEGRADING",
+            State::Unsynchronized => "UNSYNCHRONIZED",
+            State::Resynchronizing => "RESYNCHRONIZING",
+            State::Stalled => "STALLED",
+            State::WitnessLost => "WITNESS_LOST",
+        }
+    }
+}
+
+/// What a leader sees.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// The replicated rule's.
+    pub mode: Mode,
+    /// Acknowledgements wait for the other site, by the applied state.
+    pub is_closed: bool,
+    /// The entry that closed the gate may be shown, and this leader's first one: all that is acknowledged is there.
+    pub is_in_force: bool,
+    /// A quorum has confirmed this leader lately.
+    pub has_quorum: bool,
+    /// So many data nodes of other sites must acknowledge.
+    pub acks: usize,
+    /// So many have answered lately.
+    pub answering: usize,
+    /// Milliseconds since the newest acknowledgement by enough of them was asked for, or since this leader may count.
+    pub acknowledged_ms: u64,
+    /// For how long the witness has been silent; none: there is no witness.
+    pub witness_silent_ms: Option<u64>,
+    /// How many times within the last hour the other site was lost.
+    pub losses: u32,
+    /// It has been lost before, ever.
+    pub was_lost: bool,
+}
+
+/// How long what is waited for, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// See [`saola_storage::protection::Timers`].
+    pub degrade_ms: u64,
+    /// The same.
+    pub return_ms: u64,
+    /// The same.
+    pub parity_ms: u64,
+    /// A witness that is silent for so long counts as lost.
+    pub witness_lost_ms: u64,
+}
+
+/// Losses within an hour that change nothing; each further one doubles the time that the site must answer.
+const FORGIVEN: u32 = 3;
+/// … up to this.
+const LONGEST_RETURN_MS: u64 = 600_000;
+/// A proposal that nothing came of is repeated after so long.
+const REPEAT_MS: u64 = 1_000;
+
+impl Limits {
+    /// How long a site must answer before it is waited for again.
+    pub fn return_after(&self, losses: u32, was_lost: bool) -> u64 {
+        if !was_lost {
+            // Nothing is known against it: a new cluster is protected at once.
+            return 0;
+        }
+        let doublings = losses.saturating_sub(FORGIVEN).min(16);
+        (self.return_ms << doublings).min(LONGEST_RETURN_MS.max(self.return_ms))
+    }
+}
+
+/// What a leader proposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Open the gate.
+    Degrade,
+    /// Close it.
+    Synchronize,
+}
+
+/// What a leader remembers from one look to the next. Times are milliseconds of a clock that never goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// The state.
+    pub state: State,
+    /// Since when, as this leader has seen it.
+    pub since_ms: u64,
+    is_closed: bool,
+    /// Since when enough nodes of the other site have answered without a break.
+    steady_since_ms: Option<u64>,
+    /// Since when they have had everything.
+    parity_since_ms: Option<u64>,
+    /// When something was proposed that nothing has come of yet.
+    proposed_ms: Option<u64>,
+}
+
+impl Watch {
+    /// At the next look.
+    pub fn next(self, view: &View, limits: Limits, now_ms: u64) -> (Watch, Option<Action>) {
+        let mut next = Watch { is_closed: view.is_closed, ..self };
+        if view.is_closed != self.is_closed {
+            (next.steady_since_ms, next.parity_since_ms, next.proposed_ms) = (None, None, None);
+        }
+        let (state, action) = match view.is_closed {
+            true => closed(view, limits),
+            false => next.open(view, limits, now_ms),
+        };
+        if state != self.state {
+            (next.state, next.since_ms) = (state, now_ms);
+        }
+        let due = next.proposed_ms.is_none_or(|at| now_ms.saturating_sub(at) >= REPEAT_MS);
+        let action = action.filter(|_| due);
+        if action.is_some() {
+            next.proposed_ms = Some(now_ms);
+        }
+        (next, action)
+    }
+
+    /// What was proposed was not taken: it may be proposed again at once.
+    pub fn not_taken(&mut self) {
+        self.proposed_ms = None;
+    }
+
+    fn open(&mut self, view: &View, limits: Limits, now_ms: u64) -> (State, Option<Action>) {
+        if view.mode != Mode::MaximumAvailability {
+            return (State::Unsynchronized, None);
+        }
+        let since = |holds: bool, since: Option<u64>| holds.then(|| since.unwrap_or(now_ms));
+        let lasts = |since: Option<u64>, for_ms: u64| since.is_some_and(|at| now_ms - at >= for_ms);
+        self.steady_since_ms = since(view.answering >= view.acks, self.steady_since_ms);
+        if !lasts(self.steady_since_ms, limits.return_after(view.losses, view.was_lost)) {
+            self.parity_since_ms = None;
+            return (State::Unsynchronized, None);
+        }
+        let has_all = view.acknowledged_ms < limits.degrade_ms / 2;
+        self.parity_since_ms = since(has_all, self.parity_since_ms);
+        let parity_ms = if view.was_lost { limits.parity_ms } else { 0 };
+        let action = lasts(self.parity_since_ms, parity_ms).then_some(Action::Synchronize);
+        (State::Resynchronizing, action.filter(|_| view.has_quorum))
+    }
+}
+
+fn closed(view: &View, limits: Limits) -> (State, Option<Action>) {
+    let late = view.acknowledged_ms >= limits.degrade_ms;
+    match () {
+        () if late && view.mode == Mode::MaximumAvailability && view.has_quorum => {
+            (State::Degrading, Some(Action::Degrade))
+        }
+        () if late => (State::Stalled, None),
+        () if view.acknowledged_ms >= limits.degrade_ms / 2 => (State::Suspect, None),
+        () if !view.is_in_force => (State::Resynchronizing, None),
+        () if view.witness_silent_ms.is_some_and(|silent| silent >= limits.witness_lost_ms) => {
+            (State::WitnessLost, None)
+        }
+        () => (State::Synchronized, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, witness_lost_ms: 30_000 };
+    const WELL: View = View {
+        mode: Mode::MaximumAvailability,
+        is_closed: true,
+        is_in_force: true,
+        has_quorum: true,
+        acks: 1,
+        answering: 2,
+        acknowledged_ms: 20,
+        witness_silent_ms: Some(10),
+        losses: 0,
+        was_lost: false,
+    };
+    const LOST: View = View { is_closed: false, losses: 1, was_lost: true, ..WELL };
+
+    /// What a leader sees first.
+    fn look(view: View) -> (State, Option<Action>) {
+        let (watch, action) = Watch::default().next(&view, LIMITS, 0);
+        (watch.state, action)
+    }
+
+    /// Looks every 100 ms for so long; answers the times of what was proposed.
+    fn watch(watch: &mut Watch, from_ms: u64, for_ms: u64, view: impl Fn(u64) -> View) -> Vec<(u64, Action)> {
+        let mut proposed = Vec::new();
+        for now_ms in (from_ms..from_ms + for_ms).step_by(100) {
+            let (next, action) = watch.next(&view(now_ms), LIMITS, now_ms);
+            *watch = next;
+            proposed.extend(action.map(|action| (now_ms, action)));
+        }
+        proposed
+    }
+
+    #[test]
+    fn a_silent_site_is_suspect_after_half_the_timer_and_given_up_after_all_of_it() {
+        for (acknowledged_ms, expected) in [
+            (0, (State::Synchronized, None)),
+            (399, (State::Synchronized, None)),
+            (400, (State::Suspect, None)),
+            (799, (State::Suspect, None)),
+            (800, (State::Degrading, Some(Action::Degrade))),
+        ] {
+            assert_eq!(look(View { acknowledged_ms, ..WELL }), expected, "{acknowledged_ms} ms");
+        }
+    }
+
+    #[test]
+    fn without_a_quorum_or_under_maximum_protection_writes_stall_instead() {
+        let late = View { acknowledged_ms: 5_000, ..WELL };
+        assert_eq!(look(View { has_quorum: false, ..late }), (State::Stalled, None));
+        assert_eq!(look(View { mode: Mode::MaximumProtection, ..late }), (State::Stalled, None));
+    }
+
+    #[test]
+    fn synchronized_is_said_only_once_the_closing_entry_is_stored_there() {
+        assert_eq!(look(View { is_in_force: false, ..WELL }), (State::Resynchronizing, None));
+        assert_eq!(look(View { is_in_force: false, acknowledged_ms: 500, ..WELL }).0, State::Suspect);
+    }
+
+    #[test]
+    fn a_silent_witness_is_named_only_where_nothing_worse_is_to_say() {
+        let silent = View { witness_silent_ms: Some(30_000), ..WELL };
+        assert_eq!(look(silent), (State::WitnessLost, None));
+        assert_eq!(look(View { witness_silent_ms: Some(29_999), ..silent }).0, State::Synchronized);
+        assert_eq!(look(View { witness_silent_ms: None, ..silent }).0, State::Synchronized);
+        assert_eq!(look(View { acknowledged_ms: 400, ..silent }).0, State::Suspect);
+    }
+
+    #[test]
+    fn a_new_cluster_is_protected_at_once() {
+        let new = View { is_closed: false, ..WELL };
+        assert_eq!(look(new), (State::Resynchronizing, Some(Action::Synchronize)));
+        assert_eq!(look(View { answering: 0, ..new }), (State::Unsynchronized, None));
+        assert_eq!(look(View { acknowledged_ms: 400, ..new }), (State::Resynchronizing, None));
+        assert_eq!(look(View { has_quorum: false, ..new }), (State::Resynchronizing, None));
+    }
+
+    #[test]
+    fn a_site_that_comes_back_must_answer_and_then_have_everything_for_a_while() {
+        let mut seen = Watch::default();
+        let proposed = watch(&mut seen, 0, 41_000, |_| LOST);
+        assert_eq!(proposed, [(40_000, Action::Synchronize)]);
+        assert_eq!((seen.state, seen.since_ms), (State::Resynchronizing, 30_000));
+        // A break in the answers, or in having everything, begins the count again.
+        let mut seen = Watch::default();
+        let silent_at = |at| move |now| View { answering: if now == at { 0 } else { 1 }, ..LOST };
+        assert_eq!(watch(&mut seen, 0, 60_000, silent_at(29_000)), []);
+        let mut seen = Watch::default();
+        let lags_at = |now| View { acknowledged_ms: if now == 35_000 { 900 } else { 0 }, ..LOST };
+        assert_eq!(watch(&mut seen, 0, 46_000, lags_at), [(45_100, Action::Synchronize)]);
+    }
+
+    #[test]
+    fn a_site_that_flaps_is_waited_for_later_each_time_up_to_ten_minutes() {
+        let after = |losses| LIMITS.return_after(losses, true);
+        assert_eq!([1, 3, 4, 5, 7, 8, 99].map(after), [30_000, 30_000, 60_000, 120_000, 480_000, 600_000, 600_000]);
+        assert_eq!(LIMITS.return_after(0, false), 0);
+        assert_eq!(LIMITS.return_after(0, true), 30_000, "it was lost long ago");
+        let patient = Limits { return_ms: 3_600_000, ..LIMITS };
+        assert_eq!(patient.return_after(9, true), 3_600_000, "what an operator set is never shortened");
+    }
+
+    #[test]
+    fn what_nothing_comes_of_is_proposed_again_once_a_second_or_at_once_if_it_was_not_taken() {
+        let late = |_| View { acknowledged_ms: 900, ..WELL };
+        let mut seen = Watch::default();
+        let times: Vec<u64> = watch(&mut seen, 0, 2_500, late).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(times, [0, 1_000, 2_000]);
+        seen.not_taken();
+        assert_eq!(watch(&mut seen, 2_500, 100, late), [(2_500, Action::Degrade)]);
+        // The gate has moved: what follows is a new question.
+        assert_eq!(watch(&mut seen, 2_600, 100, |_| View { is_closed: false, ..WELL }), [(2_600, Action::Synchronize)]);
+    }
+
+    #[test]
+    fn maximum_performance_leaves_the_gate_open() {
+        let open = View { mode: Mode::MaximumPerformance, is_closed: false, ..WELL };
+        assert_eq!(look(open), (State::Unsynchronized, None));
+    }
+}

@@ -1,0 +1,50 @@
+//! Commands about what an acknowledgement waits for: see [`crate::protection`].
+
+use bytes::Bytes;
+use prost::{Enumeration, Message};
+
+/// Change the rule: of this command's own entry on.
+#[derive(Clone, PartialEq, Message)]
+pub struct SetProtection {
+    /// When a write counts as safe.
+    #[prost(enumeration = "ProtectionMode", tag = "1")]
+    pub mode: i32,
+    /// So many data nodes of other sites must have flushed it, at least 1.
+    #[prost(uint32, tag = "2")]
+    pub acks: u32,
+    /// See [`crate::protection::Timers::degrade_ms`].
+    #[prost(uint64, tag = "3")]
+    pub degrade_ms: u64,
+    /// See [`crate::protection::Timers::return_ms`].
+    #[prost(uint64, tag = "4")]
+    pub return_ms: u64,
+    /// See [`crate::protection::Timers::parity_ms`].
+    #[prost(uint64, tag = "5")]
+    pub parity_ms: u64,
+    /// 16 random bytes: the id of the state that begins.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub state_id: Bytes,
+}
+
+/// See [`crate::protection::Mode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum ProtectionMode {
+    /// Once it is committed.
+    MaximumPerformance = 1,
+    /// Once other sites have it too, as long as they answer.
+    MaximumAvailability = 2,
+    /// Once other sites have it too.
+    MaximumProtection = 3,
+}
+
+/// Open or close the gate under maximum availability, if its state is still the one that was looked at.
+#[derive(Clone, PartialEq, Message)]
+pub struct MoveGate {
+    /// Id of the state that ends.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub from: Bytes,
+    /// 16 random bytes: the id of the state that begins.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub to: Bytes,
+}
