@@ -35,6 +35,11 @@ struct PeerLabel {
     node: u64,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: String,
+}
+
 /// Times of client calls. Clones share them.
 #[derive(Clone)]
 pub struct Requests(Family<Labels, Histogram>);
@@ -183,6 +188,43 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
         status.scrub.running.map_or(0, |(read, _)| read),
     );
     gauge("process_resident_bytes", "Resident memory", process::rss_bytes());
+    if let Some(protection) = &status.protection {
+        gauge(
+            "protection_gate_closed",
+            "1 while acknowledgements wait for another site",
+            protection.replicated.is_closed.into(),
+        );
+        gauge(
+            "protection_losses",
+            "Times within the last hour that another site was given up",
+            protection.losses.into(),
+        );
+        gauge(
+            "protection_open_in_quarter_ms",
+            "Milliseconds of this quarter of the year in which acknowledgements waited for no other site",
+            protection.open_in_quarter_ms,
+        );
+    }
+    if let Some(seen) = status.protection.as_ref().and_then(|protection| protection.seen) {
+        gauge(
+            "protection_in_force",
+            "On the leader: 1 while all that is acknowledged is at another site",
+            seen.is_in_force.into(),
+        );
+        gauge(
+            "protection_acknowledged_ago_ms",
+            "On the leader: milliseconds since the newest acknowledgement by another site was asked for",
+            seen.acknowledged_ms,
+        );
+        gauge(
+            "protection_missing_revisions",
+            "On the leader: revisions that no data node of another site has",
+            seen.missing_elsewhere,
+        );
+        let state = Family::<StateLabel, Gauge>::default();
+        state.get_or_create(&StateLabel { state: seen.state.as_str().to_owned() }).set(1);
+        registry.register("protection_state", "On the leader, by state: 1 for the one that the sites are in", state);
+    }
     registry.register(
         "certificate_expires_in_seconds",
         "Time until the node's certificate ends",

@@ -7,7 +7,7 @@ use saola_client::CHANGE_LIMIT;
 
 use saola_client::RetentionChange;
 
-use crate::cli::{CertVerb, Cli, CollectionVerb, Verb};
+use crate::cli::{CertVerb, Cli, CollectionVerb, TopologyVerb, Verb};
 use crate::exit::{Exit, Failure};
 use crate::{certificates, connect, demo, import, signals, verbs};
 
@@ -41,6 +41,8 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
     let format = global.output;
     match cli.verb {
         Verb::Status { watch } => verbs::status::status(&records()?, watch, format).await,
+        Verb::Why => verbs::why::why(&records()?, format).await,
+        Verb::Topology(TopologyVerb::Explain) => verbs::explain::explain(&records()?, format).await,
         Verb::Cluster(verb) => {
             let client = connect::client(&global, CLUSTER_TIMEOUT)?;
             let change_limit = global.timeout.unwrap_or(CHANGE_LIMIT);

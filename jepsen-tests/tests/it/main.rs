@@ -7,7 +7,7 @@
 //! - `scenarios`: simulated clusters with a plot, one promise each;
 //! - `live`: five processes, killed at random;
 //! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
-//! - `protection_live`: two sites under maximum protection, by the command;
+//! - `protection_live`: two sites under maximum protection and maximum availability, by the command;
 //! - `second_opinion`: the linearizability checker against an exhaustive search.
 
 mod checkers;

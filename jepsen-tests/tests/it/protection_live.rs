@@ -1,9 +1,10 @@
-//! Maximum protection over real processes, set and shown by the command `saola`.
+//! What an acknowledgement waits for, over real processes, set and shown by the command `saola`.
 
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use saola_client::Error;
+use saola_client::proto::StatusResponse;
 use saola_ops::launch::{LocalCluster, Plan, node_binary};
 
 use super::membership_live::{COLLECTION, must, reads_back, start, takes_part, write};
@@ -14,7 +15,7 @@ async fn under_maximum_protection_writes_wait_for_the_other_site_and_the_command
     write(cluster.client(), 0..10).await;
     let shown = said(saola(&cluster, &["protection", "set", "maximum-protection", "--acks", "1"]).await);
     assert!(shown.contains("a quorum and 1 data node of other sites have flushed each acknowledged write"), "{shown}");
-    assert!(shown.contains("protected: every acknowledged write is stored outside main (gate on: 1)"), "{shown}");
+    assert!(shown.contains("SYNCHRONIZED: every acknowledged write is stored at 1 data node outside main"), "{shown}");
     cluster.kill(&["dr-1"]).await.expect("it runs");
     write(cluster.client(), 10..20).await;
 
@@ -28,7 +29,8 @@ async fn under_maximum_protection_writes_wait_for_the_other_site_and_the_command
     let hidden = cluster.client().get(COLLECTION, "r20").send().await.expect("what was shown is still shown");
     assert!(hidden.value.is_none(), "nobody sees what the other site lacks");
     let status = said(saola(&cluster, &["protection", "show"]).await);
-    assert!(status.contains("WRITES WAIT: 0 of the 1 data nodes outside main"), "{status}");
+    assert!(status.contains("STALLED: WRITES WAIT: no acknowledgement from outside main"), "{status}");
+    assert!(status.contains("bring back dr-1, dr-2, or lower the protection"), "{status}");
 
     must(cluster.start("dr-1"));
     must(cluster.wait_for_answer("dr-1").await);
@@ -44,6 +46,47 @@ async fn under_maximum_protection_writes_wait_for_the_other_site_and_the_command
     let name = cluster.client().cluster_status(true).await.expect("it answers").cluster_name;
     said(saola(&cluster, &[&lower[..], &["--confirm", &name]].concat()).await);
     write(cluster.client(), 30..35).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_is_lost_is_given_up_by_itself_and_waited_for_again_once_it_has_everything() {
+    let mut cluster = start(&Plan::two_sites_and_witness()).await;
+    let shown = said(saola(&cluster, &["status"]).await);
+    assert!(shown.contains("protection  SYNCHRONIZED: every acknowledged write is stored"), "{shown}");
+    assert!(shown.contains("rpo now 0  gate closed"), "{shown}");
+    let set = ["protection", "set", "maximum-availability", "--return-ms", "300", "--parity-ms", "200"];
+    let shown = said(saola(&cluster, &set).await);
+    assert!(shown.contains("when they have not acknowledged for 800 ms a quorum is enough"), "{shown}");
+    write(cluster.client(), 0..10).await;
+
+    cluster.kill(&["dr-1", "dr-2"]).await.expect("both run");
+    write(cluster.client(), 10..20).await;
+    let why = saola(&cluster, &["why"]).await;
+    let shown = String::from_utf8_lossy(&why.stdout).into_owned();
+    assert_eq!(why.status.code(), Some(5), "{shown}");
+    assert!(
+        shown.starts_with("state      UNSYNCHRONIZED") && shown.contains("you can    bring back dr-1 at dr"),
+        "{shown}"
+    );
+    let shown = said(saola(&cluster, &["topology", "explain"]).await);
+    let row = shown.lines().find(|line| line.starts_with(" site main ")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(row.contains("NO") && row.contains("STOPS: no data node is left"), "{shown}");
+
+    for name in ["dr-1", "dr-2"] {
+        must(cluster.start(name));
+        must(cluster.wait_for_answer(name).await);
+    }
+    let synchronized =
+        |status: &StatusResponse| match status.protection_status.as_ref().map(|stand| stand.state.as_str()) {
+            Some("SYNCHRONIZED") => Ok(()),
+            _ => Err(status.protection.clone()),
+        };
+    must(cluster.wait_for_status("the sites protect each other again", synchronized).await);
+    let shown = said(saola(&cluster, &["why"]).await);
+    assert!(shown.starts_with("state      SYNCHRONIZED") && shown.contains("losses in the last hour 1"), "{shown}");
+    cluster.kill(&["main-1", "main-2"]).await.expect("both run");
+    write(cluster.client(), 20..30).await;
+    reads_back(cluster.client(), 0..30).await;
 }
 
 async fn saola(cluster: &LocalCluster, args: &[&str]) -> Output {

@@ -94,6 +94,13 @@ pub enum ProtectionMode {
     MaximumProtection,
 }
 
+/// `saola topology …`
+#[derive(Debug, Subcommand)]
+pub enum TopologyVerb {
+    /// What happens when a node, a site, the witness or a link is lost, for the cluster as it is now
+    Explain,
+}
+
 /// `saola scrub …`
 #[derive(Debug, Subcommand)]
 pub enum ScrubVerb {

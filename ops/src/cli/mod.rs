@@ -16,7 +16,8 @@ use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use cluster::{
-    CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, ProtectionMode, ProtectionVerb, ScrubVerb, TransferArgs,
+    CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, ProtectionMode, ProtectionVerb, ScrubVerb, TopologyVerb,
+    TransferArgs,
 };
 #[cfg(feature = "offline")]
 pub use offline::{
@@ -129,6 +130,11 @@ pub enum Verb {
         #[arg(short, long)]
         watch: bool,
     },
+    /// How the sites stand to each other, why, what comes next by itself, and what you can do; exit 5 unless as asked for
+    Why,
+    /// What the cluster bears
+    #[command(subcommand)]
+    Topology(TopologyVerb),
     /// Make and change the cluster
     #[command(subcommand)]
     Cluster(ClusterVerb),

@@ -218,7 +218,8 @@ impl LocalCluster {
         }
     }
 
-    /// Makes the nodes one cluster and waits until it has a leader and every node is part of it.
+    /// Makes the nodes one cluster and waits until it has a leader, every node is part of it, and two sites protect each
+    /// other.
     ///
     /// # Errors
     /// A node that refuses, or no leader in time.
@@ -226,12 +227,14 @@ impl LocalCluster {
         let first = self.topology.node.iter().find(|node| node.role == Role::Voter);
         let first = first.ok_or_else(|| Failure::usage("make cluster: no voter", "plan one"))?;
         self.client_at(&first.name)?.cluster_init(self.topology.to_proto()).await?;
+        let two_sites = self.plan.data_sites().len() > 1;
         self.wait_for_status("make cluster", |status| {
             let away = status.nodes.iter().find(|node| !node.reachable || node.state == "waiting");
             match away {
                 _ if status.leader == 0 => Err("no leader".to_owned()),
                 Some(node) => Err(format!("node {:?} is not part of it yet", node.member.as_ref().map(|it| &it.name))),
                 None if status.nodes.len() < self.nodes.len() => Err(format!("{} nodes", status.nodes.len())),
+                None if two_sites && !is_synchronized(status) => Err(status.protection.clone()),
                 None => Ok(()),
             }
         })
@@ -347,4 +350,8 @@ impl LocalCluster {
 
 fn not_running(name: &str) -> Failure {
     Failure::new(Exit::Other, format!("node {name} does not run"), "start it first")
+}
+
+fn is_synchronized(status: &StatusResponse) -> bool {
+    status.protection_status.as_ref().is_some_and(|stand| stand.state == "SYNCHRONIZED")
 }

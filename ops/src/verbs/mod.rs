@@ -1,13 +1,14 @@
 //! The short verbs, each from its arguments to what it prints.
 //!
 //! Records: [`read`], [`mod@write`], [`collection`], [`export`]. The cluster: [`status`] with its [`verdict`],
-//! [`cluster`] with [`change`], [`protection`] and [`scrub`], all from the same [`view`], and [`dev`], a throwaway cluster of
-//! one node.
+//! [`cluster`] with [`change`], [`protection`] with [`why`], [`explain`] and [`scrub`], all from the same [`view`], and
+//! [`dev`], a throwaway cluster of one node.
 
 pub mod change;
 pub mod cluster;
 pub mod collection;
 pub mod dev;
+pub mod explain;
 pub mod export;
 pub mod protection;
 pub mod read;
@@ -15,4 +16,5 @@ pub mod scrub;
 pub mod status;
 pub mod verdict;
 pub mod view;
+pub mod why;
 pub mod write;

@@ -127,7 +127,7 @@ fn name(node: &NodeStatus) -> &str {
 }
 
 /// It answers, and takes no part in the cluster.
-fn is_out(node: &NodeStatus) -> bool {
+pub(super) fn is_out(node: &NodeStatus) -> bool {
     matches!(node.state.as_str(), "refused" | "stopped" | "waiting" | "repairing")
 }
 

@@ -177,6 +177,7 @@ fn a_site_that_is_reached_and_stores_nothing_is_given_up_too() {
 async fn trouble(sites: &mut Sites, down: &mut Vec<u64>) {
     let (main, dr) = (sites.main.clone(), sites.dr.clone());
     let nodes: Vec<u64> = sites.cluster.ids();
+    end_what_has_stopped(sites, down).await;
     match random_u64() % 10 {
         0 => sites.part(),
         1 => sites.cluster.part(&[pick(&main)], &[pick(&dr)]),
@@ -195,6 +196,18 @@ async fn trouble(sites: &mut Sites, down: &mut Vec<u64>) {
             }
         }
         _ => mend(sites),
+    }
+}
+
+/// A process whose disk hung for too long while it led has ended by itself.
+async fn end_what_has_stopped(sites: &mut Sites, down: &mut Vec<u64>) {
+    let runs = |id: &u64| sites.cluster.replica(*id).is_some();
+    let nodes: Vec<u64> = sites.cluster.ids().into_iter().filter(runs).collect();
+    for node in nodes {
+        if status(&sites.cluster, node).state == "stopped" {
+            sites.cluster.kill(node).await;
+            down.push(node);
+        }
     }
 }
 
@@ -236,6 +249,7 @@ fn whatever_happens_between_the_sites_what_is_called_protected_survives_the_loss
                 what_leaders_say_is_true(&sites);
             }
             mend(&sites);
+            end_what_has_stopped(&mut sites, &mut down).await;
             for node in down.drain(..) {
                 sites.cluster.start(node).await;
             }
