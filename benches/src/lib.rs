@@ -73,6 +73,7 @@ pub fn first_entries() -> Vec<ApplyEntry> {
         store_uuid: Bytes::from_static(&STORE_UUID),
         node_ids: vec![1],
         protection: None,
+        failover: None,
         cluster_name: "bench".to_string(),
         cluster_id: Bytes::from_static(&[5; 16]),
         sites: vec![],

@@ -89,6 +89,7 @@ headed!(
     CreateCollectionResponse,
     ListCollectionsResponse,
     SetProtectionResponse,
+    SetFailoverResponse,
     SetRetentionResponse,
     InitResponse,
     StatusResponse,

@@ -126,6 +126,19 @@ impl Client {
         Ok(())
     }
 
+    /// Changes what is done when the site that leads is lost, and where leadership belongs. Also acknowledges the
+    /// failovers so far: they count for the limit no more.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when leadership cannot belong there.
+    pub async fn set_failover(&self, failover: proto::Failover) -> Result<(), Error> {
+        let plan = Plan { effect: Effect::None, ..Plan::CHANGE };
+        let message = proto::SetFailoverRequest { failover: Some(failover) };
+        let send = |channel, request| async move { cluster(channel).set_failover(request).await };
+        let (_, _): (proto::SetFailoverResponse, _) = self.call(plan, message, send).await?;
+        Ok(())
+    }
+
     /// Each data node's state digest at one log index.
     ///
     /// # Errors

@@ -188,43 +188,53 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
         status.scrub.running.map_or(0, |(read, _)| read),
     );
     gauge("process_resident_bytes", "Resident memory", process::rss_bytes());
-    if let Some(protection) = &status.protection {
-        gauge(
-            "protection_gate_closed",
-            "1 while acknowledgements wait for another site",
-            protection.replicated.is_closed.into(),
-        );
-        gauge(
-            "protection_losses",
-            "Times within the last hour that another site was given up",
-            protection.losses.into(),
-        );
-        gauge(
-            "protection_open_in_quarter_ms",
-            "Milliseconds of this quarter of the year in which acknowledgements waited for no other site",
-            protection.open_in_quarter_ms,
-        );
-    }
-    if let Some(seen) = status.protection.as_ref().and_then(|protection| protection.seen) {
-        gauge(
-            "protection_in_force",
-            "On the leader: 1 while all that is acknowledged is at another site",
-            seen.is_in_force.into(),
-        );
-        gauge(
-            "protection_acknowledged_ago_ms",
-            "On the leader: milliseconds since the newest acknowledgement by another site was asked for",
-            seen.acknowledged_ms,
-        );
-        gauge(
-            "protection_missing_revisions",
-            "On the leader: revisions that no data node of another site has",
-            seen.missing_elsewhere,
-        );
-        let state = Family::<StateLabel, Gauge>::default();
+    let protection = status.protection.as_ref();
+    let seen = protection.and_then(|protection| protection.seen);
+    gauge(
+        "protection_gate_closed",
+        "1 while acknowledgements wait for another site",
+        protection.is_some_and(|protection| protection.replicated.is_closed).into(),
+    );
+    gauge(
+        "protection_losses",
+        "Times within the last hour that another site was given up",
+        protection.map_or(0, |protection| protection.losses.into()),
+    );
+    gauge(
+        "protection_open_in_quarter_ms",
+        "Milliseconds of this quarter of the year in which acknowledgements waited for no other site",
+        protection.map_or(0, |protection| protection.open_in_quarter_ms),
+    );
+    gauge(
+        "protection_in_force",
+        "On the leader: 1 while all that is acknowledged is at another site",
+        seen.is_some_and(|seen| seen.is_in_force).into(),
+    );
+    gauge(
+        "protection_acknowledged_ago_ms",
+        "On the leader: milliseconds since the newest acknowledgement by another site was asked for",
+        seen.map_or(0, |seen| seen.acknowledged_ms),
+    );
+    gauge(
+        "protection_missing_revisions",
+        "On the leader: revisions that no data node of another site is known to have",
+        seen.and_then(|seen| seen.missing).map_or(0, |missing| missing.revisions),
+    );
+    gauge(
+        "failover_held",
+        "1 while no other site takes over by itself",
+        status.failover.as_ref().is_some_and(|failover| failover.held.is_some()).into(),
+    );
+    gauge(
+        "failover_held_back",
+        "1 while a site is lost and this voter does not campaign for it",
+        status.failover.as_ref().is_some_and(|failover| failover.held_back.is_some()).into(),
+    );
+    let state = Family::<StateLabel, Gauge>::default();
+    if let Some(seen) = seen {
         state.get_or_create(&StateLabel { state: seen.state.as_str().to_owned() }).set(1);
-        registry.register("protection_state", "On the leader, by state: 1 for the one that the sites are in", state);
     }
+    registry.register("protection_state", "On the leader, by state: 1 for the one that the sites are in", state);
     registry.register(
         "certificate_expires_in_seconds",
         "Time until the node's certificate ends",

@@ -12,8 +12,9 @@ use rustls::ServerConfig;
 use saola_client::proto::cluster_server::{Cluster, ClusterServer};
 use saola_client::proto::{
     AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
-    NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, ScrubRequest, ScrubResponse, SetProtectionRequest,
-    SetProtectionResponse, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
+    NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, ScrubRequest, ScrubResponse, SetFailoverRequest,
+    SetFailoverResponse, SetProtectionRequest, SetProtectionResponse, StatusRequest, StatusResponse, TransferRequest,
+    TransferResponse,
 };
 use saola_raft::NodeIdentity;
 use saola_raft::transport::tonic::{PeerTls, serve_status};
@@ -176,6 +177,10 @@ impl Cluster for Waiting {
         &self,
         _: Request<SetProtectionRequest>,
     ) -> Result<Response<SetProtectionResponse>, Status> {
+        Err(self.refuse())
+    }
+
+    async fn set_failover(&self, _: Request<SetFailoverRequest>) -> Result<Response<SetFailoverResponse>, Status> {
         Err(self.refuse())
     }
 

@@ -7,7 +7,7 @@ use saola_client::CHANGE_LIMIT;
 
 use saola_client::RetentionChange;
 
-use crate::cli::{CertVerb, Cli, CollectionVerb, TopologyVerb, Verb};
+use crate::cli::{CertVerb, Cli, CollectionVerb, TopologyVerb, Verb, WitnessVerb};
 use crate::exit::{Exit, Failure};
 use crate::{certificates, connect, demo, import, signals, verbs};
 
@@ -49,6 +49,8 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
             verbs::cluster::cluster(&client, change_limit, verb, format).await
         }
         Verb::Protection(verb) => verbs::protection::protection(&records()?, verb, format).await,
+        Verb::AutoFailover(verb) => verbs::failover::failover(&records()?, verb, format).await,
+        Verb::Witness(WitnessVerb::Status) => verbs::witness::status(&records()?, format).await,
         Verb::Scrub(verb) => verbs::scrub::scrub(&records()?, verb, format).await,
         Verb::Collection(CollectionVerb::Create(args)) => verbs::collection::create(&records()?, args, format).await,
         Verb::Collection(CollectionVerb::List) => verbs::collection::list(&records()?, format).await,

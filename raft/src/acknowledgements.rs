@@ -10,8 +10,8 @@ use std::time::Duration;
 use openraft::Instant;
 use saola_storage::types::NodeId;
 
-/// Requests to one node whose index it has not flushed. Of more the newest stands for those just before it: what counts
-/// is only noticed later.
+/// Requests to one node whose index it has not flushed. Of more every other one is forgotten, and fewer are noted from
+/// then on: what counts is a request sent a little earlier.
 const MOST: usize = 64;
 
 /// A request that was sent.
@@ -25,6 +25,8 @@ struct Probe<I> {
 #[derive(Debug)]
 struct Asked<I> {
     open: VecDeque<Probe<I>>,
+    /// Requests that were sent closer to each other count as one.
+    apart: Duration,
     /// Sending time of the newest request that has been acknowledged.
     newest: Option<I>,
 }
@@ -34,7 +36,7 @@ struct Asked<I> {
 pub(crate) struct Acknowledgements<I> {
     term: u64,
     asked: BTreeMap<NodeId, Asked<I>>,
-    /// Requests that were sent closer to each other count as one.
+    /// The closest that requests are noted.
     apart: Duration,
 }
 
@@ -51,10 +53,19 @@ impl<I: Instant> Acknowledgements<I> {
         if term > self.term {
             (self.term, self.asked) = (term, BTreeMap::new());
         }
-        let asked = self.asked.entry(node_id).or_insert_with(|| Asked { open: VecDeque::new(), newest: None });
+        let apart = self.apart;
+        let asked = self.asked.entry(node_id).or_insert_with(|| Asked { open: VecDeque::new(), apart, newest: None });
         match asked.open.back() {
-            Some(last) if sent < last.sent + self.apart => return,
-            Some(_) if asked.open.len() == MOST => drop(asked.open.pop_back()),
+            None => asked.apart = apart,
+            Some(last) if sent < last.sent + asked.apart => return,
+            _ if asked.open.len() == MOST => {
+                let mut keep = false;
+                asked.open.retain(|_| {
+                    keep = !keep;
+                    keep
+                });
+                asked.apart *= 2;
+            }
             _ => {}
         }
         asked.open.push_back(Probe { sent, next });
@@ -122,7 +133,23 @@ mod tests {
         assert_eq!(acks.newest(1, &[3, 4], 2), None);
         assert!(acks.asked[&4].open.len() <= MOST);
         acks.answered(4, 1, start + ms(50 * 199), 6);
-        assert_eq!(acks.newest(1, &[4], 1), Some(start + ms(50 * 199)));
+        let newest = acks.newest(1, &[4], 1);
+        assert!(newest.is_some_and(|at| at >= start + ms(50 * 199 - 300)), "the newest is among those that were noted");
+    }
+
+    #[test]
+    fn a_node_that_lags_far_and_steadily_is_not_taken_for_one_that_lags_farther() {
+        // It answers each request six seconds later; another one is sent every ten milliseconds.
+        let (start, mut acks) = fresh();
+        for step in 0..3_000u64 {
+            let now = start + ms(10 * step);
+            acks.sent(3, 1, now, step);
+            let Some(answered) = step.checked_sub(600) else { continue };
+            acks.answered(3, 1, start + ms(10 * answered), answered);
+            if let Some(newest) = acks.newest(1, &[3], 1).filter(|_| step > 1_300) {
+                assert!(now - newest < ms(6_700), "{:?}", now - newest);
+            }
+        }
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub(crate) fn wire_append<RT: Runtime>(rpc: &AppendEntriesRequest<TypeConfig<RT>
         collect_round: 0,
         collect_collection: 0,
         collect_below: 0,
+        witness_keeps_from: 0,
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
-//! `acknowledgements` and [`protection`] (how the sites stand to each other),
+//! `acknowledgements`, [`protection`] and [`failover`] (how the sites stand to each other, who takes over),
 //! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
 //! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links`, `pins` (revisions that stay readable),
 //! `verdict` (which copy is wrong), [`clock`], `sim`.
@@ -17,6 +17,7 @@ mod acknowledgements;
 mod admission;
 pub mod clock;
 mod convert;
+pub mod failover;
 pub mod frontier;
 mod links;
 mod log_store;
@@ -50,8 +51,8 @@ pub use pins::PinError;
 #[cfg(feature = "rocksdb")]
 pub use replica::ReplicaLimits;
 pub use replica::{
-    AdminError, CollectorSettings, ProposeError, ProtectionStatus, ReadError, ReadPoint, Replica, ReplicaParts,
-    ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
+    AdminError, CollectorSettings, FailoverStatus, Missing, ProposeError, ProtectionStatus, ReadError, ReadPoint,
+    Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

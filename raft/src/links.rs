@@ -18,6 +18,17 @@ pub(crate) struct Links<I> {
     answers: Mutex<BTreeMap<NodeId, (I, DiskRoom)>>,
     confirmations: Mutex<BTreeMap<NodeId, Confirmation>>,
     needed_from: AtomicU64,
+    holdings: Mutex<BTreeMap<NodeId, Holding>>,
+    witness_keeps_from: AtomicU64,
+}
+
+/// What a peer last said of what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holding {
+    /// Of a data node: first index that is not in its flushed state machine.
+    pub(crate) state_next: u64,
+    /// Of a witness whose log is larger than it may be: first index within what it may hold; 0: there is room.
+    pub(crate) room_from: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +40,8 @@ struct Counted {
 impl<I> Default for Links<I> {
     fn default() -> Self {
         let (counted, refusals, clock_offsets_us, answers, confirmations, needed_from) = Default::default();
-        Self { counted, refusals, clock_offsets_us, answers, confirmations, needed_from }
+        let (holdings, witness_keeps_from) = Default::default();
+        Self { counted, refusals, clock_offsets_us, answers, confirmations, needed_from, holdings, witness_keeps_from }
     }
 }
 
@@ -119,6 +131,25 @@ impl<I: Copy> Links<I> {
     /// What peers refuse at present.
     pub(crate) fn refusals(&self) -> BTreeMap<NodeId, Refusal> {
         self.refusals.lock().clone()
+    }
+
+    /// A follower said what it holds.
+    pub(crate) fn holds(&self, peer: NodeId, holding: Holding) {
+        self.holdings.lock().insert(peer, holding);
+    }
+
+    /// What a peer last said that it holds; nothing yet is nothing.
+    pub(crate) fn holding(&self, peer: NodeId) -> Holding {
+        self.holdings.lock().get(&peer).copied().unwrap_or_default()
+    }
+
+    /// First index that a witness must keep, as the leader says; it never goes back.
+    pub(crate) fn witness_keeps_from(&self) -> u64 {
+        self.witness_keeps_from.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_witness_keeps_from(&self, index: u64) {
+        self.witness_keeps_from.fetch_max(index, Ordering::AcqRel);
     }
 
     /// First index that some member may still need from a log, as the leader says.

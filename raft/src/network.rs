@@ -30,7 +30,7 @@ use crate::convert::{
     StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot, wire_log_id,
     wire_vote,
 };
-use crate::links::DiskRoom;
+use crate::links::{DiskRoom, Holding};
 use crate::member::{Member, Role, membership_to_record};
 use crate::pins::Confirmation;
 use crate::replica::Shared;
@@ -146,6 +146,7 @@ impl<RT: Runtime> PeerClient<RT> {
         request.collect_round = announced.round;
         request.collect_collection = announced.collection;
         request.collect_below = announced.below;
+        request.witness_keeps_from = self.shared.links.witness_keeps_from();
         let sent = RT::Instant::now();
         let (node_id, own_next) = (self.member.node_id, self.shared.flushed_next());
         self.shared.acknowledgements.lock().sent(node_id, rpc.vote.leader_id.term, sent, own_next);
@@ -156,6 +157,8 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
         let room = DiskRoom { free_bytes: reply.free_bytes, mark_bytes: reply.min_free_bytes };
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
+        let holding = Holding { state_next: reply.state_next, room_from: reply.room_from };
+        self.shared.links.holds(self.member.node_id, holding);
         let AppendReply { collect_term, collect_round, lowest_pin, .. } = reply;
         let said = Confirmation { term: collect_term, round: collect_round, lowest_pin };
         self.shared.links.answered(self.member.node_id, RT::Instant::now(), room);

@@ -4,6 +4,7 @@
 //! adopt it while it is fresh. All else must pass `admission`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -157,11 +158,9 @@ impl<RT: Runtime> PeerService<RT> {
     }
 
     async fn take_over(&self, raft: &RaftOf<RT>, ask: TakeOver) -> Result<Answer, Refusal> {
-        let request = openraft::raft::TransferLeaderRequest::new(
-            raft_vote::<RT>(ask.from_leader)?,
-            ask.to,
-            ask.last.map(raft_log_id::<RT>),
-        );
+        let from = raft_vote::<RT>(ask.from_leader)?;
+        self.shared().asked_to_lead_after.store(from.leader_id.term, Ordering::Release);
+        let request = openraft::raft::TransferLeaderRequest::new(from, ask.to, ask.last.map(raft_log_id::<RT>));
         let result = raft
             .handle_transfer_leader(request)
             .await
@@ -220,7 +219,7 @@ impl<RT: Runtime> PeerService<RT> {
             async move {
                 let request = requests.next().await?;
                 let (frontier_next, needed_from) = (request.frontier_next, request.needed_from);
-                let quorum_age_ms = request.quorum_age_ms;
+                let (quorum_age_ms, witness_keeps_from) = (request.quorum_age_ms, request.witness_keeps_from);
                 let (round, collection, below) =
                     (request.collect_round, request.collect_collection, request.collect_below);
                 let admitted = async {
@@ -233,6 +232,7 @@ impl<RT: Runtime> PeerService<RT> {
                     Ok(rpc) => {
                         let term = rpc.vote.leader_id.term;
                         shared.heard_leader(term, frontier_next, needed_from, quorum_age_ms);
+                        shared.links.set_witness_keeps_from(witness_keeps_from);
                         shared.pins.hear(Announcement { term, round, collection, below }, RT::Instant::now());
                         Some((rpc, (requests, bad)))
                     }
@@ -250,6 +250,7 @@ impl<RT: Runtime> PeerService<RT> {
         let replies = results.map(move |result| match result {
             Ok(result) => {
                 let said = free.pins.confirm(RT::Instant::now());
+                let holding = free.own_holding();
                 AppendReply {
                     result: Some(wire_append_result::<RT>(result)),
                     free_bytes: free.free_bytes(),
@@ -258,6 +259,8 @@ impl<RT: Runtime> PeerService<RT> {
                     collect_term: said.term,
                     collect_round: said.round,
                     lowest_pin: said.lowest_pin,
+                    state_next: holding.state_next,
+                    room_from: holding.room_from,
                 }
             }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),

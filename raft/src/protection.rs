@@ -67,6 +67,10 @@ pub struct View {
     pub answering: usize,
     /// Milliseconds since the newest acknowledgement by enough of them was asked for, or since this leader may count.
     pub acknowledged_ms: u64,
+    /// For how long this leader has asked for acknowledgements with a quorum.
+    pub asked_ms: u64,
+    /// Enough nodes of other sites have acknowledged something to this leader.
+    pub was_acknowledged: bool,
     /// For how long the witness has been silent; none: there is no witness.
     pub witness_silent_ms: Option<u64>,
     /// How many times within the last hour the other site was lost.
@@ -84,6 +88,8 @@ pub struct Limits {
     pub return_ms: u64,
     /// The same.
     pub parity_ms: u64,
+    /// A leader has asked for so long, with a quorum, before it gives a site up: it has just come, or its voters have.
+    pub asks_ms: u64,
     /// A witness that is silent for so long counts as lost.
     pub witness_lost_ms: u64,
 }
@@ -181,11 +187,13 @@ impl Watch {
 fn closed(view: &View, limits: Limits) -> (State, Option<Action>) {
     let late = view.acknowledged_ms >= limits.degrade_ms;
     match () {
-        () if late && view.mode == Mode::MaximumAvailability && view.has_quorum => {
-            (State::Degrading, Some(Action::Degrade))
-        }
-        () if late => (State::Stalled, None),
-        () if view.acknowledged_ms >= limits.degrade_ms / 2 => (State::Suspect, None),
+        () if late && !view.has_quorum => (State::Stalled, None),
+        () if late && view.asked_ms >= limits.asks_ms => match view.mode {
+            Mode::MaximumAvailability => (State::Degrading, Some(Action::Degrade)),
+            _ => (State::Stalled, None),
+        },
+        // Without a quorum another leader may go on somewhere, and without this one.
+        () if late || !view.has_quorum || view.acknowledged_ms >= limits.degrade_ms / 2 => (State::Suspect, None),
         () if !view.is_in_force => (State::Resynchronizing, None),
         () if view.witness_silent_ms.is_some_and(|silent| silent >= limits.witness_lost_ms) => {
             (State::WitnessLost, None)
@@ -198,7 +206,8 @@ fn closed(view: &View, limits: Limits) -> (State, Option<Action>) {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, witness_lost_ms: 30_000 };
+    const LIMITS: Limits =
+        Limits { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, asks_ms: 150, witness_lost_ms: 30_000 };
     const WELL: View = View {
         mode: Mode::MaximumAvailability,
         is_closed: true,
@@ -207,6 +216,8 @@ mod tests {
         acks: 1,
         answering: 2,
         acknowledged_ms: 20,
+        asked_ms: 60_000,
+        was_acknowledged: true,
         witness_silent_ms: Some(10),
         losses: 0,
         was_lost: false,
@@ -248,6 +259,14 @@ mod tests {
         let late = View { acknowledged_ms: 5_000, ..WELL };
         assert_eq!(look(View { has_quorum: false, ..late }), (State::Stalled, None));
         assert_eq!(look(View { mode: Mode::MaximumProtection, ..late }), (State::Stalled, None));
+        assert_eq!(look(View { has_quorum: false, ..WELL }).0, State::Suspect, "another leader may go on without it");
+    }
+
+    #[test]
+    fn a_leader_that_has_just_come_gives_the_other_site_time_to_answer() {
+        let young = View { acknowledged_ms: 900, asked_ms: 149, was_acknowledged: false, ..WELL };
+        assert_eq!(look(young), (State::Suspect, None));
+        assert_eq!(look(View { asked_ms: 150, ..young }), (State::Degrading, Some(Action::Degrade)));
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct ReachableVoter {
     pub last: Option<LogId>,
     /// It knows a leader.
     pub knows_leader: bool,
+    /// It does not campaign: no site is to take over by itself.
+    pub holds_back: bool,
 }
 
 /// What a witness does next.
@@ -74,6 +76,8 @@ pub fn decide(view: &WitnessView, patience_ms: u64) -> WitnessAction {
         && !view.reachable.is_empty()
         && view.voter_sets.iter().all(is_quorum)
         && alone_ahead
+        // Whom it would hand over to decides whether a site takes over.
+        && !view.reachable.iter().any(|voter| voter.holds_back)
     {
         return WitnessAction::Campaign;
     }
@@ -155,9 +159,12 @@ async fn reachable_voters<RT: Runtime>(replica: &Replica<RT>) -> Vec<ReachableVo
         (member.node_id, replica.ask(&member, Question::Identify(Nothing {}), limit).await)
     });
     let answered = |(node_id, answer)| match answer {
-        Ok(Answer::Identity(identity)) if identity.runs => {
-            Some(ReachableVoter { node_id, last: identity.last.map(LogId::from), knows_leader: identity.leader != 0 })
-        }
+        Ok(Answer::Identity(identity)) if identity.runs => Some(ReachableVoter {
+            node_id,
+            last: identity.last.map(LogId::from),
+            knows_leader: identity.leader != 0,
+            holds_back: identity.holds_back,
+        }),
         _ => None,
     };
     futures::future::join_all(questions).await.into_iter().filter_map(answered).collect()
@@ -174,7 +181,7 @@ mod tests {
     }
 
     fn voter(node_id: NodeId, last: Option<LogId>) -> ReachableVoter {
-        ReachableVoter { node_id, last, knows_leader: false }
+        ReachableVoter { node_id, last, knows_leader: false, holds_back: false }
     }
 
     fn leaderless() -> WitnessView {
@@ -203,6 +210,7 @@ mod tests {
         waits(|view| view.reachable[0].last = view.own_last);
         waits(|view| view.reachable[0].last = at(2, 1));
         waits(|view| view.reachable[0].knows_leader = true);
+        waits(|view| view.reachable[0].holds_back = true);
         waits(|view| view.reachable.truncate(1));
         waits(|view| view.reachable.clear());
         waits(|view| view.reachable[1].node_id = 6);

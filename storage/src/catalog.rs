@@ -8,9 +8,10 @@ use bytes::Bytes;
 use crate::command::{Site, WrappedDek};
 use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
+use crate::failover::FailoverState;
 use crate::keyspace::collections::Collection;
 use crate::keyspace::meta::{self, InfoRow, NodeClaim};
-use crate::keyspace::{array, collections, decode_value, keyring, protection, sites};
+use crate::keyspace::{array, collections, decode_value, failover, keyring, protection, sites};
 use crate::protection::ProtectionState;
 
 /// What the store is; known once the first command of the cluster has been applied.
@@ -54,6 +55,10 @@ pub(crate) struct Catalog {
     pub deks: BTreeMap<Bytes, WrappedDek>,
     /// None: nobody has set it yet.
     pub protection: Option<ProtectionState>,
+    /// The same.
+    pub failover: Option<FailoverState>,
+    /// First index that the witness vouches for, if it had to forget some; 0: all that a data node lacks.
+    pub released_next: u64,
 }
 
 impl Catalog {
@@ -88,6 +93,12 @@ impl Catalog {
         }
         if let Some(value) = view.get(Kind::Protection, protection::KEY)? {
             catalog.protection = Some(protection::decode(value)?);
+        }
+        if let Some(value) = view.get(Kind::Protection, failover::KEY)? {
+            catalog.failover = Some(failover::decode(value)?);
+        }
+        if let Some(value) = view.get(Kind::Protection, failover::RELEASED)? {
+            catalog.released_next = failover::decode_released(value)?;
         }
         Ok(catalog)
     }

@@ -89,6 +89,9 @@ pub struct ProtectionState {
     pub since_us: u64,
     /// When the gate was opened because the other site did not answer, the newest last.
     pub losses_us: Vec<u64>,
+    /// While this state is not known to be at the other site, the gate opens no sooner than this says: the longest time
+    /// that the rule before it said, if it was closed then.
+    pub former_degrade_ms: u64,
     /// How long it had been open by then, in the quarter of the year in which this state began.
     pub open_us: u64,
 }
@@ -109,7 +112,14 @@ impl ProtectionState {
             Mode::MaximumAvailability => self.is_closed,
             Mode::MaximumProtection => true,
         };
-        ProtectionState { rule, ..self.moved(is_closed, at) }
+        let former_degrade_ms =
+            if self.is_closed { self.rule.timers.degrade_ms.max(self.former_degrade_ms) } else { 0 };
+        ProtectionState { rule, former_degrade_ms, ..self.moved(is_closed, at) }
+    }
+
+    /// The same for a command of the first form, which began a state without an id and without a time.
+    pub(crate) fn of_old(rule: Protection) -> ProtectionState {
+        ProtectionState { rule, is_closed: rule.mode == Mode::MaximumProtection, ..ProtectionState::default() }
     }
 
     /// The state that begins when the other site does not answer.
@@ -129,21 +139,24 @@ impl ProtectionState {
 
     fn moved(&self, is_closed: bool, at: Beginning) -> ProtectionState {
         let now_us = at.now_us.max(self.since_us);
-        let losses_us = self.losses_us.clone();
-        let open_us = self.open_in_quarter_us(now_us);
         ProtectionState {
             rule: self.rule,
             is_closed,
             id: at.id,
             at_index: at.index,
             since_us: now_us,
-            losses_us,
-            open_us,
+            losses_us: self.losses_us.clone(),
+            former_degrade_ms: 0,
+            open_us: self.open_in_quarter_us(now_us),
         }
     }
 
     /// How long the gate has been open in this quarter of the year, microseconds.
     pub fn open_in_quarter_us(&self, now_us: u64) -> u64 {
+        if self.since_us == 0 {
+            // Before the first state there was no cluster, or one of a release that kept no time.
+            return 0;
+        }
         let now_us = now_us.max(self.since_us);
         let quarter = quarter_start_us(now_us);
         let before = if self.since_us >= quarter { self.open_us } else { 0 };
@@ -217,11 +230,10 @@ mod tests {
         let begun = ProtectionState::default().with_rule(rule, at(1, NOW_US));
         assert!(!begun.is_closed);
         let closed = begun.synchronized(at(2, NOW_US + 2 * MINUTE_US));
-        // What went before the first state counts as open.
-        let before = begun.open_in_quarter_us(NOW_US);
-        assert_eq!(closed.open_in_quarter_us(NOW_US + 90 * MINUTE_US) - before, 2 * MINUTE_US);
+        assert_eq!(begun.open_in_quarter_us(NOW_US), 0, "there was no cluster before");
+        assert_eq!(closed.open_in_quarter_us(NOW_US + 90 * MINUTE_US), 2 * MINUTE_US);
         let lost = closed.degraded(at(3, NOW_US + 90 * MINUTE_US));
-        assert_eq!(lost.open_in_quarter_us(NOW_US + 91 * MINUTE_US) - before, 3 * MINUTE_US);
+        assert_eq!(lost.open_in_quarter_us(NOW_US + 91 * MINUTE_US), 3 * MINUTE_US);
         let new_year = 20_819 * DAY_US;
         assert_eq!(lost.open_in_quarter_us(new_year + MINUTE_US), MINUTE_US);
         assert_eq!(closed.open_in_quarter_us(new_year + MINUTE_US), 0);
@@ -237,6 +249,19 @@ mod tests {
             assert!(set(Mode::MaximumProtection).is_closed && !set(Mode::MaximumPerformance).is_closed);
             assert_eq!((set(Mode::MaximumAvailability).id, set(Mode::MaximumAvailability).at_index), ([9; 16], 9));
         }
+    }
+
+    #[test]
+    fn a_shorter_time_is_remembered_with_the_longer_one_that_it_follows() {
+        let rule =
+            |degrade_ms| Protection { timers: Timers { degrade_ms, ..Timers::default() }, ..Protection::default() };
+        let open = ProtectionState::default().with_rule(rule(10_000), at(1, NOW_US));
+        assert_eq!(open.with_rule(rule(800), at(2, NOW_US)).former_degrade_ms, 0, "nothing waits");
+        let closed = open.synchronized(at(2, NOW_US));
+        let shorter = closed.with_rule(rule(800), at(3, NOW_US));
+        assert_eq!((shorter.rule.timers.degrade_ms, shorter.former_degrade_ms), (800, 10_000));
+        assert_eq!(shorter.with_rule(rule(900), at(4, NOW_US)).former_degrade_ms, 10_000);
+        assert_eq!(shorter.degraded(at(4, NOW_US)).former_degrade_ms, 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::digest::Buckets;
 use crate::engine::{Batch, Engine, EngineError, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
 use crate::export::Export;
+use crate::failover::FailoverState;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{decode_value, encode_value, format};
@@ -193,6 +194,16 @@ impl Store {
     /// What an acknowledgement waits for, as of the newest apply call.
     pub fn protection(&self) -> ProtectionState {
         self.shared.published.load().catalog.protection.clone().unwrap_or_default()
+    }
+
+    /// What is done when the site that leads is lost, as of the newest apply call.
+    pub fn failover(&self) -> FailoverState {
+        self.shared.published.load().catalog.failover.clone().unwrap_or_default()
+    }
+
+    /// First index that the witness vouches for, as of the newest apply call; 0: for all that a data node lacks.
+    pub fn released_next(&self) -> u64 {
+        self.shared.published.load().catalog.released_next
     }
 
     /// The state digest that an entry took; the newest 64 are kept.

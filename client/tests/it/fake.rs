@@ -185,6 +185,10 @@ impl Cluster for Shared {
         Err(Status::unimplemented("set_protection"))
     }
 
+    async fn set_failover(&self, _: Request<SetFailoverRequest>) -> Result<Response<SetFailoverResponse>, Status> {
+        Err(Status::unimplemented("set_failover"))
+    }
+
     async fn scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubResponse>, Status> {
         Err(Status::unimplemented("scrub"))
     }

@@ -79,6 +79,7 @@ pub(crate) fn beginning() -> Vec<Command> {
         cluster_id: Bytes::from_static(&[0x66; 16]),
         node_ids: vec![1, 2],
         protection: None,
+        failover: None,
     };
     let create = CreateCollection {
         name: COLLECTION.into(),

@@ -14,6 +14,7 @@
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node;
 //! - `protection`, `availability` with `sites`: what an acknowledgement waits for, and what is done without the other site;
+//! - `failover`: who takes over when a site is lost, and where leadership belongs;
 //! - `retention`: old versions go, and nothing that was promised goes with them.
 //!
 //! A failing run ends with the line that runs its seed again. All times are virtual.
@@ -21,6 +22,7 @@
 mod admission;
 mod availability;
 mod disks;
+mod failover;
 mod folders;
 mod hangs;
 mod init;

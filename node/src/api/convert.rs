@@ -4,6 +4,7 @@ use bytes::Bytes;
 use saola_client::proto::{self, Header, WriteResponse};
 use saola_raft as raft;
 use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
+use saola_storage::failover::{Failover, Held, Policy};
 use saola_storage::protection::{Mode, Protection, Timers};
 use saola_storage::store::{Collection, StoredVersion, VersionOp};
 
@@ -225,7 +226,8 @@ pub fn protection_from_storage(protection: Protection) -> proto::Protection {
 
 /// How the sites stand to each other, as a node knows it; none on a witness.
 pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::ProtectionStatus> {
-    let raft::ProtectionStatus { replicated, limits, open_in_quarter_ms, losses, seen } = status.protection.as_ref()?;
+    let raft::ProtectionStatus { replicated, limits, return_after_ms, open_in_quarter_ms, losses, seen } =
+        status.protection.as_ref()?;
     let raft::protection::Limits { degrade_ms, return_ms, parity_ms, .. } = *limits;
     let rule = Protection { timers: Timers { degrade_ms, return_ms, parity_ms }, ..replicated.rule };
     Some(proto::ProtectionStatus {
@@ -238,9 +240,57 @@ pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::Protecti
         state: seen.map_or_else(String::new, |seen| seen.state.as_str().to_owned()),
         state_for_ms: seen.map_or(0, |seen| seen.for_ms),
         acknowledged_ago_ms: seen.map_or(0, |seen| seen.acknowledged_ms),
-        missing_elsewhere: seen.map_or(0, |seen| seen.missing_elsewhere),
+        missing_elsewhere: seen.and_then(|seen| seen.missing).map(|missing| {
+            let raft::Missing { entries, revisions, ms } = missing;
+            proto::Missing { entries, revisions, ms }
+        }),
+        has_quorum: seen.is_some_and(|seen| seen.has_quorum),
+        return_after_ms: *return_after_ms,
+        witness_released: seen.is_some_and(|seen| seen.is_released),
         in_force: seen.is_some_and(|seen| seen.is_in_force),
         waiting_revisions: seen.map_or(0, |_| status.revision.saturating_sub(status.frontier_revision)),
+    })
+}
+
+/// Checks and converts what is done when a site is lost.
+///
+/// # Errors
+/// INVALID_ARGUMENT: there is no policy, or one that this release does not know.
+pub fn failover_to_storage(failover: Option<proto::Failover>) -> Result<Failover, Refusal> {
+    let failover = failover.unwrap_or_default();
+    let policy = match failover.policy() {
+        proto::FailoverPolicy::Automatic => Policy::Automatic,
+        proto::FailoverPolicy::ObserveOnly => Policy::ObserveOnly,
+        proto::FailoverPolicy::Unspecified => {
+            let why = format!("there is no failover policy {}", failover.policy);
+            return Err(Refusal::invalid(why, "send 1 (automatic) or 2 (observe only)"));
+        }
+    };
+    let proto::Failover { limit, home, returns, .. } = failover;
+    Ok(Failover { policy, limit, home, returns })
+}
+
+/// What is done when a site is lost, as a node knows it; none on a witness.
+pub fn failover_status(status: &raft::ReplicaStatus) -> Option<proto::FailoverStatus> {
+    let raft::FailoverStatus { replicated, held, held_back } = status.failover.clone()?;
+    let Failover { policy, limit, home, returns } = replicated.rule;
+    let policy = match policy {
+        Policy::Automatic => proto::FailoverPolicy::Automatic,
+        Policy::ObserveOnly => proto::FailoverPolicy::ObserveOnly,
+    };
+    let held = match held {
+        None => String::new(),
+        Some(Held::ObserveOnly) => "automatic failover is set to observe-only".to_owned(),
+        Some(Held::LimitReached(limit)) => {
+            format!("the limit of {limit} automatic failovers within six hours is reached")
+        }
+    };
+    Some(proto::FailoverStatus {
+        rule: Some(proto::Failover { policy: policy.into(), limit, home, returns }),
+        done_us: replicated.done_us,
+        away: replicated.away,
+        held,
+        held_back: held_back.unwrap_or_default(),
     })
 }
 

@@ -94,6 +94,44 @@ pub enum ProtectionMode {
     MaximumProtection,
 }
 
+/// `saola auto-failover …`
+#[derive(Debug, Subcommand)]
+pub enum FailoverVerb {
+    /// Whether another site takes over by itself, and where leadership belongs
+    Show,
+    /// Change that; also acknowledges the automatic failovers so far, so that they count for the limit no more
+    Set {
+        /// Whether another site takes over by itself when the one that leads is lost
+        #[arg(value_enum)]
+        policy: PolicyArg,
+        /// So many times within six hours, then as with observe-only; 0: always; without it as before
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+        /// The site where leadership belongs; "": anywhere; without it as before
+        #[arg(long, value_name = "SITE")]
+        home: Option<String>,
+        /// Leadership goes back there by itself even after that site was lost; without it as before
+        #[arg(long, value_name = "BOOL")]
+        returns: Option<bool>,
+    },
+}
+
+/// See [`FailoverVerb::Set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyArg {
+    /// It does
+    On,
+    /// It votes and does not campaign: it says what it would have done, and people decide
+    ObserveOnly,
+}
+
+/// `saola witness …`
+#[derive(Debug, Subcommand)]
+pub enum WitnessVerb {
+    /// How it fares, what of the log it keeps, and whether it had to forget something; exit 5 unless it does its part
+    Status,
+}
+
 /// `saola topology …`
 #[derive(Debug, Subcommand)]
 pub enum TopologyVerb {

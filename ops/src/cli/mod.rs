@@ -16,8 +16,8 @@ use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use cluster::{
-    CertVerb, ClusterVerb, DemoArgs, DevCertArgs, NewNode, ProtectionMode, ProtectionVerb, ScrubVerb, TopologyVerb,
-    TransferArgs,
+    CertVerb, ClusterVerb, DemoArgs, DevCertArgs, FailoverVerb, NewNode, PolicyArg, ProtectionMode, ProtectionVerb,
+    ScrubVerb, TopologyVerb, TransferArgs, WitnessVerb,
 };
 #[cfg(feature = "offline")]
 pub use offline::{
@@ -141,6 +141,12 @@ pub enum Verb {
     /// See and change what an acknowledged write is safe from
     #[command(subcommand)]
     Protection(ProtectionVerb),
+    /// The node that votes and keeps the sealed log, at a third place
+    #[command(subcommand)]
+    Witness(WitnessVerb),
+    /// What is done when the site that leads is lost, and where leadership belongs
+    #[command(subcommand)]
+    AutoFailover(FailoverVerb),
     /// Check the copies of the records on all data nodes, and repair one
     #[command(subcommand)]
     Scrub(ScrubVerb),

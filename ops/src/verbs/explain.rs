@@ -108,6 +108,21 @@ impl View {
         self.seats.iter().filter(|it| it.keeps_records && it.site != leader_site && alive.contains(&it.id)).count()
     }
 
+    /// While the gate is closed: among these nodes is one that has everything that was acknowledged. Of the leader's own
+    /// site any does not; of the others so many that one of them must be among those that acknowledged.
+    fn have_all(&self, alive: &BTreeSet<u64>) -> bool {
+        let elsewhere = |it: &&Seat| it.keeps_records && it.site != self.leader_site;
+        let all = self.seats.iter().filter(elsewhere).count();
+        let left = self.seats.iter().filter(elsewhere).filter(|it| alive.contains(&it.id)).count();
+        left + self.acks > all
+    }
+
+    /// Writes would wait for a site that is gone, for as long as it is.
+    fn stalls(&self, alive: &BTreeSet<u64>, site: &str) -> bool {
+        let lacks = self.has_two_sites() && self.gate_members(alive, site) < self.acks;
+        lacks && self.mode == ProtectionMode::MaximumProtection
+    }
+
     fn has_two_sites(&self) -> bool {
         self.seats.iter().filter(|seat| seat.keeps_records).map(|seat| &seat.site).collect::<BTreeSet<_>>().len() > 1
     }
@@ -146,7 +161,7 @@ impl View {
             let spare = votes - self.quorum();
             return Case {
                 lost,
-                goes_on: true,
+                goes_on: !self.stalls(&alive, &site),
                 happens: format!("{who}; {}", self.waiting(&alive, &site)),
                 rpo: "0".into(),
                 to_do: match spare {
@@ -158,7 +173,7 @@ impl View {
         let left = self.names(|it| it.keeps_records && alive.contains(&it.id));
         let missing = self.names(|it| it.votes && !alive.contains(&it.id));
         let lack = self.quorum().saturating_sub(votes);
-        let protected = self.in_force && !left.is_empty();
+        let protected = self.in_force && self.have_all(&alive);
         Case {
             lost,
             goes_on: false,
@@ -192,21 +207,24 @@ impl View {
         };
         let rpo = "0".to_owned();
         let to_do = "mend the link".to_owned();
+        if self.leader == 0 {
+            let goes_on = self.can_lead(&side(one)) || self.can_lead(&side(other));
+            let happens = if goes_on { "one of the sides elects a leader" } else { "STOPS: neither side has a quorum" };
+            return Case { lost, goes_on, happens: happens.to_owned(), rpo, to_do };
+        }
         if self.leader_site != one && self.leader_site != other {
             let happens = "nothing: the leader reaches both".to_owned();
             return Case { lost, goes_on: true, happens, rpo, to_do };
         }
-        let far = if self.leader_site == one { other } else { one };
-        let here = side(&self.leader_site);
-        if self.can_lead(&here) {
-            let happens = format!("the leader stays; {}; {}", self.waiting(&here, &self.leader_site), cut_off(far));
-            return Case { lost, goes_on: true, happens, rpo, to_do };
-        }
-        let there = side(far);
-        if self.can_lead(&there) {
-            let happens =
-                format!("a new leader at {far}; {}; {}", self.waiting(&there, far), cut_off(&self.leader_site));
-            return Case { lost, goes_on: true, happens, rpo, to_do };
+        let (near, far) = if self.leader_site == one { (one, other) } else { (other, one) };
+        for (leads, other) in [(near, far), (far, near)] {
+            let here = side(leads);
+            if self.can_lead(&here) {
+                let who =
+                    if leads == near { "the leader stays".to_owned() } else { format!("a new leader at {leads}") };
+                let happens = format!("{who}; {}; {}", self.waiting(&here, leads), cut_off(other));
+                return Case { lost, goes_on: !self.stalls(&here, leads), happens, rpo, to_do };
+            }
         }
         let happens = "STOPS: neither side has a quorum; stale reads go on".to_owned();
         Case { lost, goes_on: false, happens, rpo, to_do }
@@ -384,6 +402,12 @@ mod tests {
         let mut open = status.clone();
         open.protection_status = None;
         assert!(case(&open, "site main").rpo.starts_with("what only the lost nodes have"));
+        // Of two nodes one has acknowledged each write; which of them is not known.
+        let mut one_down = status.clone();
+        one_down.nodes[4].reachable = false;
+        assert!(case(&one_down, "site main").rpo.starts_with("what only the lost nodes have"));
+        let leaderless = StatusResponse { leader: 0, ..status.clone() };
+        assert_eq!(case(&leaderless, "link main - dr").happens, "one of the sides elects a leader");
         let link = case(&status, "link main - dr");
         assert!(link.goes_on && link.happens.contains("writes wait 800 ms once"), "{link:?}");
     }
@@ -394,6 +418,7 @@ mod tests {
         status.rule =
             Some(Protection { mode: ProtectionMode::MaximumProtection.into(), acks: 1, ..Protection::default() });
         assert!(case(&status, "site dr").happens.contains("writes WAIT (maximum protection)"));
+        assert!(!case(&status, "site dr").goes_on && !case(&status, "link main - dr").goes_on);
         let one = cluster(&[("a", "main", Role::Voter)], ProtectionMode::MaximumAvailability);
         let lost = case(&one, "node a");
         assert_eq!((lost.goes_on, lost.happens.as_str()), (false, "STOPS: no data node is left"));

@@ -1,7 +1,7 @@
 //! The short verbs, each from its arguments to what it prints.
 //!
 //! Records: [`read`], [`mod@write`], [`collection`], [`export`]. The cluster: [`status`] with its [`verdict`],
-//! [`cluster`] with [`change`], [`protection`] with [`why`], [`explain`] and [`scrub`], all from the same [`view`], and
+//! [`cluster`] with [`change`], [`protection`] with [`why`], [`explain`], [`failover`], [`mod@witness`] and [`scrub`], all from the same [`view`], and
 //! [`dev`], a throwaway cluster of one node.
 
 pub mod change;
@@ -10,6 +10,7 @@ pub mod collection;
 pub mod dev;
 pub mod explain;
 pub mod export;
+pub mod failover;
 pub mod protection;
 pub mod read;
 pub mod scrub;
@@ -17,4 +18,5 @@ pub mod status;
 pub mod verdict;
 pub mod view;
 pub mod why;
+pub mod witness;
 pub mod write;

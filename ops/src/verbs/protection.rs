@@ -99,7 +99,7 @@ fn show(status: &StatusResponse, format: Format) -> Result<Exit, Failure> {
 pub(super) fn figures(status: &StatusResponse) -> String {
     let rpo = match &status.rpo {
         None => "rpo now unknown".to_owned(),
-        Some(loss) if loss.revisions == 0 => "rpo now 0".to_owned(),
+        Some(loss) if loss.entries == 0 => "rpo now 0".to_owned(),
         Some(loss) => format!("rpo now {} revisions, {} ms", grouped(loss.revisions), grouped(loss.ms)),
     };
     let Some(stand) = &status.protection_status else { return rpo };
@@ -132,7 +132,9 @@ pub(super) fn document(status: &StatusResponse) -> Value {
         "open_in_quarter_ms": stand.open_in_quarter_ms, "losses_last_hour": stand.losses_last_hour,
         "acknowledged_ago_ms": leads.then_some(stand.acknowledged_ago_ms),
         "frontier_lag_revisions": leads.then_some(stand.waiting_revisions),
-        "missing_elsewhere_revisions": leads.then_some(stand.missing_elsewhere),
+        "missing_elsewhere_revisions": stand.missing_elsewhere.map(|missing| missing.revisions),
+        "has_quorum": leads.then_some(stand.has_quorum), "in_force": stand.in_force,
+        "witness_released": stand.witness_released,
     })
 }
 

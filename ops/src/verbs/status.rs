@@ -7,10 +7,10 @@ use saola_client::Client;
 use saola_client::proto::{Member, NodeStatus, Role, StatusResponse};
 use serde_json::{Value, json};
 
-use super::protection;
 use super::scrub::copy_document;
 use super::verdict::{Verdict, is_protected, verdict, without_quorum};
 use super::view::cluster_view;
+use super::{failover, protection};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line, size, table};
 use crate::time;
@@ -191,6 +191,7 @@ fn document(status: &StatusResponse, verdict: &Verdict) -> Value {
         "epoch": header.epoch, "revision": header.revision, "answered_by": header.node,
         "leader": (status.leader != 0).then_some(status.leader), "term": status.term,
         "records": status.records, "versions": status.versions, "protection": protection::document(status),
+        "failover": status.failover.as_ref().map(failover::document),
         "sites": sites, "nodes": status.nodes.iter().map(node).collect::<Vec<Value>>(),
     })
 }

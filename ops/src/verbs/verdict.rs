@@ -50,18 +50,21 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     let sealed: Vec<bool> =
         status.nodes.iter().filter(keeps_records).filter(|node| node.reachable).map(|node| node.sealed).collect();
     let all_sealed = !sealed.is_empty() && sealed.iter().all(|sealed| *sealed);
+    let mut held_back: Vec<&str> =
+        status.nodes.iter().filter_map(|node| node.failover.as_ref()).map(|it| &*it.held_back).collect();
+    held_back.dedup();
+    notes.extend(held_back.into_iter().filter(|why| !why.is_empty()).map(str::to_owned));
     for node in &status.nodes {
         notes.extend(node_notes(node));
     }
     // Without a quorum no site is protected, and the notes above say what to bring back.
-    let mut stalled = false;
     if without_quorum.is_none() {
         notes.extend(alarm(status));
+        notes.extend(held(status));
         notes.extend(unprotected(status));
-        stalled = status.protection_status.as_ref().is_some_and(|stand| stand.state == "STALLED");
     }
     let exit = match () {
-        () if status.leader == 0 || without_quorum.is_some() || stalled => Exit::Critical,
+        () if status.leader == 0 || without_quorum.is_some() || is_stalled(status) => Exit::Critical,
         () if all_sealed => Exit::Sealed,
         () if !notes.is_empty() => Exit::Degraded,
         () => Exit::Done,
@@ -84,8 +87,26 @@ pub fn unprotected(status: &StatusResponse) -> Vec<String> {
     open.map(|site| format!("site {}: {}", site.name, site.protection)).collect()
 }
 
+/// Writes wait and nothing ends that by itself.
+pub(super) fn is_stalled(status: &StatusResponse) -> bool {
+    status.protection_status.as_ref().is_some_and(|stand| stand.state == "STALLED")
+}
+
+/// Nobody takes over by itself: the cluster does not go on without the site that leads.
+fn held(status: &StatusResponse) -> Option<String> {
+    let known = status.failover.as_ref().filter(|known| !known.held.is_empty())?;
+    let two_sites = status.sites.iter().filter(|site| site.data_nodes > 0).count() > 1;
+    two_sites.then(|| {
+        format!(
+            "P6 IS OFF: {}, so the loss of the site that leads stops the cluster until somebody decides (`saola \
+             auto-failover set on`)",
+            known.held
+        )
+    })
+}
+
 /// What is to be said of the protection, unless it is what was asked for. One site has nothing to wait for.
-fn alarm(status: &StatusResponse) -> Option<String> {
+pub(super) fn alarm(status: &StatusResponse) -> Option<String> {
     let stand = status.protection_status.as_ref()?;
     let as_asked = stand.rule?.mode() == ProtectionMode::MaximumPerformance || stand.state == "SYNCHRONIZED";
     let two_sites = status.sites.iter().filter(|site| site.data_nodes > 0).count() > 1;

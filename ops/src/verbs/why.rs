@@ -5,7 +5,7 @@ use saola_client::proto::{NodeStatus, ProtectionMode, ProtectionStatus, Role, St
 use serde_json::json;
 
 use super::protection::figures;
-use super::verdict::is_out;
+use super::verdict::{alarm, is_out, is_stalled};
 use super::view::cluster_view;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, print_json, print_line};
@@ -23,7 +23,7 @@ pub struct Why {
     pub you_can: Vec<String>,
 }
 
-/// Prints the answer; exit 0 if the protection is what was asked for, else 5.
+/// Prints the answer; exit 0 if the protection is what was asked for, 6 if writes wait, else 5.
 ///
 /// # Errors
 /// No node that answers.
@@ -49,7 +49,11 @@ pub async fn why(client: &Client, format: Format) -> Result<Exit, Failure> {
             print_line(lines.join("\n"))?;
         }
     }
-    Ok(if stand.state == "SYNCHRONIZED" || is_by_choice(stand) { Exit::Done } else { Exit::Degraded })
+    Ok(match alarm(&status) {
+        None => Exit::Done,
+        Some(_) if is_stalled(&status) => Exit::Critical,
+        Some(_) => Exit::Degraded,
+    })
 }
 
 fn mode(stand: &ProtectionStatus) -> ProtectionMode {
@@ -99,6 +103,11 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
         ),
         "SYNCHRONIZED" => (None, "nothing has to change".to_owned(), Vec::new()),
         "WITNESS_LOST" => (None, "it is SYNCHRONIZED as soon as the witness answers".to_owned(), start()),
+        "SUSPECT" | "STALLED" if !stand.has_quorum => (
+            Some("no quorum of voters answers the leader".to_owned()),
+            "writes go on as soon as a quorum answers, under this leader or another".to_owned(),
+            start(),
+        ),
         "SUSPECT" if mode(stand) == ProtectionMode::MaximumAvailability => (
             Some(silent),
             format!("after {} ms without one the gate is opened, and writes go on unprotected", rule.degrade_ms),
@@ -120,17 +129,25 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
             ],
         ),
         "UNSYNCHRONIZED" => (
-            Some(format!("the other site was given up {} times in the last hour", stand.losses_last_hour)),
+            Some("the other site did not acknowledge and was given up".to_owned()),
             format!(
                 "once {} data nodes of other sites have answered for {} s without a break (longer after more than three \
                  losses in an hour) they get what they lack",
                 rule.acks,
-                rule.return_ms / 1000
+                stand.return_after_ms / 1000
             ),
             start(),
         ),
+        "RESYNCHRONIZING" if stand.gate_closed => (
+            Some("the other site has not stored the entry yet that closed the gate".to_owned()),
+            "it is SYNCHRONIZED as soon as it has".to_owned(),
+            start(),
+        ),
         "RESYNCHRONIZING" => (
-            Some(format!("{} revisions are missing at the other site", stand.missing_elsewhere)),
+            Some(match stand.missing_elsewhere {
+                Some(missing) => format!("{} revisions are missing at the other site", missing.revisions),
+                None => "the other site has not said what it has".to_owned(),
+            }),
             format!("once it has had everything for {} s the gate closes", rule.parity_ms / 1000),
             start(),
         ),
@@ -181,6 +198,7 @@ mod tests {
                 state_for_ms: 65_000,
                 acknowledged_ago_ms: 66_000,
                 losses_last_hour: 1,
+                has_quorum: true,
                 ..ProtectionStatus::default()
             }),
             ..StatusResponse::default()
@@ -205,7 +223,7 @@ mod tests {
         }
         let why = of(&sample("UNSYNCHRONIZED", auto));
         assert_eq!(why.state, "UNSYNCHRONIZED for 65 s");
-        assert_eq!(why.because[0], "the other site was given up 1 times in the last hour");
+        assert_eq!(why.because[0], "the other site did not acknowledge and was given up");
         let stalled = of(&sample("STALLED", ProtectionMode::MaximumProtection));
         assert!(stalled.you_can.last().is_some_and(|act| act.contains("protection set maximum-performance")));
     }

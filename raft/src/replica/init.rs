@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use saola_storage::command::{Bootstrap, Command, Op, Site};
+use saola_storage::failover::Failover;
 use saola_storage::types::NodeId;
 
 use super::admin::{invalid, to_its_end};
 use super::protection::{first_rule, new_id};
 use super::{AdminError, Replica};
-use crate::member::Member;
+use crate::member::{Member, Role};
 use crate::types::Runtime;
 use crate::wire::{Admin, Adopt};
 
@@ -38,6 +39,12 @@ impl Plan {
 
     fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.role_value().votes())
+    }
+
+    /// Leadership belongs where the first voter is that keeps records.
+    fn home(&self) -> String {
+        let first = self.members.iter().find(|it| it.role_value() == Role::Voter);
+        first.map(|it| it.site.clone()).unwrap_or_default()
     }
 
     /// Whether the store is the one that is to be made. Sites may have come since.
@@ -163,7 +170,8 @@ impl<RT: Runtime> Replica<RT> {
             sites: plan.sites.clone(),
             cluster_id: Bytes::copy_from_slice(&cluster_id),
             node_ids: plan.voters().map(|voter| voter.node_id).collect(),
-            protection: Some(first_rule(&plan.members).to_command(new_id::<RT>())),
+            protection: Some(first_rule(&plan.members, &self.shared.timing).to_command(new_id::<RT>())),
+            failover: Some(Failover { home: plan.home(), ..Failover::default() }.to_command()),
         };
         let command = Command { request: None, op: Some(Op::Bootstrap(bootstrap)) };
         let outcome = self

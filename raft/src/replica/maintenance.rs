@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::Instant as _;
 use saola_storage::types::NodeId;
 
-use super::{InstantOf, Shared};
+use super::{InstantOf, Replica, Shared};
 use crate::member::Role;
 use crate::types::Runtime;
 
@@ -122,14 +122,17 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>) {
         }
         let dead: Vec<Progress> = members.into_iter().filter(|member| member.silent > keep.dead_after).collect();
         shared.tell_of_dead(&dead, &mut cut_off);
-        if shared.claim.role == Role::Witness {
-            // It may be the only holder of an entry outside a lost site.
-            continue;
+        if leading_since.is_some() && shared.claim.role.is_data() {
+            (Replica { shared: shared.clone() }).tend_witness().await;
         }
         let keep_from = purge_below(PurgeView {
             flushed_next: shared.store.flushed().map_or(0, |log_id| log_id.index + 1),
             last_next: shared.flushed_next(),
-            needed_from: shared.links.needed_from(),
+            needed_from: match shared.claim.role {
+                // It may be the only holder of an entry outside a lost site: see `release`.
+                Role::Witness => shared.links.witness_keeps_from(),
+                _ => shared.links.needed_from(),
+            },
             repair_from: shared.copy.repair_from(),
             keep_entries: shared.keep_entries,
             recent_from: shared.log.first_within(RECENT_BYTES.min(shared.log_keep_bytes)),

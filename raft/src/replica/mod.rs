@@ -1,7 +1,7 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
-//! `protection` (what an acknowledgement waits for, and the watch over the other site),
+//! `protection` and `sites` (what an acknowledgement waits for, and the leader's watch over the other site), `failover` (who campaigns, and leadership's way home), `release` (what a witness may forget),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
@@ -47,6 +47,7 @@ mod collector;
 mod compare;
 mod copy;
 mod exports;
+mod failover;
 mod fetch;
 mod handover;
 mod init;
@@ -55,10 +56,12 @@ mod newcomer;
 mod offers;
 mod propose;
 mod protection;
+mod release;
 mod renew;
 mod repair;
 mod room;
 mod scrub;
+mod sites;
 mod staleness;
 mod stall;
 mod start;
@@ -68,8 +71,10 @@ pub use admin::AdminError;
 pub use barrier::{ReadError, ReadPoint};
 pub use collector::CollectorSettings;
 pub use copy::{ScrubSettings, ScrubStatus};
+pub use failover::FailoverStatus;
 pub use propose::ProposeError;
-pub use protection::{ProtectionStatus, Seen};
+pub use protection::ProtectionStatus;
+pub use sites::{Missing, Seen};
 #[cfg(feature = "rocksdb")]
 pub use start::ReplicaLimits;
 pub use start::{ReplicaParts, ReplicaSettings, StartError};
@@ -93,7 +98,11 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) links: Links<InstantOf<RT>>,
     pub(crate) acknowledgements: Mutex<Acknowledgements<InstantOf<RT>>>,
     /// On a leader: how the sites stand to each other.
-    protection_seen: Mutex<Option<protection::Seen>>,
+    protection_seen: Mutex<Option<sites::Seen>>,
+    /// Term of the leader that last asked this node to take over.
+    pub(crate) asked_to_lead_after: AtomicU64,
+    /// A site is lost, and this voter does not campaign for it: why.
+    held_back: Mutex<Option<String>>,
     pub(crate) processes: Processes,
     /// States that other nodes pull from this one.
     exports: exports::Exports<InstantOf<RT>>,
@@ -432,6 +441,7 @@ impl<RT: Runtime> Shared<RT> {
             boot_id: Bytes::copy_from_slice(&self.boot_id),
             runs: self.raft().is_some(),
             copy_is_bad: self.copy.is_bad(),
+            holds_back: self.held_back.lock().is_some(),
         }
     }
 

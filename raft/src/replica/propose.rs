@@ -114,7 +114,9 @@ impl<RT: Runtime> Replica<RT> {
         if shared.claim.role == Role::Witness {
             return Err(ProposeError::Refused("a witness takes no writes: use a data node".into()));
         }
-        if let Some(reason) = shared.writes_refused().filter(|_| !matches!(command.op, Some(Op::SetProtection(_)))) {
+        if let Some(reason) =
+            shared.writes_refused().filter(|_| !matches!(command.op, Some(Op::SetProtection(_) | Op::SetFailover(_))))
+        {
             return Err(ProposeError::WritesRefused { reason });
         }
         let until = InstantOf::<RT>::now() + deadline;
@@ -209,7 +211,10 @@ impl<RT: Runtime> Replica<RT> {
             ));
         }
         // What ends the waiting must get through, and a protection is no matter of room.
-        let moves = matches!(command.op, Some(Op::SetProtection(_) | Op::Degrade(_) | Op::Synchronize(_)));
+        let moves = matches!(
+            command.op,
+            Some(Op::SetProtection(_) | Op::SetFailover(_) | Op::ReleaseFloor(_) | Op::Degrade(_) | Op::Synchronize(_))
+        );
         let always = moves || matches!(command.op, Some(Op::ClaimNodeId(_)));
         if let Some(reason) = shared.writes_refused().filter(|_| !moves) {
             return Err(Refusal::new(RefusalCode::DiskFull, reason));
@@ -253,7 +258,10 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
         let mut next = Some(first);
         while let Some(Queued { command, answer }) = next {
             // Who gave up while no entry could be committed was told that the outcome is unknown: it ends here.
-            if !answer.is_closed() {
+            if matches!(command.op, Some(Op::Degrade(_))) && !shared.degrade_is_due() {
+                // It has waited here, and the other site has acknowledged meanwhile.
+                refuse_all(vec![answer], &Refusal::new(RefusalCode::Busy, "the other site acknowledges again"));
+            } else if !answer.is_closed() {
                 bytes += command.encoded_len();
                 ids.push(matches!(command.op, Some(Op::ClaimNodeId(_))));
                 commands.push(command);

@@ -21,7 +21,7 @@ use super::staleness::Staleness;
 use super::stall::{self, Stall};
 use super::{
     AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, barrier, changes, collector, compare,
-    maintenance, propose, protection, room, scrub,
+    failover, maintenance, propose, room, scrub, sites,
 };
 use crate::acknowledgements::Acknowledgements;
 use crate::admission::{self, Processes};
@@ -155,6 +155,8 @@ impl<RT: Runtime> Replica<RT> {
                 settings.timing.heartbeat_ms / 4,
             ))),
             protection_seen: Mutex::new(None),
+            asked_to_lead_after: AtomicU64::new(0),
+            held_back: Mutex::new(None),
             processes: Processes::default(),
             exports: Exports::new(settings.snapshot_bytes_per_s),
             offers: Default::default(),
@@ -243,7 +245,10 @@ impl<RT: Runtime> Replica<RT> {
         if identity.role.is_data() {
             detach::<RT>(scrub::run(self.clone()));
             detach::<RT>(compare::run(self.clone()));
-            detach::<RT>(protection::watch(self.clone()));
+            detach::<RT>(sites::run(self.clone()));
+        }
+        if may_elect {
+            detach::<RT>(failover::watch(self.clone()));
         }
         detach::<RT>(collector::run(self.clone()));
         detach::<RT>(changes::leave_joint_memberships(self.clone()));

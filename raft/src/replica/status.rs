@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use openraft::ServerState;
 use saola_storage::types::NodeId;
 
-use super::{ProtectionStatus, Replica, ScrubStatus};
+use super::{FailoverStatus, ProtectionStatus, Replica, ScrubStatus};
 use crate::member::{Member, Role};
 use crate::types::Runtime;
 
@@ -30,6 +30,8 @@ pub struct ReplicaStatus {
     pub frontier_revision: u64,
     /// What an acknowledgement waits for, and how the sites stand to each other; a witness does not know.
     pub protection: Option<ProtectionStatus>,
+    /// What is done when the site that leads is lost; a witness does not know.
+    pub failover: Option<FailoverStatus>,
     /// Store-wide revision of the applied state.
     pub revision: u64,
     /// All members.
@@ -43,6 +45,12 @@ pub struct ReplicaStatus {
     pub data_bytes: u64,
     /// Syncs of the log since the start.
     pub log_syncs: u64,
+    /// What the log's entries take on the disk.
+    pub log_bytes: u64,
+    /// What it may hold for members that are dead; a witness's for data nodes that lack something.
+    pub log_keep_bytes: u64,
+    /// First index that it keeps.
+    pub log_first_index: u64,
     /// Why writes are refused, if they are.
     pub writes_refused: Option<String>,
     /// What is wrong with the log's disk, if it completes no writes.
@@ -105,6 +113,7 @@ impl<RT: Runtime> Replica<RT> {
             frontier_index: shared.frontier.next().saturating_sub(1),
             frontier_revision: shared.frontier.next().checked_sub(1).and_then(|at| shared.revision_at(at)).unwrap_or(0),
             protection: shared.protection_status(),
+            failover: shared.failover_status(),
             revision: applied.revision,
             members: shared.members(),
             voter_sets: shared
@@ -113,6 +122,9 @@ impl<RT: Runtime> Replica<RT> {
             disk_free_bytes: shared.free_bytes(),
             data_bytes: shared.store.data_bytes(),
             log_syncs: shared.log.stats().syncs,
+            log_bytes: shared.log.bytes_from(0),
+            log_keep_bytes: shared.log_keep_bytes,
+            log_first_index: shared.log.state().last_purged.map_or(0, |purged| purged.index + 1),
             writes_refused: shared.writes_refused().or_else(|| shared.hung_leader()),
             disk_hangs: shared.log_hangs(),
             replication: shared

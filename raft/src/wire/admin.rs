@@ -47,6 +47,9 @@ pub struct Identity {
     /// Its copy of the records is known to be bad: it should not lead.
     #[prost(bool, tag = "8")]
     pub copy_is_bad: bool,
+    /// It does not campaign: the site that led is lost, and nobody is to take over by itself.
+    #[prost(bool, tag = "9")]
+    pub holds_back: bool,
 }
 
 /// See [`Question::Digest`].

@@ -103,6 +103,9 @@ pub struct AppendRequest {
     /// Below this revision nothing more is to be promised of it.
     #[prost(uint64, tag = "11")]
     pub collect_below: u64,
+    /// First index that a witness must keep; 0: everything.
+    #[prost(uint64, tag = "12")]
+    pub witness_keeps_from: u64,
 }
 
 /// Answer to one [`AppendRequest`], in order.
@@ -129,6 +132,12 @@ pub struct AppendReply {
     /// Lowest revision of its collection that the follower has promised to keep readable; `u64::MAX`: none.
     #[prost(uint64, tag = "15")]
     pub lowest_pin: u64,
+    /// Of a data node: first index that is not in its flushed state machine.
+    #[prost(uint64, tag = "16")]
+    pub state_next: u64,
+    /// Of a witness whose log is larger than it may be: first index within what it may hold; 0: there is room.
+    #[prost(uint64, tag = "17")]
+    pub room_from: u64,
 }
 
 /// See [`AppendReply`].

@@ -69,6 +69,7 @@ mod tests {
             collect_round: 1,
             collect_collection: 1,
             collect_below: 5,
+            witness_keeps_from: 6,
         }
     }
 

@@ -36,6 +36,9 @@ impl Machine {
         if let Some(set) = &bootstrap.protection {
             self.set_protection(draft, set, place)?;
         }
+        if let Some(set) = bootstrap.failover.clone() {
+            self.set_failover(draft, set, place)?;
+        }
         for (position, site) in (0..).zip(&bootstrap.sites) {
             add_site_row(draft, position, site);
         }

@@ -237,6 +237,8 @@ impl Machine {
             Op::ClaimNodeId(claim) => Ok(self.claim_node_id(draft, claim)),
             Op::SetProtection(set) => self.set_protection(draft, &set, place),
             Op::Degrade(change) => Ok(self.move_gate(draft, false, change, place)),
+            Op::ReleaseFloor(release) => Ok(self.release_floor(draft, release)),
+            Op::SetFailover(set) => self.set_failover(draft, set, place),
             Op::Synchronize(change) => Ok(self.move_gate(draft, true, change, place)),
             Op::TimeMark(_) => {
                 self.applied.clock_us = self.applied.clock_us.max(place.stamp_us);

@@ -1,4 +1,4 @@
-//! What an acknowledgement waits for: one row, replaced by each change.
+//! What an acknowledgement waits for, and what is done when a site is lost: a row each, replaced by each change.
 
 use std::sync::Arc;
 
@@ -6,11 +6,12 @@ use bytes::Bytes;
 
 use super::draft::Draft;
 use super::{Machine, Place};
-use crate::command::{Decision, Done, MoveGate, OtherState, Reseal, SetProtection};
+use crate::command::{Decision, Done, MoveGate, OtherState, ReleaseFloor, Reseal, SetFailover, SetProtection};
 use crate::digest::Item;
 use crate::engine::Kind;
 use crate::error::StoreError;
-use crate::keyspace::protection;
+use crate::failover::{Failover, FailoverState};
+use crate::keyspace::{failover, protection};
 use crate::protection::{Beginning, Mode, Protection, ProtectionState};
 
 impl Machine {
@@ -22,9 +23,10 @@ impl Machine {
     ) -> Result<Decision, StoreError> {
         // The mode of a newer release rules what may be acknowledged: nobody may go past it without knowing it.
         let rule = Protection::of_command(set).ok_or(StoreError::UnknownCommand { index: place.index })?;
-        // An older release gave states no id: their entry's index tells them apart.
-        let id = <[u8; 16]>::try_from(&set.state_id[..]).unwrap_or(u128::from(place.index).to_be_bytes());
-        let next = self.protection().with_rule(rule, self.beginning(id, place));
+        let next = match <[u8; 16]>::try_from(&set.state_id[..]) {
+            Ok(id) => self.protection().with_rule(rule, self.beginning(id, place)),
+            Err(_) => ProtectionState::of_old(rule),
+        };
         self.replace_protection(draft, next);
         Ok(Decision::Done(Done {}))
     }
@@ -48,7 +50,46 @@ impl Machine {
         let at = self.beginning(id, place);
         let next = if to_closed { present.synchronized(at) } else { present.degraded(at) };
         self.replace_protection(draft, next);
+        let failover = self.catalog.failover.clone().unwrap_or_default();
+        let next = failover.moved(&change.leader_site, change.took_over && !to_closed, at.now_us);
+        if next != failover {
+            self.replace_failover(draft, next);
+        }
         Decision::Done(Done {})
+    }
+
+    pub(super) fn set_failover(
+        &mut self,
+        draft: &mut Draft<'_>,
+        set: SetFailover,
+        place: Place,
+    ) -> Result<Decision, StoreError> {
+        // A newer release's policy says who may lead: nobody may go past it without knowing it.
+        let rule = Failover::of_command(set).ok_or(StoreError::UnknownCommand { index: place.index })?;
+        let next = self.catalog.failover.clone().unwrap_or_default().with_rule(rule);
+        self.replace_failover(draft, next);
+        Ok(Decision::Done(Done {}))
+    }
+
+    /// It never goes back: what was forgotten is not there any more.
+    pub(super) fn release_floor(&mut self, draft: &mut Draft<'_>, release: ReleaseFloor) -> Decision {
+        let before = self.catalog.released_next;
+        if release.next > before {
+            let written = (before > 0)
+                .then(|| Item::new(Kind::Protection, failover::RELEASED, &failover::encode_released(before)));
+            let key = Bytes::from_static(failover::RELEASED);
+            draft.replace_row(Kind::Protection, key, written, failover::encode_released(release.next));
+            Arc::make_mut(&mut self.catalog).released_next = release.next;
+        }
+        Decision::Done(Done {})
+    }
+
+    fn replace_failover(&mut self, draft: &mut Draft<'_>, next: FailoverState) {
+        let before = self.catalog.failover.as_ref().map(failover::encode);
+        let written = before.map(|before| Item::new(Kind::Protection, failover::KEY, &before));
+        let key = Bytes::from_static(failover::KEY);
+        draft.replace_row(Kind::Protection, key, written, failover::encode(&next));
+        Arc::make_mut(&mut self.catalog).failover = Some(next);
     }
 
     fn protection(&self) -> ProtectionState {

@@ -11,7 +11,7 @@ mod outcome;
 mod protection;
 
 pub use outcome::*;
-pub use protection::{MoveGate, ProtectionMode, SetProtection};
+pub use protection::{FailoverPolicy, MoveGate, ProtectionMode, ReleaseFloor, SetFailover, SetProtection};
 
 /// The commands of one log entry, in order, with the time at which the leader proposed them.
 #[derive(Clone, PartialEq, Message)]
@@ -31,7 +31,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25")]
     pub op: Option<Op>,
 }
 
@@ -97,6 +97,12 @@ pub enum Op {
     /// They wait again, from this command's own entry on.
     #[prost(message, tag = "23")]
     Synchronize(MoveGate),
+    /// Change what is done when the site that leads is lost.
+    #[prost(message, tag = "24")]
+    SetFailover(SetFailover),
+    /// Let the witness forget entries that a data node lacks.
+    #[prost(message, tag = "25")]
+    ReleaseFloor(ReleaseFloor),
 }
 
 /// Condition of a write, decided on applied state.
@@ -278,6 +284,9 @@ pub struct Bootstrap {
     /// The rule that it begins with; none: written by an older release.
     #[prost(message, optional, tag = "6")]
     pub protection: Option<SetProtection>,
+    /// What it does when a site is lost; none: written by an older release.
+    #[prost(message, optional, tag = "7")]
+    pub failover: Option<SetFailover>,
 }
 
 /// Add a site to the site map.

@@ -47,4 +47,45 @@ pub struct MoveGate {
     /// 16 random bytes: the id of the state that begins.
     #[prost(bytes = "bytes", tag = "2")]
     pub to: Bytes,
+    /// Site of the leader that proposes it.
+    #[prost(string, tag = "3")]
+    pub leader_site: String,
+    /// It leads because the site that led before was lost.
+    #[prost(bool, tag = "4")]
+    pub took_over: bool,
+}
+
+/// Change what is done when the site that leads is lost.
+#[derive(Clone, PartialEq, Message)]
+pub struct SetFailover {
+    /// Whether another site takes over by itself.
+    #[prost(enumeration = "FailoverPolicy", tag = "1")]
+    pub policy: i32,
+    /// So many times within six hours; 0: always.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+    /// The site where leadership belongs; empty: anywhere.
+    #[prost(string, tag = "3")]
+    pub home: String,
+    /// It goes back there by itself even after that site was lost.
+    #[prost(bool, tag = "4")]
+    pub returns: bool,
+}
+
+/// The witness vouches only for entries from here on: it has no room for older ones that a data node lacks.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct ReleaseFloor {
+    /// First index that it keeps.
+    #[prost(uint64, tag = "1")]
+    pub next: u64,
+}
+
+/// See [`crate::failover::Policy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum FailoverPolicy {
+    /// Another site takes over by itself.
+    Automatic = 0,
+    /// It votes and does not campaign.
+    ObserveOnly = 1,
 }

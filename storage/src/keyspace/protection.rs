@@ -49,6 +49,9 @@ pub struct ProtectionRow {
     /// How long it had been open, in the quarter in which the state began.
     #[prost(uint64, tag = "11")]
     pub open_us: u64,
+    /// See [`ProtectionState::former_degrade_ms`].
+    #[prost(uint64, tag = "12")]
+    pub former_degrade_ms: u64,
 }
 
 /// Value of the row.
@@ -67,6 +70,7 @@ pub fn encode(state: &ProtectionState) -> Bytes {
         since_us: state.since_us,
         losses_us: state.losses_us.clone(),
         open_us: state.open_us,
+        former_degrade_ms: state.former_degrade_ms,
     })
 }
 
@@ -89,6 +93,7 @@ pub fn decode(value: Bytes) -> Result<ProtectionState, StoreError> {
         since_us: row.since_us,
         losses_us: row.losses_us,
         open_us: row.open_us,
+        former_degrade_ms: row.former_degrade_ms,
     })
 }
 
@@ -121,7 +126,9 @@ mod tests {
             let timers = Timers { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000 };
             let rule = Protection { mode, acks: 2, timers };
             let (id, losses_us) = ([3; 16], vec![5, 6]);
-            let state = ProtectionState { rule, is_closed, id, at_index: 7, since_us: 8, losses_us, open_us: 9 };
+            let (at_index, since_us, former_degrade_ms, open_us) = (7, 8, 9, 10);
+            let state =
+                ProtectionState { rule, is_closed, id, at_index, since_us, losses_us, former_degrade_ms, open_us };
             assert_eq!(decode(encode(&state)).expect("its own"), state);
         }
     }

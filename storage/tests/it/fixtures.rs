@@ -116,6 +116,7 @@ fn entries() -> Vec<LogEntry> {
         cluster_id: vec![8; 16].into(),
         node_ids: vec![1],
         protection: None,
+        failover: None,
     });
     let create = Op::CreateCollection(CreateCollection {
         name: "agency".into(),

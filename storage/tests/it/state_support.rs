@@ -109,6 +109,7 @@ pub fn bootstrap() -> Command {
         store_uuid: vec![7; 16].into(),
         node_ids: vec![1],
         protection: None,
+        failover: None,
         cluster_name: "test".to_owned(),
         sites: sites(),
         cluster_id: vec![8; 16].into(),

@@ -136,6 +136,7 @@ fn samples() -> (PeerRequest, AppendRequest) {
         collect_round: 1,
         collect_collection: 1,
         collect_below: 2,
+        witness_keeps_from: 1,
     };
     (question(Question::Vote(ballot)), append)
 }

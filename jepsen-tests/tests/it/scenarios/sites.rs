@@ -35,6 +35,11 @@ impl Sites {
         clerk
     }
 
+    /// The sites do not reach each other; the witness reaches both.
+    pub fn part_from_main(&self) {
+        self.cluster.part(&self.main, &self.dr);
+    }
+
     /// The other site is out of everybody's reach.
     pub fn part(&self) {
         let others: Vec<u64> = self.cluster.ids().into_iter().filter(|id| !self.dr.contains(id)).collect();

@@ -39,26 +39,6 @@ async fn purged_cluster_that_sends(clerk: &mut Clerk, bytes_per_s: u64) -> Clust
 }
 
 #[test]
-fn a_flush_takes_nothing_from_the_witness_and_no_recent_entry_from_anyone() {
-    under_seeds("snapshots::a_flush_takes_nothing_from_the_witness_and_no_recent_entry_from_anyone", async |_| {
-        let mut clerk = Clerk::new(1);
-        let mut cluster = Cluster::new(3, true);
-        cluster.keep_entries = KEEP_ENTRIES;
-        cluster.init().await;
-        for record in 0..WRITES {
-            clerk.put_surely(&cluster, &[1, 2], record % 50, PATIENCE).await;
-        }
-        tokio::time::sleep(PURGED).await;
-        let log = |id| cluster.log(id).expect("all nodes run");
-        assert_eq!(log(3).last_purged, None, "the witness may be the only holder outside a lost site");
-        for id in [1, 2] {
-            let last = log(id).last.expect("entries were written").index;
-            assert!(purged(&cluster, id) <= last - KEEP_ENTRIES, "node {id} purged recent entries");
-        }
-    });
-}
-
-#[test]
 fn node_behind_the_purged_log_gets_the_records_and_ends_equal() {
     under_seeds("snapshots::node_behind_the_purged_log_gets_the_records_and_ends_equal", async |seed| {
         let mut clerk = Clerk::new(1);

@@ -1,4 +1,4 @@
-//! 2+2+w: the main site is lost while the witness alone holds the newest acknowledged entries.
+//! 2+2+w: the main site is lost while the witness alone holds the newest acknowledged entries; what a witness may forget.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use saola_raft::sim::spawn_on;
 use saola_raft::{ProposeError, ReadError, Role};
 use tokio::time::Instant;
 
-use super::{have_lead, leads, replicas_are_equal, status, under_seeds, until};
+use super::{have_lead, leads, pick, replicas_are_equal, status, under_seeds, until};
 
 const WITNESS: u64 = 5;
 const NEWCOMER: u64 = 6;
@@ -148,4 +148,68 @@ fn witness_crash_stops_nothing_and_it_comes_back_with_the_log() {
         }
         refuses_clients(&cluster).await;
     });
+}
+
+const KEEP_ENTRIES: u64 = 10;
+/// Two rounds of flushing and purging.
+const PURGED: Duration = Duration::from_secs(70);
+
+fn purged(cluster: &Cluster, id: u64) -> u64 {
+    cluster.log(id).and_then(|log| log.last_purged).map_or(0, |last| last.index)
+}
+
+fn says_released(cluster: &Cluster) -> bool {
+    let leading = cluster.running().into_iter().filter(|id| leads(cluster, *id)).map(|id| status(cluster, id));
+    let seen = leading.filter_map(|it| it.protection?.seen).next_back();
+    seen.is_some_and(|seen| seen.is_released)
+}
+
+#[test]
+fn the_witness_forgets_nothing_that_a_data_node_lacks_until_its_room_ends_and_that_is_said_first() {
+    under_seeds(
+        "witness::the_witness_forgets_nothing_that_a_data_node_lacks_until_its_room_ends_and_that_is_said_first",
+        async |_| {
+            let mut cluster = Cluster::two_sites();
+            cluster.keep_entries = KEEP_ENTRIES;
+            cluster.init().await;
+            let mut clerk = Clerk::new(1);
+            for record in 0..60 {
+                clerk.put_surely(&cluster, &[1, 2], record, PATIENCE).await;
+            }
+            tokio::time::sleep(PURGED).await;
+            for id in cluster.ids() {
+                let last = cluster.log(id).and_then(|log| log.last).expect("entries were written").index;
+                assert!(purged(&cluster, id) <= last - KEEP_ENTRIES, "node {id} purged recent entries");
+            }
+            assert!(purged(&cluster, WITNESS) > 0, "all data nodes have it in their flushed records");
+
+            // A data node goes away for long, and the leader too: the witness keeps all that it lacks.
+            let flushed = cluster.replica(4).and_then(|it| it.store().flushed()).expect("it was flushed").index;
+            cluster.crash(4).await;
+            for record in 0..60 {
+                clerk.put_surely(&cluster, &[1, 2], record, PATIENCE).await;
+            }
+            have_lead(&cluster, pick(&[1, 2, 3])).await;
+            tokio::time::sleep(PURGED).await;
+            assert!(purged(&cluster, WITNESS) <= flushed, "{} of {flushed}", purged(&cluster, WITNESS));
+            assert!(!says_released(&cluster));
+
+            // Its room ends: that is an entry first, and the leader says so until nobody lacks anything.
+            cluster.kill(WITNESS).await;
+            cluster.log_keep_bytes = 4 << 10;
+            cluster.start(WITNESS).await;
+            until("the leader says so", 2 * PURGED, || {
+                let lead = cluster.running().into_iter().find(|id| leads(&cluster, *id));
+                let said = lead.and_then(|id| cluster.replica(id)).map_or(0, |it| it.store().released_next());
+                assert!(purged(&cluster, WITNESS) <= flushed.max(said), "it has forgotten what it vouches for");
+                says_released(&cluster)
+            })
+            .await;
+            until("it has room again", 2 * PURGED, || purged(&cluster, WITNESS) > flushed).await;
+            cluster.start(4).await;
+            clerk.check(&cluster, 4).await;
+            until("it vouches for everything again", 4 * PURGED, || !says_released(&cluster)).await;
+            replicas_are_equal(&cluster).await;
+        },
+    );
 }

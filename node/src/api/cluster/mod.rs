@@ -10,8 +10,8 @@ use saola_client::proto::cluster_server::Cluster;
 use saola_client::proto::{
     AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
     NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, ScrubRequest, ScrubResponse,
-    SetProtectionRequest, SetProtectionResponse, Site, SiteStatus, StatusRequest, StatusResponse, TransferRequest,
-    TransferResponse,
+    SetFailoverRequest, SetFailoverResponse, SetProtectionRequest, SetProtectionResponse, Site, SiteStatus,
+    StatusRequest, StatusResponse, TransferRequest, TransferResponse,
 };
 use saola_raft::{AdminError, ReadError, ReplicaStatus};
 use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
@@ -107,6 +107,17 @@ impl Cluster for ClusterService {
         set.map_err(Refusal::from)?;
         Ok(Response::new(SetProtectionResponse { header: Some(header(&self.0)) }))
     }
+
+    async fn set_failover(
+        &self,
+        request: Request<SetFailoverRequest>,
+    ) -> Result<Response<SetFailoverResponse>, Status> {
+        let deadline = admit(&self.0, request.metadata())?;
+        let rule = convert::failover_to_storage(request.into_inner().failover)?;
+        let set = self.0.replica().set_failover(rule, deadline.left().min(QUORUM_LIMIT)).await;
+        set.map_err(Refusal::from)?;
+        Ok(Response::new(SetFailoverResponse { header: Some(header(&self.0)) }))
+    }
 }
 
 impl From<TopologyError> for Refusal {
@@ -178,10 +189,14 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         writes_refused: status.writes_refused.is_some(),
         writes_refused_reason: status.writes_refused.clone().unwrap_or_default(),
         log_syncs: status.log_syncs,
+        log_bytes: status.log_bytes,
+        log_keep_bytes: status.log_keep_bytes,
+        log_first_index: status.log_first_index,
         copy: (node.member().role() != Role::Witness).then(|| convert::copy_status(&status.scrub)),
         disk_hangs: status.disk_hangs.clone().unwrap_or_default(),
         log_kept: String::new(),
         protection: convert::protection_status(status),
+        failover: convert::failover_status(status),
     }
 }
 
@@ -216,9 +231,10 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
     let members: Vec<Member> = views.iter().map(|view| view.member.clone()).collect();
     let leads =
         |status: &&NodeStatus| own.leader.is_some() && status.member.as_ref().map(|it| it.node_id) == own.leader;
-    let of_leader = nodes.iter().find(leads).and_then(|leader| leader.protection.clone());
-    let stand = of_leader.or_else(|| convert::protection_status(&own));
-    let glance = protection::of_cluster(&main_site, &views, committed, stand.as_ref());
+    let leading = nodes.iter().find(leads);
+    let stand = leading.and_then(|leader| leader.protection.clone()).or_else(|| convert::protection_status(&own));
+    let failover = leading.and_then(|leader| leader.failover.clone()).or_else(|| convert::failover_status(&own));
+    let glance = protection::of_cluster(&main_site, &views, committed, &own.voter_sets, stand.as_ref());
     let protection = match own.adopted {
         true => glance.sentence,
         false => own.refused_by_peers.clone().unwrap_or_else(|| "no cluster yet: run `saola cluster init`".into()),
@@ -238,6 +254,7 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
         rule: stand.as_ref().and_then(|stand| stand.rule),
         protection_status: stand,
         rpo: glance.rpo,
+        failover,
     }
 }
 

@@ -3,7 +3,9 @@
 //! With the gate off an acknowledged write is on a quorum of voters, with the gate on also on data nodes of other sites.
 //! A site is protected when every quorum reaches beyond it and the nodes beyond it can go on by themselves.
 
-use saola_client::proto::{Loss, Member, ProtectionMode as Mode, ProtectionStatus, Role};
+use std::collections::BTreeSet;
+
+use saola_client::proto::{Loss, Member, Missing, Protection, ProtectionMode as Mode, ProtectionStatus, Role};
 
 /// A data node that lags by no more than this many log entries counts as current.
 pub const CURRENT_LAG: u64 = 1000;
@@ -54,11 +56,12 @@ pub struct Glance {
 }
 
 /// What the loss of the site that leads (`main_site`) would mean now. `stand`: how the sites stand to each other, as the
-/// leader says, or only what is replicated; none on a witness.
+/// leader says, or only what is replicated; none on a witness. `voter_sets`: two while the membership is joint.
 pub fn of_cluster(
     main_site: &str,
     nodes: &[NodeView],
     committed_index: u64,
+    voter_sets: &[BTreeSet<u64>],
     stand: Option<&ProtectionStatus>,
 ) -> Glance {
     let threat = threat(main_site, nodes, committed_index);
@@ -66,46 +69,62 @@ pub fn of_cluster(
         let sentence = "a witness does not know what acknowledgements wait for: ask a data node".into();
         return Glance { sentence, rpo: None };
     };
-    let beyond = || nodes.iter().filter(|n| n.member.site != main_site);
-    if !beyond().any(NodeView::keeps_records) {
+    if !nodes.iter().any(|n| n.member.site != main_site && n.keeps_records()) {
         return Glance { sentence: threat.unwrap_or_default(), rpo: None };
     }
-    let rpo = rpo(main_site, nodes, stand);
-    let (up, silent): (Vec<_>, Vec<_>) = beyond().filter(|n| n.keeps_records()).partition(|n| n.takes_part);
+    let rpo = rpo(main_site, nodes, voter_sets, stand);
+    let goes_on = threat.map_or(String::new(), |why| format!(", but the rest would not go on by itself: {why}"));
+    let meaning = meaning(main_site, nodes, stand, rule, &loss_in_words(main_site, rpo.as_ref()), &goes_on);
+    let Some(meaning) = meaning else {
+        return Glance {
+            sentence: "no leader says how the sites stand to each other: see the nodes".into(),
+            rpo: None,
+        };
+    };
+    let released = match stand.witness_released {
+        true => {
+            "; the witness had no room and has forgotten entries that a data node lacks: bring that node back or remove it"
+        }
+        false => "",
+    };
+    Glance { sentence: format!("{}: {meaning}{released}", stand.state), rpo }
+}
+
+/// What the state means and what comes next; none: nobody says.
+fn meaning(
+    main_site: &str,
+    nodes: &[NodeView],
+    stand: &ProtectionStatus,
+    rule: Protection,
+    lost: &str,
+    goes_on: &str,
+) -> Option<String> {
     let acks = rule.acks as usize;
+    let (up, silent): (Vec<_>, Vec<_>) =
+        nodes.iter().filter(|n| n.member.site != main_site && n.keeps_records()).partition(|n| n.takes_part);
     let needs = match silent.is_empty() {
         true if up.len() < acks => format!(
-            "there are {} data nodes outside {main_site}, and {acks} must store each write; \
-            add nodes there (`saola cluster add`)",
+            "there are {} data nodes outside {main_site}, and {acks} must store each write: add nodes there (`saola cluster add`)",
             up.len()
         ),
-        true => format!("its {} data nodes answer, and do not store what they are sent: see their disks", up.len()),
-        false => format!("bring back {}", names(silent.into_iter())),
-    };
-    let lost = match &rpo {
-        Some(Loss { revisions: 0, .. }) => {
-            format!(
-                "losing {main_site} now would lose nothing that was acknowledged: every commit has a copy outside it"
-            )
-        }
-        Some(Loss { revisions, ms }) => format!(
-            "losing {main_site} now would lose up to {revisions} acknowledged revisions, those of the last {}",
-            span(*ms)
+        true => format!(
+            "its {} data nodes answer, and do not store what they are sent: see their disks and links",
+            up.len()
         ),
-        None => format!("what losing {main_site} now would cost is not known"),
+        false => format!("bring back {}", names(silent.iter().copied())),
     };
     let quiet = span(stand.acknowledged_ago_ms);
-    let state = stand.state.as_str();
-    let stored =
-        || format!("every acknowledged write is stored at {acks} data node{} outside {main_site}", plural(acks));
-    let goes_on =
-        || threat.as_ref().map_or(String::new(), |why| format!(", but the rest would not go on by itself: {why}"));
-    let sentence = match state {
-        "SYNCHRONIZED" => format!("{}{}", stored(), goes_on()),
+    let stored = format!("every acknowledged write is stored at {acks} data node{} outside {main_site}", plural(acks));
+    let may_degrade = rule.mode() == Mode::MaximumAvailability;
+    Some(match stand.state.as_str() {
+        "SYNCHRONIZED" => format!("{stored}{goes_on}"),
         "WITNESS_LOST" => {
-            format!("{}; without the witness the loss of a site would stop the cluster: bring it back", stored())
+            format!("{stored}; without the witness the loss of a site would stop the cluster: bring it back")
         }
-        "SUSPECT" if rule.mode() == Mode::MaximumAvailability => format!(
+        "SUSPECT" | "STALLED" if !stand.has_quorum => {
+            "WRITES WAIT: no quorum of voters answers this leader; bring back voters".to_owned()
+        }
+        "SUSPECT" if may_degrade => format!(
             "writes wait: no acknowledgement from outside {main_site} for {quiet}; after {} the cluster goes on without",
             span(rule.degrade_ms)
         ),
@@ -115,44 +134,61 @@ pub fn of_cluster(
             "WRITES WAIT: no acknowledgement from outside {main_site} for {quiet}; {needs}, or lower the protection \
              (`saola protection set`)"
         ),
-        "RESYNCHRONIZING" if stand.gate_closed => format!(
-            "the gate closes as soon as data nodes outside {main_site} have stored the entry that says so; {lost}"
-        ),
+        "RESYNCHRONIZING" if stand.gate_closed => {
+            format!(
+                "acknowledgements wait for the other site again, which is about to store the entry that says so; {lost}"
+            )
+        }
         "RESYNCHRONIZING" => format!(
-            "the data nodes outside {main_site} get what they lack ({} revisions) and must have everything for {}; {lost}",
-            stand.missing_elsewhere,
+            "the data nodes outside {main_site} get what they lack and must have everything for {}; {lost}",
             span(rule.parity_ms)
         ),
         "UNSYNCHRONIZED" if rule.mode() == Mode::MaximumPerformance => {
-            format!("acknowledgements wait for no other site, by choice; {lost}{}", goes_on())
+            format!("acknowledgements wait for no other site, by choice; {lost}{goes_on}")
         }
-        "UNSYNCHRONIZED" => format!(
-            "acknowledgements wait for no other site; {lost}; {needs}; it synchronizes by itself once {acks} of them \
-             {} answered for {} and have everything",
-            if acks == 1 { "has" } else { "have" },
-            span(rule.return_ms)
+        "UNSYNCHRONIZED" => {
+            let have = if acks == 1 { "has" } else { "have" };
+            let by_itself = format!(
+                "it synchronizes by itself once {acks} of them {have} answered for {} and have everything",
+                span(stand.return_after_ms)
+            );
+            match silent.is_empty() && up.len() >= acks {
+                true => format!("acknowledgements wait for no other site; {lost}; {by_itself}"),
+                false => format!("acknowledgements wait for no other site; {lost}; {needs}; {by_itself}"),
+            }
+        }
+        _ => return None,
+    })
+}
+
+fn loss_in_words(main_site: &str, rpo: Option<&Loss>) -> String {
+    match rpo {
+        Some(Loss { entries: 0, .. }) => {
+            format!(
+                "losing {main_site} now would lose nothing that was acknowledged: every commit has a copy outside it"
+            )
+        }
+        Some(Loss { revisions, ms, .. }) => format!(
+            "losing {main_site} now would lose up to {revisions} acknowledged revisions, of the last {} at most",
+            span(*ms)
         ),
-        _ => {
-            return Glance {
-                sentence: "no leader says how the sites stand to each other: see the nodes".into(),
-                rpo: None,
-            };
-        }
-    };
-    Glance { sentence: format!("{state}: {sentence}"), rpo }
+        None => format!("what losing {main_site} now would cost is not known"),
+    }
 }
 
 /// What the loss of a site would cost, of what has been acknowledged.
-fn rpo(main_site: &str, nodes: &[NodeView], stand: &ProtectionStatus) -> Option<Loss> {
-    let voters = nodes.iter().filter(|n| n.votes()).count();
-    let here = nodes.iter().filter(|n| n.votes() && n.member.site == main_site).count();
-    let by_arithmetic = here < voters / 2 + 1;
-    match stand.missing_elsewhere {
-        _ if stand.state.is_empty() => None,
-        0 => Some(Loss::default()),
-        _ if by_arithmetic || stand.in_force => Some(Loss::default()),
-        revisions => Some(Loss { revisions, ms: stand.acknowledged_ago_ms }),
+fn rpo(main_site: &str, nodes: &[NodeView], voter_sets: &[BTreeSet<u64>], stand: &ProtectionStatus) -> Option<Loss> {
+    let here = |id: &u64| nodes.iter().any(|n| n.member.node_id == *id && n.member.site == main_site);
+    let needs_others = |set: &BTreeSet<u64>| set.iter().filter(|id| here(id)).count() <= set.len() / 2;
+    let by_arithmetic = !voter_sets.is_empty() && voter_sets.iter().all(needs_others);
+    if stand.state.is_empty() {
+        return None;
     }
+    if stand.in_force || (by_arithmetic && !stand.witness_released) {
+        return Some(Loss::default());
+    }
+    let Missing { entries, revisions, ms } = stand.missing_elsewhere?;
+    Some(Loss { entries, revisions, ms: if entries == 0 { 0 } else { ms } })
 }
 
 fn plural(count: usize) -> &'static str {
@@ -212,8 +248,6 @@ fn names<'a>(nodes: impl Iterator<Item = &'a NodeView>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use saola_client::proto::Protection;
-
     use super::super::topology::tests::{five, member};
     use super::*;
 
@@ -225,13 +259,16 @@ mod tests {
             in_force: matches!(state, "SYNCHRONIZED" | "SUSPECT" | "DEGRADING" | "STALLED" | "WITNESS_LOST"),
             state: state.into(),
             acknowledged_ago_ms: 400,
-            missing_elsewhere: 7,
+            missing_elsewhere: Some(Missing { entries: 8, revisions: 7, ms: 400 }),
+            has_quorum: true,
+            return_after_ms: 30_000,
             ..ProtectionStatus::default()
         }
     }
 
     fn glance(nodes: &[NodeView], stand: &ProtectionStatus) -> (String, Option<Loss>) {
-        let Glance { sentence, rpo } = of_cluster("main", nodes, 5000, Some(stand));
+        let voters: BTreeSet<u64> = nodes.iter().filter(|n| n.votes()).map(|n| n.member.node_id).collect();
+        let Glance { sentence, rpo } = of_cluster("main", nodes, 5000, &[voters], Some(stand));
         (sentence, rpo)
     }
 
@@ -315,13 +352,24 @@ mod tests {
     }
 
     #[test]
+    fn a_witness_that_had_to_forget_protects_nothing_by_arithmetic() {
+        let nodes = view(five());
+        let open = ProtectionStatus { witness_released: true, ..stand("UNSYNCHRONIZED", Mode::MaximumAvailability, 1) };
+        let (sentence, rpo) = glance(&nodes, &open);
+        assert_eq!(rpo, Some(Loss { entries: 8, revisions: 7, ms: 400 }));
+        assert!(sentence.contains("has forgotten entries that a data node lacks"), "{sentence}");
+        let closed = ProtectionStatus { witness_released: true, ..stand("SYNCHRONIZED", Mode::MaximumAvailability, 1) };
+        assert_eq!(glance(&nodes, &closed).1, Some(Loss::default()));
+    }
+
+    #[test]
     fn without_a_witness_what_the_other_site_lacks_is_what_would_be_lost() {
         let nodes = view(vec![member(1, "a", "main", Role::Voter), member(2, "b", "dr", Role::Learner)]);
-        let at_risk = Some(Loss { revisions: 7, ms: 400 });
+        let at_risk = Some(Loss { entries: 8, revisions: 7, ms: 400 });
         for state in ["UNSYNCHRONIZED", "RESYNCHRONIZING"] {
             let (sentence, rpo) = glance(&nodes, &stand(state, Mode::MaximumAvailability, 1));
             assert!(
-                sentence.contains("would lose up to 7 acknowledged revisions, those of the last 400 ms"),
+                sentence.contains("would lose up to 7 acknowledged revisions, of the last 400 ms at most"),
                 "{sentence}"
             );
             assert_eq!(rpo, at_risk);
@@ -329,6 +377,11 @@ mod tests {
         let (_, rpo) = glance(&nodes, &stand("SUSPECT", Mode::MaximumAvailability, 1));
         assert_eq!(rpo, Some(Loss::default()), "what is missing there has not been acknowledged");
         let young = ProtectionStatus { in_force: false, ..stand("SUSPECT", Mode::MaximumAvailability, 1) };
+        let unheard = ProtectionStatus { missing_elsewhere: None, ..young.clone() };
+        let (sentence, rpo) = glance(&nodes, &ProtectionStatus { state: "UNSYNCHRONIZED".into(), ..unheard });
+        assert!(rpo.is_none() && sentence.contains("what losing main now would cost is not known"), "{sentence}");
+        let no_quorum = ProtectionStatus { has_quorum: false, ..young.clone() };
+        assert!(glance(&nodes, &no_quorum).0.starts_with("SUSPECT: WRITES WAIT: no quorum of voters"));
         assert_eq!(glance(&nodes, &young).1, at_risk, "what was acknowledged before the gate closed may be missing");
         let (sentence, rpo) = glance(&nodes, &stand("", Mode::MaximumAvailability, 1));
         assert!(sentence.contains("no leader says") && rpo.is_none(), "{sentence}");

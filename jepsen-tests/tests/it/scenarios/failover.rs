@@ -1,0 +1,195 @@
+//! What the cluster does by itself when the site that leads is lost, and where leadership belongs.
+
+use std::time::Duration;
+
+use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
+use saola_raft::FailoverStatus;
+use saola_raft::protection::State;
+use saola_raft::sim::spawn_on;
+use saola_storage::failover::{Failover, Held, Policy};
+
+use super::sites::{Sites, until_state};
+use super::{have_lead, leader, leads, pick, status, under_seeds, until};
+
+/// Nobody leads for so long: many election timeouts.
+const LONG: Duration = Duration::from_secs(10);
+
+fn at_home(policy: Policy, limit: u32, returns: bool) -> Failover {
+    Failover { policy, limit, home: "main".into(), returns }
+}
+
+async fn set(cluster: &Cluster, node: u64, rule: Failover) {
+    let replica = cluster.replica(node).expect("callers name nodes that run");
+    let set = spawn_on(node, async move { replica.set_failover(rule, CALL).await });
+    set.await.expect("the node does not crash").expect("a leader is there");
+}
+
+fn known(cluster: &Cluster, node: u64) -> FailoverStatus {
+    status(cluster, node).failover.expect("a data node knows")
+}
+
+/// Two sites that protect each other, led from main.
+async fn begin() -> (Sites, Clerk) {
+    let mut sites = Sites::with_witness();
+    let clerk = sites.begin().await;
+    until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+    (sites, clerk)
+}
+
+async fn lose_main(sites: &mut Sites) {
+    for node in sites.main.clone() {
+        sites.cluster.crash(node).await;
+    }
+}
+
+/// Both voters of the other site say that they hold back, and nobody leads for long.
+async fn holds_back(sites: &Sites) {
+    let cluster = &sites.cluster;
+    until("they say so", PATIENCE, || sites.dr.iter().all(|id| known(cluster, *id).held_back.is_some())).await;
+    let until_then = tokio::time::Instant::now() + LONG;
+    while tokio::time::Instant::now() < until_then {
+        assert!(cluster.running().iter().all(|id| !leads(cluster, *id)), "nobody takes over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let said = known(cluster, sites.dr[0]).held_back.expect("it was just seen");
+    assert!(said.contains("site main is lost"), "{said}");
+}
+
+#[test]
+fn with_observe_only_a_lost_node_is_replaced_and_a_lost_site_is_not() {
+    under_seeds("failover::with_observe_only_a_lost_node_is_replaced_and_a_lost_site_is_not", async |_| {
+        let (mut sites, mut clerk) = begin().await;
+        set(&sites.cluster, pick(&[1, 3]), at_home(Policy::ObserveOnly, 0, false)).await;
+        until("all know it", PATIENCE, || {
+            sites.cluster.running().iter().all(|id| known(&sites.cluster, *id).held == Some(Held::ObserveOnly))
+        })
+        .await;
+        sites.cluster.crash(1).await;
+        clerk.put_surely(&sites.cluster, &[2, 3, 4], 0, PATIENCE).await;
+        sites.cluster.start(1).await;
+        until_state(&sites.cluster, State::Synchronized, Duration::from_secs(60)).await;
+        have_lead(&sites.cluster, 1).await;
+        clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+
+        lose_main(&mut sites).await;
+        holds_back(&sites).await;
+        // One node of the site is enough for it not to be lost.
+        sites.cluster.start(pick(&[1, 2])).await;
+        clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+        until("nothing is held back", PATIENCE, || {
+            sites.dr.iter().all(|id| known(&sites.cluster, *id).held_back.is_none())
+        })
+        .await;
+        sites.cluster.start_all().await;
+        for node in sites.cluster.running() {
+            clerk.check(&sites.cluster, node).await;
+        }
+    });
+}
+
+#[test]
+fn a_witness_that_alone_has_the_newest_entry_hands_it_to_no_site_that_must_not_take_over() {
+    under_seeds(
+        "failover::a_witness_that_alone_has_the_newest_entry_hands_it_to_no_site_that_must_not_take_over",
+        async |_| {
+            let (mut sites, mut clerk) = begin().await;
+            set(&sites.cluster, 1, at_home(Policy::ObserveOnly, 0, false)).await;
+            until("all know it", PATIENCE, || {
+                sites.cluster.running().iter().all(|id| known(&sites.cluster, *id).held.is_some())
+            })
+            .await;
+            sites.part_from_main();
+            let _in_the_log_of_main_and_the_witness = clerk.put(&sites.cluster, 1, 0).await;
+            lose_main(&mut sites).await;
+            sites.cluster.network.heal();
+            holds_back(&sites).await;
+            sites.cluster.start_all().await;
+            clerk.again_surely(&sites.cluster, &sites.main, PATIENCE).await;
+            for node in sites.cluster.running() {
+                clerk.check(&sites.cluster, node).await;
+            }
+        },
+    );
+}
+
+#[test]
+fn after_as_many_failovers_as_the_limit_says_nobody_takes_over_until_it_is_set_again() {
+    under_seeds(
+        "failover::after_as_many_failovers_as_the_limit_says_nobody_takes_over_until_it_is_set_again",
+        async |_| {
+            let (mut sites, mut clerk) = begin().await;
+            let limited = at_home(Policy::Automatic, 1, false);
+            set(&sites.cluster, 1, limited.clone()).await;
+            lose_main(&mut sites).await;
+            clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+            let lead = leader(&sites.cluster).await;
+            until("it is counted", PATIENCE, || known(&sites.cluster, lead).replicated.done_us.len() == 1).await;
+            assert_eq!(known(&sites.cluster, lead).held, Some(Held::LimitReached(1)));
+            sites.cluster.start_all().await;
+            until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
+            have_lead(&sites.cluster, 1).await;
+            clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+            lose_main(&mut sites).await;
+            holds_back(&sites).await;
+            sites.cluster.start_all().await;
+            clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+            until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
+            have_lead(&sites.cluster, 1).await;
+            set(&sites.cluster, 1, limited).await;
+            clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+            until("all know it", PATIENCE, || {
+                sites.cluster.running().iter().all(|id| known(&sites.cluster, *id).held.is_none())
+            })
+            .await;
+            lose_main(&mut sites).await;
+            clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+            for node in &sites.dr {
+                clerk.check(&sites.cluster, *node).await;
+            }
+        },
+    );
+}
+
+#[test]
+fn leadership_goes_home_after_the_loss_of_a_node_and_after_that_of_a_site_only_where_asked_for() {
+    under_seeds(
+        "failover::leadership_goes_home_after_the_loss_of_a_node_and_after_that_of_a_site_only_where_asked_for",
+        async |seed| {
+            let (mut sites, mut clerk) = begin().await;
+            assert_eq!(known(&sites.cluster, 1).replicated.rule.home, "main", "where the first voter is");
+            let led_from = |sites: &Sites, site: &[u64]| site.iter().any(|id| leads(&sites.cluster, *id));
+            // Somebody has moved it: it stays.
+            have_lead(&sites.cluster, 3).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert!(led_from(&sites, &sites.dr));
+            // A node is lost, and the other one of its site cannot lead: DR takes over, and gives it back.
+            have_lead(&sites.cluster, 1).await;
+            sites.cluster.kill(2).await;
+            clerk.put_surely(&sites.cluster, &[1], 0, PATIENCE).await;
+            sites.cluster.kill(1).await;
+            sites.cluster.start(2).await;
+            clerk.put_surely(&sites.cluster, &[2, 3, 4], 0, PATIENCE).await;
+            sites.cluster.start(1).await;
+            until("main leads again", Duration::from_secs(120), || led_from(&sites, &sites.main)).await;
+            // The site is lost: it stays away, until somebody says that it comes back by itself.
+            until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
+            lose_main(&mut sites).await;
+            clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+            sites.cluster.start_all().await;
+            until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
+            // The quiet minutes take long to simulate.
+            let minutes = if seed == 0 { 12 } else { 1 };
+            tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
+            assert!(led_from(&sites, &sites.dr) && known(&sites.cluster, 3).replicated.away);
+            if seed != 0 {
+                return;
+            }
+            set(&sites.cluster, 3, at_home(Policy::Automatic, 0, true)).await;
+            until("main leads again", Duration::from_secs(30), || led_from(&sites, &sites.main)).await;
+            clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+            for node in sites.cluster.running() {
+                clerk.check(&sites.cluster, node).await;
+            }
+        },
+    );
+}

@@ -1,0 +1,308 @@
+//! The leader's watch over the other sites: what [`crate::protection`] decides is done here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::Instant as _;
+use saola_storage::command::{Command, MoveGate, Op};
+use saola_storage::protection::ProtectionState;
+use saola_storage::types::{LeaderId, NodeId};
+
+use super::protection::new_id;
+use super::{InstantOf, Replica, Shared};
+use crate::frontier;
+use crate::member::{Member, Role};
+use crate::protection::{Action, Limits, State, View, Watch};
+use crate::types::{Runtime, detach};
+
+/// More losses than a few within so long make the cluster wait longer for the site.
+pub(super) const FLAPPING_US: u64 = 3_600_000_000;
+/// A proposal that moves the gate may take so long.
+const MOVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a leader sees of the other sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The state.
+    pub state: State,
+    /// For how long, milliseconds, as this leader knows.
+    pub for_ms: u64,
+    /// Id of the replicated state that this is about.
+    pub state_id: [u8; 16],
+    /// The gate is closed, and the entry that closed it is stored where it must be: so is all that is acknowledged.
+    pub is_in_force: bool,
+    /// A quorum has confirmed this leader lately.
+    pub has_quorum: bool,
+    /// Since the newest acknowledgement by enough nodes of other sites was asked for, or since this leader counts.
+    pub acknowledged_ms: u64,
+    /// What no data node of another site has; none: this leader has not heard what they have.
+    pub missing: Option<Missing>,
+    /// The witness has forgotten entries that a data node lacks: arithmetic alone protects nothing.
+    pub is_released: bool,
+}
+
+/// Applied and not known to be at any data node of another site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Log entries.
+    pub entries: u64,
+    /// Revisions.
+    pub revisions: u64,
+    /// They are no older than this, milliseconds.
+    pub ms: u64,
+}
+
+/// One leadership, as it watches the other sites.
+struct Leading<I> {
+    term: u64,
+    since: I,
+    /// Acknowledgements count from here on, until there is a newer one.
+    counts_from: I,
+    /// Since when a quorum has confirmed it without a break.
+    quorum_since: Option<I>,
+    /// The former leader was at another site.
+    took_over: bool,
+    /// Id of the replicated state at the last look.
+    state_id: [u8; 16],
+    /// Highest revision that some data node of another site is known to have.
+    revision_there: u64,
+    watch: Watch,
+}
+
+/// Watches over the other sites while this node leads. One task per data node.
+pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
+    let shared = &replica.shared;
+    let every = Duration::from_millis(shared.timing.heartbeat_ms.div_ceil(2));
+    let mut leading: Option<Leading<InstantOf<RT>>> = None;
+    let mut led_until: Option<InstantOf<RT>> = None;
+    let mut former_site: Option<String> = None;
+    // Whether what was proposed last has come to nothing.
+    let not_taken = Arc::new(AtomicBool::new(false));
+    while !shared.has_stopped() {
+        RT::sleep(every).await;
+        let term = shared.with_metrics(|metrics| metrics.current_term).filter(|_| shared.is_leader());
+        let Some(term) = term else {
+            leading = None;
+            // A witness leads for a moment only, and for whoever comes after it.
+            if let Some(site) = shared.leader().and_then(|id| shared.site_of(id)) {
+                former_site = Some(site);
+            }
+            *shared.protection_seen.lock() = None;
+            continue;
+        };
+        let now = InstantOf::<RT>::now();
+        let lead = match leading.take() {
+            Some(lead) if lead.term == term => leading.insert(lead),
+            _ => leading.insert(shared.begin_leading(term, now, led_until, former_site.as_deref())),
+        };
+        (led_until, former_site) = (Some(now), Some(shared.claim.site.clone()));
+        if not_taken.swap(false, Ordering::AcqRel) {
+            lead.watch.not_taken();
+        }
+        let replicated = shared.store.protection();
+        if lead.state_id != replicated.id {
+            // Another rule: who must acknowledge now has had no time for it.
+            (lead.state_id, lead.counts_from) = (replicated.id, now.max(lead.counts_from));
+        }
+        let view = shared.protection_view(lead, &replicated, now);
+        let limits = shared.limits_in_force(&replicated, view.is_in_force);
+        let now_ms = (now - lead.since).as_millis() as u64;
+        let before = lead.watch.state;
+        let (next, action) = lead.watch.next(&view, limits, now_ms);
+        lead.watch = next;
+        *shared.protection_seen.lock() = Some(Seen {
+            state: next.state,
+            for_ms: now_ms - next.since_ms,
+            state_id: replicated.id,
+            is_in_force: view.is_closed && view.is_in_force && view.has_quorum,
+            has_quorum: view.has_quorum,
+            acknowledged_ms: view.acknowledged_ms,
+            missing: shared.missing_elsewhere(lead, &replicated, &view, limits),
+            is_released: shared.released_from().is_some(),
+        });
+        if next.state != before {
+            tell(before, next.state, &view);
+        }
+        if let Some(action) = action {
+            let change = MoveGate {
+                from: Bytes::copy_from_slice(&replicated.id),
+                to: Bytes::copy_from_slice(&new_id::<RT>()),
+                leader_site: shared.claim.site.clone(),
+                took_over: lead.took_over && !view.was_acknowledged,
+            };
+            let op = match action {
+                Action::Degrade => Op::Degrade(change),
+                Action::Synchronize => Op::Synchronize(change),
+            };
+            let (replica, not_taken) = (replica.clone(), not_taken.clone());
+            detach::<RT>(async move {
+                let command = Command { request: None, op: Some(op) };
+                if let Err(refusal) = replica.propose_within(command, MOVE_LIMIT).await
+                    && refusal.was_not_taken()
+                {
+                    tracing::warn!("move the gate: {}; it is tried again", refusal.message);
+                    not_taken.store(true, Ordering::Release);
+                }
+            });
+        }
+    }
+}
+
+fn tell(before: State, now: State, view: &View) {
+    let (was, is) = (before.as_str(), now.as_str());
+    let View { acknowledged_ms, answering, .. } = *view;
+    match now {
+        State::Synchronized => tracing::info!(was, is, "protection: every acknowledged write is at the other site"),
+        State::Resynchronizing => tracing::info!(was, is, answering, "protection: the other site gets what it lacks"),
+        _ => tracing::warn!(was, is, acknowledged_ms, answering, "protection: see `saola why`"),
+    }
+}
+
+/// The voters of one site alone cannot commit: the rest has a part in every commit.
+fn needs_two_sites(voter_sets: &[BTreeSet<NodeId>], members: &[Member]) -> bool {
+    let sites: BTreeSet<&str> = members.iter().map(|it| it.site.as_str()).collect();
+    let at = |site: &str, id: &NodeId| members.iter().any(|it| it.node_id == *id && it.site == site);
+    let alone = |site: &str| voter_sets.iter().any(|set| set.iter().filter(|id| at(site, id)).count() > set.len() / 2);
+    !voter_sets.is_empty() && !sites.into_iter().any(alone)
+}
+
+impl<RT: Runtime> Shared<RT> {
+    /// Where no site can commit alone, the time counts from the last word of the former leader, so that after the loss of
+    /// a site it runs beside the election. Else from the election: there it is also the lease that bounds a loss.
+    fn begin_leading(
+        &self,
+        term: u64,
+        now: InstantOf<RT>,
+        led_until: Option<InstantOf<RT>>,
+        former_site: Option<&str>,
+    ) -> Leading<InstantOf<RT>> {
+        let runs_beside = needs_two_sites(&self.voter_sets(), &self.members());
+        let former = (*self.heard.lock()).max(led_until).filter(|_| runs_beside);
+        Leading {
+            term,
+            since: now,
+            counts_from: former.map_or(now, |former| former.min(now)),
+            quorum_since: None,
+            took_over: former_site.is_some_and(|site| site != self.claim.site),
+            state_id: self.store.protection().id,
+            revision_there: 0,
+            watch: Watch::default(),
+        }
+    }
+
+    /// Whether a Degrade that was decided a moment ago is still due: the other site may have acknowledged meanwhile.
+    pub(super) fn degrade_is_due(&self) -> bool {
+        let Some(term) = self.with_metrics(|metrics| metrics.current_term) else { return false };
+        let replicated = self.store.protection();
+        let seen = *self.protection_seen.lock();
+        let in_force = seen.is_some_and(|seen| seen.is_in_force);
+        let degrade = Duration::from_millis(self.limits_in_force(&replicated, in_force).degrade_ms);
+        let elsewhere = frontier::elsewhere(&self.claim.site, &self.members());
+        let newest = self.acknowledgements.lock().newest(term, &elsewhere, replicated.rule.acks as usize);
+        newest.is_none_or(|at| at.elapsed() >= degrade)
+    }
+
+    /// A shorter time counts once the other site knows of it: until then it goes by the former one.
+    fn limits_in_force(&self, replicated: &ProtectionState, is_in_force: bool) -> Limits {
+        let limits = self.limits(replicated.rule);
+        let former_ms = if is_in_force { 0 } else { replicated.former_degrade_ms };
+        Limits { degrade_ms: limits.degrade_ms.max(former_ms), ..limits }
+    }
+
+    fn protection_view(
+        &self,
+        lead: &mut Leading<InstantOf<RT>>,
+        replicated: &ProtectionState,
+        now: InstantOf<RT>,
+    ) -> View {
+        let since = |at: InstantOf<RT>| if now > at { now - at } else { Duration::ZERO };
+        let ms = |at: InstantOf<RT>| since(at).as_millis() as u64;
+        let members = self.members();
+        let elsewhere = frontier::elsewhere(&self.claim.site, &members);
+        let acks = replicated.rule.acks as usize;
+        let leader = LeaderId { term: lead.term, node_id: self.claim.node_id };
+        let acknowledged = self.acknowledgements.lock().newest(lead.term, &elsewhere, acks);
+        let recent = Duration::from_millis(self.limits(replicated.rule).degrade_ms);
+        let last_answer = |id: NodeId| self.links.last_answer(id).map(|(at, _)| at);
+        let answers = |id: &&NodeId| last_answer(**id).is_some_and(|at| at >= lead.since && since(at) < recent);
+        let answering = elsewhere.iter().filter(answers).count();
+        let quorum = self.with_metrics(|metrics| {
+            let alone = metrics.membership_config.voter_ids().all(|id| id == self.claim.node_id);
+            alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < self.silence())
+        });
+        let has_quorum = quorum.unwrap_or(false);
+        lead.quorum_since = has_quorum.then(|| lead.quorum_since.unwrap_or(now));
+        let witness = members.iter().find(|it| it.role_value() == Role::Witness);
+        let silent = |witness: &Member| last_answer(witness.node_id).map_or(lead.since, |at| at.max(lead.since));
+        View {
+            mode: replicated.rule.mode,
+            is_closed: replicated.is_closed,
+            // What a former leader of the other site has shown may be missing there, until this one's first entry is not.
+            is_in_force: self.frontier.next() > replicated.at_index && self.frontier.is_covered(leader),
+            has_quorum,
+            acks,
+            answering,
+            acknowledged_ms: ms(acknowledged.map_or(lead.counts_from, |at| at.max(lead.counts_from))),
+            asked_ms: lead.quorum_since.map_or(0, ms),
+            was_acknowledged: acknowledged.is_some(),
+            witness_silent_ms: witness.map(|witness| ms(silent(witness))),
+            losses: replicated.losses_within(FLAPPING_US, self.now_us()) as u32,
+            was_lost: !replicated.losses_us.is_empty(),
+        }
+    }
+
+    /// What no data node of another site is known to have, as far as they have told this leader.
+    fn missing_elsewhere(
+        &self,
+        lead: &mut Leading<InstantOf<RT>>,
+        replicated: &ProtectionState,
+        view: &View,
+        limits: Limits,
+    ) -> Option<Missing> {
+        let elsewhere = frontier::elsewhere(&self.claim.site, &self.members());
+        let next = self.frontier.flushed_by(lead.term, &elsewhere, 1);
+        let last_there = next.checked_sub(1)?;
+        let applied = self.store.applied();
+        let last = applied.log_id.map_or(0, |last| last.index);
+        let known = if last_there >= last { Some(applied.revision) } else { self.store.revision_at_index(last_there) };
+        lead.revision_there = lead.revision_there.max(known.unwrap_or(0));
+        if lead.revision_there == 0 {
+            return None;
+        }
+        let open_ms = self.now_us().saturating_sub(replicated.since_us) / 1000;
+        let entries = last.saturating_sub(last_there);
+        Some(Missing {
+            entries,
+            revisions: if entries == 0 { 0 } else { applied.revision - lead.revision_there.min(applied.revision) },
+            ms: match view.was_acknowledged {
+                true => view.acknowledged_ms,
+                // An earlier leader heard it last, before the gate was opened.
+                false if !view.is_closed => view.acknowledged_ms.max(open_ms + limits.degrade_ms),
+                false => view.acknowledged_ms,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(node_id: NodeId, site: &str, role: Role) -> Member {
+        Member { node_id, site: site.into(), role: role as i32, ..Member::default() }
+    }
+
+    #[test]
+    fn time_runs_beside_an_election_only_where_no_site_can_commit_alone() {
+        let mut members = vec![member(1, "main", Role::Voter), member(2, "main", Role::Voter)];
+        members.extend([member(3, "dr", Role::Voter), member(4, "dr", Role::Voter), member(5, "third", Role::Witness)]);
+        let five = BTreeSet::from([1, 2, 3, 4, 5]);
+        assert!(needs_two_sites(std::slice::from_ref(&five), &members));
+        assert!(!needs_two_sites(&[five, BTreeSet::from([1, 2, 5])], &members), "a joint membership: main is enough");
+        assert!(!needs_two_sites(&[BTreeSet::from([1, 2])], &members));
+        assert!(!needs_two_sites(&[], &members));
+    }
+}

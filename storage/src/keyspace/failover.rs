@@ -1,0 +1,56 @@
+//! What is done when the site that leads is lost, and what the witness still vouches for; a row each, beside the
+//! protection.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{decode_value, encode_value};
+use crate::command::{ReleaseFloor, SetFailover};
+use crate::engine::Kind;
+use crate::error::StoreError;
+use crate::failover::{Failover, FailoverState};
+
+/// Key of the row.
+pub const KEY: &[u8] = b"failover";
+
+/// Value of the row.
+#[derive(Clone, PartialEq, Message)]
+pub struct FailoverRow {
+    /// The rule, as the command that set it.
+    #[prost(message, optional, tag = "1")]
+    pub rule: Option<SetFailover>,
+    /// When sites took over by themselves since then, microseconds since 1970.
+    #[prost(uint64, repeated, tag = "2")]
+    pub done_us: Vec<u64>,
+    /// Leadership has not been back at home since that site was lost.
+    #[prost(bool, tag = "3")]
+    pub away: bool,
+}
+
+/// Key of the row that says from where on the witness vouches; its value is the command that set it.
+pub const RELEASED: &[u8] = b"released";
+
+/// Value of that row.
+pub fn encode_released(next: u64) -> Bytes {
+    encode_value(&ReleaseFloor { next })
+}
+
+/// Reads it.
+pub fn decode_released(value: Bytes) -> Result<u64, StoreError> {
+    let row: ReleaseFloor = decode_value(Kind::Protection, RELEASED, value)?;
+    Ok(row.next)
+}
+
+/// Value of the row.
+pub fn encode(state: &FailoverState) -> Bytes {
+    let FailoverState { rule, done_us, away } = state.clone();
+    encode_value(&FailoverRow { rule: Some(rule.to_command()), done_us, away })
+}
+
+/// Reads the row.
+pub fn decode(value: Bytes) -> Result<FailoverState, StoreError> {
+    let row: FailoverRow = decode_value(Kind::Protection, KEY, value)?;
+    let unknown = || StoreError::corrupt(Kind::Protection, KEY, "there is no such policy");
+    let rule = Failover::of_command(row.rule.unwrap_or_default()).ok_or_else(unknown)?;
+    Ok(FailoverState { rule, done_us: row.done_us, away: row.away })
+}
