@@ -262,6 +262,14 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
         let behind = status.last_log_index.saturating_sub(*matched);
         lag.get_or_create(&PeerLabel { node: *peer }).set(i64::try_from(behind).unwrap_or(i64::MAX));
     }
+    let (p50, p99) = (Family::<PeerLabel, Gauge>::default(), Family::<PeerLabel, Gauge>::default());
+    for (peer, trip) in status.round_trips.iter().filter(|_| status.state == "leader") {
+        for (family, us) in [(&p50, trip.p50_us), (&p99, trip.p99_us)] {
+            family.get_or_create(&PeerLabel { node: *peer }).set(i64::try_from(us).unwrap_or(i64::MAX));
+        }
+    }
+    registry.register("peer_round_trip_p50_us", "On the leader: half of the heartbeats were answered within this", p50);
+    registry.register("peer_round_trip_p99_us", "On the leader: 99 of 100 heartbeats were answered within this", p99);
     registry.register("peer_matched_lag", "On the leader: log entries that a node has not flushed", lag);
     registry.register_with_unit("request", "Time of a client call", Unit::Seconds, requests.0.clone());
     let mut text = String::new();

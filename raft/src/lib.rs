@@ -10,7 +10,7 @@
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
 //! `acknowledgements`, [`protection`] and [`failover`] (how the sites stand to each other, who takes over),
 //! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
-//! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links`, `pins` (revisions that stay readable),
+//! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links` and [`round_trips`], `pins` (revisions that stay readable),
 //! `verdict` (which copy is wrong), [`clock`], `sim`.
 
 mod acknowledgements;
@@ -29,6 +29,7 @@ mod pins;
 pub mod protection;
 pub mod repair;
 pub mod replica;
+pub mod round_trips;
 mod state_machine;
 pub mod timing;
 pub mod transport;

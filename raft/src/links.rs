@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use saola_storage::types::NodeId;
 
 use crate::pins::Confirmation;
+use crate::round_trips::{RoundTrip, RoundTrips};
 use crate::wire::Refusal;
 
 /// Counts, refusals and answers per peer, and the purge floor. Shared by all links of a node. `I` is a point in time.
@@ -20,6 +21,7 @@ pub(crate) struct Links<I> {
     needed_from: AtomicU64,
     holdings: Mutex<BTreeMap<NodeId, Holding>>,
     witness_keeps_from: AtomicU64,
+    round_trips: Mutex<BTreeMap<NodeId, RoundTrips>>,
 }
 
 /// What a peer last said of what it holds.
@@ -39,9 +41,17 @@ struct Counted {
 
 impl<I> Default for Links<I> {
     fn default() -> Self {
-        let (counted, refusals, clock_offsets_us, answers, confirmations, needed_from) = Default::default();
-        let (holdings, witness_keeps_from) = Default::default();
-        Self { counted, refusals, clock_offsets_us, answers, confirmations, needed_from, holdings, witness_keeps_from }
+        Self {
+            counted: Mutex::default(),
+            refusals: Mutex::default(),
+            clock_offsets_us: Mutex::default(),
+            answers: Mutex::default(),
+            confirmations: Mutex::default(),
+            needed_from: AtomicU64::default(),
+            holdings: Mutex::default(),
+            witness_keeps_from: AtomicU64::default(),
+            round_trips: Mutex::default(),
+        }
     }
 }
 
@@ -131,6 +141,16 @@ impl<I: Copy> Links<I> {
     /// What peers refuse at present.
     pub(crate) fn refusals(&self) -> BTreeMap<NodeId, Refusal> {
         self.refusals.lock().clone()
+    }
+
+    /// A peer answered a heartbeat after so many microseconds.
+    pub(crate) fn took(&self, peer: NodeId, us: u64) {
+        self.round_trips.lock().entry(peer).or_default().record(us);
+    }
+
+    /// How long peers take to answer heartbeats of this node.
+    pub(crate) fn round_trips(&self) -> Vec<(NodeId, RoundTrip)> {
+        self.round_trips.lock().iter().map(|(peer, all)| (*peer, all.summary())).collect()
     }
 
     /// A follower said what it holds.

@@ -180,7 +180,12 @@ impl<RT: Runtime> PeerClient<RT> {
         let term = rpc.vote.leader_id.term;
         let (request, sent) = self.prepare(&rpc, true);
         match self.ask(term, Question::Append(request), timeout).await? {
-            Answer::Append(reply) => self.received(term, sent, reply),
+            Answer::Append(reply) => {
+                if rpc.entries.is_empty() {
+                    self.shared.links.took(self.member.node_id, sent.elapsed().as_micros() as u64);
+                }
+                self.received(term, sent, reply)
+            }
             _ => Err(self.unexpected()),
         }
     }

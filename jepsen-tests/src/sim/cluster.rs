@@ -57,6 +57,8 @@ struct Life {
 pub struct Cluster {
     /// The network; cut it and heal it.
     pub network: Arc<SimNetwork>,
+    /// Raft's timers.
+    pub timing: Timing,
     /// Entries that a log keeps at least; nodes that start later take it.
     pub keep_entries: u64,
     /// Bytes that a log holds for dead members; nodes that start later take it.
@@ -80,6 +82,7 @@ impl Cluster {
         let root = tempfile::tempdir().expect("a temporary folder can be made");
         Self {
             network: SimNetwork::new(),
+            timing: Timing::LAN,
             keep_entries: 100_000,
             log_keep_bytes: u64::MAX,
             log_keep_for: Duration::MAX,
@@ -221,7 +224,7 @@ impl Cluster {
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
         let snapshot_bytes_per_s = self.snapshot_bytes_per_s;
-        let collector = self.collector;
+        let (collector, timing) = (self.collector, self.timing);
         let node = self.node_mut(id);
         let role = node.member.role_value();
         let Member { node_id, name, site, .. } = node.member.clone();
@@ -238,7 +241,7 @@ impl Cluster {
         let (asking, on, hangs) = (transport.clone(), disk.clone(), node.hangs.subscribe());
         let opened = spawn_on(id, async move {
             let waits = &watch::Sender::new(None);
-            let repair = Repair { folder: &folder, store: &store, transport: asking, timing: Timing::LAN, waits };
+            let repair = Repair { folder: &folder, store: &store, transport: asking, timing, waits };
             let opened = open_log::<SimRuntime, _>(on, settings, repair).await;
             opened.map(|(log, writer)| (folder, store, log, writer))
         });
@@ -255,7 +258,7 @@ impl Cluster {
         };
         let started_at = tokio::time::Instant::now();
         let settings = ReplicaSettings {
-            timing: Timing::LAN,
+            timing,
             min_free_bytes,
             wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
             keep_entries,

@@ -14,6 +14,7 @@
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node;
 //! - `protection`, `availability` with `sites`: what an acknowledgement waits for, and what is done without the other site;
+//! - `table`: what each loss costs, as printed in `ops/README.md`;
 //! - `failover`: who takes over when a site is lost, and where leadership belongs;
 //! - `retention`: old versions go, and nothing that was promised goes with them.
 //!
@@ -36,6 +37,7 @@ mod ruin;
 mod scrub;
 mod sites;
 mod snapshots;
+mod table;
 mod witness;
 
 use std::time::Duration;

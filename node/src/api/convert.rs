@@ -252,6 +252,25 @@ pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::Protecti
     })
 }
 
+/// On the leader: how long each member takes to answer.
+pub fn links(status: &raft::ReplicaStatus) -> Vec<proto::LinkStatus> {
+    let leads = status.state == "leader";
+    let of = status.round_trips.iter().filter(|_| leads);
+    of.map(|(node_id, trip)| proto::LinkStatus {
+        node_id: *node_id,
+        p50_us: trip.p50_us,
+        p99_us: trip.p99_us,
+        samples: trip.samples,
+    })
+    .collect()
+}
+
+/// Timers in force at a node.
+pub fn timers(status: &raft::ReplicaStatus) -> proto::Timers {
+    let raft::Timing { heartbeat_ms, election_min_ms, election_max_ms, degrade_ms } = status.timing;
+    proto::Timers { heartbeat_ms, election_min_ms, election_max_ms, degrade_ms }
+}
+
 /// Checks and converts what is done when a site is lost.
 ///
 /// # Errors

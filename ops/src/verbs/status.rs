@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::scrub::copy_document;
 use super::verdict::{Verdict, is_protected, verdict, without_quorum};
 use super::view::cluster_view;
-use super::{failover, protection};
+use super::{failover, links, protection};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line, size, table};
 use crate::time;
@@ -83,6 +83,7 @@ pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
         };
         lines.push(format!("site        {}: {nodes}; {protection}", site.name));
     }
+    lines.extend(links::line(status).map(|line| format!("links       {line}")));
     lines.extend(verdict.notes.iter().map(|note| format!("attention   {note}")));
     lines.push(String::new());
     lines.push(nodes_table(status));
@@ -191,7 +192,7 @@ fn document(status: &StatusResponse, verdict: &Verdict) -> Value {
         "epoch": header.epoch, "revision": header.revision, "answered_by": header.node,
         "leader": (status.leader != 0).then_some(status.leader), "term": status.term,
         "records": status.records, "versions": status.versions, "protection": protection::document(status),
-        "failover": status.failover.as_ref().map(failover::document),
+        "links": links::document(status), "failover": status.failover.as_ref().map(failover::document),
         "sites": sites, "nodes": status.nodes.iter().map(node).collect::<Vec<Value>>(),
     })
 }

@@ -2,6 +2,7 @@
 
 use saola_client::proto::{NodeStatus, ProtectionMode, Role, SiteStatus, StatusResponse};
 
+use super::links;
 use crate::exit::Exit;
 use crate::time;
 
@@ -57,6 +58,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     for node in &status.nodes {
         notes.extend(node_notes(node));
     }
+    notes.extend(links::note(status));
     // Without a quorum no site is protected, and the notes above say what to bring back.
     if without_quorum.is_none() {
         notes.extend(alarm(status));

@@ -7,6 +7,8 @@ use saola_storage::types::NodeId;
 
 use super::{FailoverStatus, ProtectionStatus, Replica, ScrubStatus};
 use crate::member::{Member, Role};
+use crate::round_trips::RoundTrip;
+use crate::timing::Timing;
 use crate::types::Runtime;
 
 /// One node's view, taken at one moment.
@@ -57,6 +59,10 @@ pub struct ReplicaStatus {
     pub disk_hangs: Option<String>,
     /// On the leader: highest index that each member has flushed.
     pub replication: Vec<(NodeId, u64)>,
+    /// How long members took to answer this node's heartbeats while it led.
+    pub round_trips: Vec<(NodeId, RoundTrip)>,
+    /// Timers in force at this node.
+    pub timing: Timing,
     /// On the leader: what the log keeps for members that are dead, in words.
     pub log_kept: Vec<(NodeId, String)>,
     /// Why this node does not take part, if peers or its folder forbid it.
@@ -133,6 +139,8 @@ impl<RT: Runtime> Replica<RT> {
                 .into_iter()
                 .map(|(id, index)| (id, index.unwrap_or(0)))
                 .collect(),
+            round_trips: shared.links.round_trips(),
+            timing: shared.timing,
             log_kept: if shared.is_leader() { shared.log_kept.lock().clone() } else { Vec::new() },
             refused_by_peers,
             refusals: shared.links.refusals().into_iter().map(|(id, refusal)| (id, refusal.message)).collect(),

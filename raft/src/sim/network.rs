@@ -45,6 +45,8 @@ struct Machine {
 struct State {
     services: BTreeMap<NodeId, Machine>,
     cuts: BTreeSet<(NodeId, NodeId)>,
+    /// What messages take beyond the usual, by sender and receiver.
+    delays: BTreeMap<(NodeId, NodeId), Duration>,
     fetched: BTreeMap<(NodeId, NodeId), Fetched>,
 }
 
@@ -90,6 +92,11 @@ impl SimNetwork {
         self.state.lock().cuts.insert((from, to));
     }
 
+    /// Messages from `from` to `to` take so much longer from now on.
+    pub fn delay(&self, from: NodeId, to: NodeId, by: Duration) {
+        self.state.lock().delays.insert((from, to), by);
+    }
+
     /// No message is lost from now on.
     pub fn heal(&self) {
         self.state.lock().cuts.clear();
@@ -129,7 +136,8 @@ impl SimNetwork {
 
     /// Delays a message; when it is lost on the way, its connection ends after a while.
     async fn travel(&self, from: NodeId, to: NodeId) -> Result<(), Lost> {
-        tokio::time::sleep(Duration::from_micros(100 + random_u64() % 2_000)).await;
+        let by = self.state.lock().delays.get(&(from, to)).copied().unwrap_or_default();
+        tokio::time::sleep(by + Duration::from_micros(100 + random_u64() % 2_000)).await;
         if self.is_cut(from, to) {
             tokio::time::sleep(KEEP_ALIVE).await;
             return Err(Lost);

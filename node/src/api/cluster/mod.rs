@@ -189,6 +189,8 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         writes_refused: status.writes_refused.is_some(),
         writes_refused_reason: status.writes_refused.clone().unwrap_or_default(),
         log_syncs: status.log_syncs,
+        links: convert::links(status),
+        timers: Some(convert::timers(status)),
         log_bytes: status.log_bytes,
         log_keep_bytes: status.log_keep_bytes,
         log_first_index: status.log_first_index,
