@@ -90,6 +90,7 @@ headed!(
     ListCollectionsResponse,
     SetProtectionResponse,
     SetFailoverResponse,
+    CampaignResponse,
     SetRetentionResponse,
     InitResponse,
     StatusResponse,

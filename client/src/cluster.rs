@@ -139,6 +139,18 @@ impl Client {
         Ok(())
     }
 
+    /// Has the node that answers campaign for a lost site, although nobody is to take over by itself; meant for a client
+    /// of one endpoint. Answers what that node held back for; empty: nothing.
+    ///
+    /// # Errors
+    /// A failed call.
+    pub async fn campaign(&self) -> Result<String, Error> {
+        let plan = Plan { effect: Effect::None, ..Plan::CHANGE };
+        let send = |channel, request| async move { cluster(channel).campaign(request).await };
+        let (reply, _): (proto::CampaignResponse, _) = self.call(plan, proto::CampaignRequest {}, send).await?;
+        Ok(reply.held_back)
+    }
+
     /// Each data node's state digest at one log index.
     ///
     /// # Errors

@@ -221,6 +221,11 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
         seen.and_then(|seen| seen.missing).map_or(0, |missing| missing.revisions),
     );
     gauge(
+        "protection_missing_known",
+        "On the leader: 1 where it has heard what other sites have; else the figure before this says nothing",
+        seen.is_some_and(|seen| seen.missing.is_some()).into(),
+    );
+    gauge(
         "failover_held",
         "1 while no other site takes over by itself",
         status.failover.as_ref().is_some_and(|failover| failover.held.is_some()).into(),

@@ -11,10 +11,10 @@ use prost::Message;
 use rustls::ServerConfig;
 use saola_client::proto::cluster_server::{Cluster, ClusterServer};
 use saola_client::proto::{
-    AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
-    NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, ScrubRequest, ScrubResponse, SetFailoverRequest,
-    SetFailoverResponse, SetProtectionRequest, SetProtectionResponse, StatusRequest, StatusResponse, TransferRequest,
-    TransferResponse,
+    AddMemberRequest, CampaignRequest, CampaignResponse, DigestRequest, DigestResponse, Header, InitRequest,
+    InitResponse, Member, MembershipResponse, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, ScrubRequest,
+    ScrubResponse, SetFailoverRequest, SetFailoverResponse, SetProtectionRequest, SetProtectionResponse, StatusRequest,
+    StatusResponse, TransferRequest, TransferResponse,
 };
 use saola_raft::NodeIdentity;
 use saola_raft::transport::tonic::{PeerTls, serve_status};
@@ -177,6 +177,10 @@ impl Cluster for Waiting {
         &self,
         _: Request<SetProtectionRequest>,
     ) -> Result<Response<SetProtectionResponse>, Status> {
+        Err(self.refuse())
+    }
+
+    async fn campaign(&self, _: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
         Err(self.refuse())
     }
 

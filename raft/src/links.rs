@@ -31,6 +31,8 @@ pub(crate) struct Holding {
     pub(crate) state_next: u64,
     /// Of a witness whose log is larger than it may be: first index within what it may hold; 0: there is room.
     pub(crate) room_from: u64,
+    /// Of a witness: first index that its log has.
+    pub(crate) log_from: u64,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -157,7 +157,8 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
         let room = DiskRoom { free_bytes: reply.free_bytes, mark_bytes: reply.min_free_bytes };
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
-        let holding = Holding { state_next: reply.state_next, room_from: reply.room_from };
+        let AppendReply { state_next, room_from, log_from, .. } = reply;
+        let holding = Holding { state_next, room_from, log_from };
         self.shared.links.holds(self.member.node_id, holding);
         let AppendReply { collect_term, collect_round, lowest_pin, .. } = reply;
         let said = Confirmation { term: collect_term, round: collect_round, lowest_pin };

@@ -4,7 +4,6 @@
 //! adopt it while it is fresh. All else must pass `admission`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -159,7 +158,6 @@ impl<RT: Runtime> PeerService<RT> {
 
     async fn take_over(&self, raft: &RaftOf<RT>, ask: TakeOver) -> Result<Answer, Refusal> {
         let from = raft_vote::<RT>(ask.from_leader)?;
-        self.shared().asked_to_lead_after.store(from.leader_id.term, Ordering::Release);
         let request = openraft::raft::TransferLeaderRequest::new(from, ask.to, ask.last.map(raft_log_id::<RT>));
         let result = raft
             .handle_transfer_leader(request)
@@ -261,6 +259,7 @@ impl<RT: Runtime> PeerService<RT> {
                     lowest_pin: said.lowest_pin,
                     state_next: holding.state_next,
                     room_from: holding.room_from,
+                    log_from: holding.log_from,
                 }
             }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),

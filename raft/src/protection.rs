@@ -69,8 +69,8 @@ pub struct View {
     pub acknowledged_ms: u64,
     /// For how long this leader has asked for acknowledgements with a quorum.
     pub asked_ms: u64,
-    /// Enough nodes of other sites have acknowledged something to this leader.
-    pub was_acknowledged: bool,
+    /// Milliseconds since that acknowledgement was asked for; none: this leader has had none.
+    pub since_ack_ms: Option<u64>,
     /// For how long the witness has been silent; none: there is no witness.
     pub witness_silent_ms: Option<u64>,
     /// How many times within the last hour the other site was lost.
@@ -217,7 +217,7 @@ mod tests {
         answering: 2,
         acknowledged_ms: 20,
         asked_ms: 60_000,
-        was_acknowledged: true,
+        since_ack_ms: Some(20),
         witness_silent_ms: Some(10),
         losses: 0,
         was_lost: false,
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_has_just_come_gives_the_other_site_time_to_answer() {
-        let young = View { acknowledged_ms: 900, asked_ms: 149, was_acknowledged: false, ..WELL };
+        let young = View { acknowledged_ms: 900, asked_ms: 149, since_ack_ms: None, ..WELL };
         assert_eq!(look(young), (State::Suspect, None));
         assert_eq!(look(View { asked_ms: 150, ..young }), (State::Degrading, Some(Action::Degrade)));
     }

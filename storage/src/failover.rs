@@ -1,6 +1,6 @@
 //! What the cluster does by itself when the site that leads is lost, and where leadership belongs.
 
-use crate::command::{FailoverPolicy, SetFailover};
+use crate::command::{CameBy, FailoverPolicy, SetFailover};
 
 /// Whether another site takes over by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,8 +60,10 @@ pub struct FailoverState {
     pub rule: Failover,
     /// When sites took over by themselves since it was set, replicated clock, microseconds since 1970; the newest last.
     pub done_us: Vec<u64>,
-    /// The home site was lost and leadership has not been back since.
+    /// The home site was lost, or somebody has moved leadership away from it, and it has not been back since.
     pub away: bool,
+    /// Where leadership is; empty: nobody has said yet.
+    pub led_from: String,
 }
 
 /// Why no site takes over by itself.
@@ -76,7 +78,7 @@ pub enum Held {
 impl FailoverState {
     /// Whether another site must not take over by itself now.
     pub fn held(&self, now_us: u64) -> Option<Held> {
-        let recent = self.done_us.iter().filter(|at| now_us.saturating_sub(**at) <= LIMIT_WITHIN_US).count();
+        let recent = self.recent(now_us);
         match self.rule {
             Failover { policy: Policy::ObserveOnly, .. } => Some(Held::ObserveOnly),
             Failover { limit, .. } if limit > 0 && recent >= limit as usize => Some(Held::LimitReached(limit)),
@@ -84,17 +86,26 @@ impl FailoverState {
         }
     }
 
-    /// A rule was set: whoever sets it has seen the failovers so far.
-    pub(crate) fn with_rule(&self, rule: Failover) -> FailoverState {
-        FailoverState { rule, done_us: Vec::new(), away: self.away }
+    /// Failovers that count for the limit.
+    pub fn recent(&self, now_us: u64) -> usize {
+        self.done_us.iter().filter(|at| now_us.saturating_sub(**at) <= LIMIT_WITHIN_US).count()
     }
 
-    /// A leader moved the gate; `took_over`: after the loss of the site that led before.
-    pub(crate) fn moved(&self, leader_site: &str, took_over: bool, now_us: u64) -> FailoverState {
+    /// A rule was set: whoever sets it has seen the failovers so far.
+    pub(crate) fn with_rule(&self, rule: Failover) -> FailoverState {
+        // In a new cluster the first leader is taken to be at home: it says so if it is not.
+        let led_from = if self.led_from.is_empty() { rule.home.clone() } else { self.led_from.clone() };
+        let away = self.away && rule.home != led_from;
+        FailoverState { rule, done_us: Vec::new(), away, led_from }
+    }
+
+    /// Leadership is at a site now.
+    pub(crate) fn led_from(&self, site: String, came_by: CameBy, now_us: u64) -> FailoverState {
         let mut next = self.clone();
-        let is_home = self.rule.home.is_empty() || self.rule.home == leader_site;
-        next.away = !is_home && (self.away || took_over);
-        if took_over {
+        let is_home = self.rule.home.is_empty() || self.rule.home == site;
+        next.away = !is_home && (self.away || came_by != CameBy::Election);
+        next.led_from = site;
+        if came_by == CameBy::Loss {
             next.done_us.push(now_us);
             if next.done_us.len() > REMEMBERED {
                 next.done_us.remove(0);
@@ -122,28 +133,36 @@ mod tests {
         let mut state = at_main(Policy::Automatic, 2);
         for hours in 0..2 {
             assert_eq!(state.held(NOW_US), None);
-            state = state.moved("dr", true, NOW_US - hours * 3_600_000_000);
+            state = state.led_from("dr".into(), CameBy::Loss, NOW_US - hours * 3_600_000_000);
         }
         assert_eq!(state.held(NOW_US), Some(Held::LimitReached(2)));
         assert_eq!(state.held(NOW_US + LIMIT_WITHIN_US), None, "one of them is long ago");
         assert_eq!(state.with_rule(state.rule.clone()).held(NOW_US), None);
-        assert_eq!(at_main(Policy::Automatic, 0).moved("dr", true, NOW_US).held(NOW_US), None);
+        assert_eq!(at_main(Policy::Automatic, 0).led_from("dr".into(), CameBy::Loss, NOW_US).held(NOW_US), None);
         assert_eq!(at_main(Policy::ObserveOnly, 0).held(NOW_US), Some(Held::ObserveOnly));
     }
 
     #[test]
-    fn leadership_is_away_from_the_loss_of_its_home_until_a_leader_there_moves_the_gate() {
+    fn leadership_is_away_from_the_loss_of_its_home_or_a_move_until_it_is_back() {
         let state = at_main(Policy::Automatic, 0);
-        assert!(!state.moved("dr", false, NOW_US).away, "a node was lost, not the site");
-        let away = state.moved("dr", true, NOW_US);
-        assert!(away.away && away.moved("dr", false, NOW_US).away);
-        assert!(!away.moved("main", false, NOW_US).away);
-        assert!(!FailoverState::default().moved("dr", true, NOW_US).away, "it belongs nowhere");
+        let to = |state: &FailoverState, site: &str, by| state.led_from(site.into(), by, NOW_US);
+        let elected = to(&state, "dr", CameBy::Election);
+        assert!(!elected.away && elected.led_from == "dr", "a node was lost, not the site");
+        for by in [CameBy::Loss, CameBy::Request] {
+            let away = to(&state, "dr", by);
+            assert!(away.away && to(&away, "third", CameBy::Election).away);
+            assert!(!to(&away, "main", CameBy::Election).away && !to(&away, "main", CameBy::Request).away);
+            assert_eq!(away.done_us.len(), usize::from(by == CameBy::Loss));
+            let here = Failover { home: "dr".into(), ..Failover::default() };
+            assert!(away.with_rule(away.rule.clone()).away && !away.with_rule(here).away, "it belongs here now");
+        }
+        assert!(!to(&FailoverState::default(), "dr", CameBy::Loss).away, "it belongs nowhere");
         let mut state = state;
         for _ in 0..40 {
-            state = state.moved("dr", true, NOW_US);
+            state = to(&state, "dr", CameBy::Loss);
         }
         assert_eq!(state.done_us.len(), REMEMBERED);
+        assert_eq!(FailoverState::default().with_rule(state.rule.clone()).led_from, "main", "the first leader's");
     }
 
     #[test]

@@ -189,6 +189,10 @@ impl Cluster for Shared {
         Err(Status::unimplemented("set_failover"))
     }
 
+    async fn campaign(&self, _: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
+        Err(Status::unimplemented("campaign"))
+    }
+
     async fn scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubResponse>, Status> {
         Err(Status::unimplemented("scrub"))
     }

@@ -291,7 +291,7 @@ pub fn failover_to_storage(failover: Option<proto::Failover>) -> Result<Failover
 
 /// What is done when a site is lost, as a node knows it; none on a witness.
 pub fn failover_status(status: &raft::ReplicaStatus) -> Option<proto::FailoverStatus> {
-    let raft::FailoverStatus { replicated, held, held_back } = status.failover.clone()?;
+    let raft::FailoverStatus { replicated, recent, held, held_back } = status.failover.clone()?;
     let Failover { policy, limit, home, returns } = replicated.rule;
     let policy = match policy {
         Policy::Automatic => proto::FailoverPolicy::Automatic,
@@ -308,6 +308,8 @@ pub fn failover_status(status: &raft::ReplicaStatus) -> Option<proto::FailoverSt
         rule: Some(proto::Failover { policy: policy.into(), limit, home, returns }),
         done_us: replicated.done_us,
         away: replicated.away,
+        led_from: replicated.led_from,
+        recent: recent as u32,
         held,
         held_back: held_back.unwrap_or_default(),
     })

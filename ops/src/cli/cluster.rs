@@ -95,7 +95,7 @@ pub enum ProtectionMode {
 }
 
 /// `saola auto-failover …`
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum FailoverVerb {
     /// Whether another site takes over by itself, and where leadership belongs
     Show,
@@ -113,6 +113,15 @@ pub enum FailoverVerb {
         /// Leadership goes back there by itself even after that site was lost; without it as before
         #[arg(long, value_name = "BOOL")]
         returns: Option<bool>,
+    },
+    /// A site is lost for long and nobody takes over by itself: have another site take over now
+    Override {
+        /// The site that takes over
+        #[arg(long, value_name = "SITE")]
+        site: String,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
     },
 }
 

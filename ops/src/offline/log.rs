@@ -236,6 +236,7 @@ fn command_line(command: &Command) -> String {
             format!("set failover to {:?}, limit {}, home {:?}", set.policy(), set.limit, set.home)
         }
         Some(Op::ReleaseFloor(release)) => format!("the witness vouches for entries from {} on", release.next),
+        Some(Op::LeadFrom(lead)) => format!("leadership is at {} ({:?})", lead.site, lead.came_by()),
         Some(Op::Degrade(_)) => "open the gate: the other site does not answer".to_owned(),
         Some(Op::Synchronize(_)) => "close the gate: the other site has everything".to_owned(),
         Some(Op::SetProtection(set)) => format!("set protection to {:?}, {} acknowledgements", set.mode(), set.acks),

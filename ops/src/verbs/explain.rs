@@ -48,6 +48,9 @@ struct View {
     degrade_ms: u64,
     is_closed: bool,
     in_force: bool,
+    witness_released: bool,
+    /// No other site takes over by itself.
+    is_held: bool,
 }
 
 impl View {
@@ -75,6 +78,8 @@ impl View {
             degrade_ms: rule.degrade_ms,
             is_closed: status.protection_status.as_ref().is_some_and(|stand| stand.gate_closed),
             in_force: status.protection_status.as_ref().is_some_and(|stand| stand.in_force),
+            witness_released: status.protection_status.as_ref().is_some_and(|stand| stand.witness_released),
+            is_held: status.failover.as_ref().is_some_and(|known| !known.held.is_empty()),
             seats,
         }
     }
@@ -157,13 +162,25 @@ impl View {
                     next.map(|it| it.site.clone()).unwrap_or_default()
                 }
             };
+            if self.is_held && leader_gone && site != self.leader_site {
+                return Case {
+                    lost,
+                    goes_on: false,
+                    happens: format!("STOPS: {site} could take over and holds back; stale reads go on"),
+                    rpo: "0".into(),
+                    to_do: format!("bring it back, or `saola auto-failover override --site {site}`"),
+                };
+            }
             let who = if leader_gone { format!("a new leader at {site}") } else { "the leader stays".to_owned() };
             let spare = votes - self.quorum();
             return Case {
                 lost,
                 goes_on: !self.stalls(&alive, &site),
                 happens: format!("{who}; {}", self.waiting(&alive, &site)),
-                rpo: "0".into(),
+                rpo: match self.witness_released && !self.in_force && leader_gone {
+                    true => "what only the lost nodes have: the witness had to forget".into(),
+                    false => "0".into(),
+                },
                 to_do: match spare {
                     0 => "bring it back: the next loss stops the cluster".into(),
                     _ => "bring it back".into(),
@@ -304,7 +321,7 @@ pub async fn explain(client: &Client, format: Format) -> Result<Exit, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use saola_client::proto::{Member, NodeStatus, Protection, ProtectionStatus};
+    use saola_client::proto::{FailoverStatus, Member, NodeStatus, Protection, ProtectionStatus};
 
     use super::*;
 
@@ -406,6 +423,11 @@ mod tests {
         let mut one_down = status.clone();
         one_down.nodes[4].reachable = false;
         assert!(case(&one_down, "site main").rpo.starts_with("what only the lost nodes have"));
+        let mut held = two_two_w();
+        held.failover = Some(FailoverStatus { held: "observe-only".into(), ..FailoverStatus::default() });
+        let main = case(&held, "site main");
+        assert!(!main.goes_on && main.to_do.contains("auto-failover override --site dr"), "{main:?}");
+        assert!(case(&held, "node main-1").goes_on, "a node is replaced all the same");
         let leaderless = StatusResponse { leader: 0, ..status.clone() };
         assert_eq!(case(&leaderless, "link main - dr").happens, "one of the sides elects a leader");
         let link = case(&status, "link main - dr");

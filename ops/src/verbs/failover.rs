@@ -1,9 +1,10 @@
 //! `saola auto-failover …`: what the cluster does by itself when the site that leads is lost, and where leadership belongs.
 
 use saola_client::Client;
-use saola_client::proto::{Failover, FailoverPolicy as Policy, FailoverStatus, StatusResponse};
+use saola_client::proto::{Failover, FailoverPolicy as Policy, FailoverStatus, Role, StatusResponse};
 use serde_json::{Value, json};
 
+use super::cluster::confirmed;
 use super::view::cluster_view;
 use crate::cli::{FailoverVerb, PolicyArg};
 use crate::exit::{Exit, Failure, doing};
@@ -14,7 +15,7 @@ use crate::output::{Format, print_json, print_line};
 /// # Errors
 /// A failed call.
 pub async fn failover(client: &Client, verb: FailoverVerb, format: Format) -> Result<Exit, Failure> {
-    if let FailoverVerb::Set { policy, limit, home, returns } = verb {
+    if let FailoverVerb::Set { policy, limit, home, returns } = verb.clone() {
         let present = known(&cluster_view(client).await?)?.rule.unwrap_or_default();
         let wanted = Failover {
             policy: match policy {
@@ -28,6 +29,9 @@ pub async fn failover(client: &Client, verb: FailoverVerb, format: Format) -> Re
         };
         client.set_failover(wanted).await.map_err(doing("set what is done when a site is lost"))?;
     }
+    if let FailoverVerb::Override { site, confirm } = verb {
+        return override_for(client, &site, confirm).await;
+    }
     let status = cluster_view(client).await?;
     let known = known(&status)?;
     match format {
@@ -35,6 +39,35 @@ pub async fn failover(client: &Client, verb: FailoverVerb, format: Format) -> Re
         Format::Json => print_json("auto-failover", document(&known))?,
     }
     Ok(Exit::Done)
+}
+
+/// Tells each voter of a site that it may campaign; the first that leads ends it.
+async fn override_for(client: &Client, site: &str, confirm: Option<String>) -> Result<Exit, Failure> {
+    let status = cluster_view(client).await?;
+    if status.leader != 0 {
+        let next = "`saola cluster transfer --site SITE` moves leadership";
+        return Err(Failure::new(Exit::Precondition, "there is a leader: nothing is held back", next));
+    }
+    confirmed(&status, &format!("have site {site} take over"), confirm).await?;
+    let voters = status.nodes.iter().filter_map(|node| node.member.as_ref());
+    let mut told = 0;
+    for voter in voters.filter(|it| it.site == site && it.role() == Role::Voter) {
+        match client.at_endpoint(&voter.client_address)?.campaign().await {
+            Ok(held_back) if held_back.is_empty() => print_line(format!("{} holds nothing back", voter.name))?,
+            Ok(_) => {
+                told += 1;
+                print_line(format!("{} campaigns now", voter.name))?;
+            }
+            Err(error) => eprintln!("{}: {error}", voter.name),
+        }
+    }
+    match told {
+        0 => {
+            let next = "`saola status` names those that do";
+            Err(Failure::new(Exit::Other, format!("no voter of site {site} holds back"), next))
+        }
+        _ => Ok(Exit::Done),
+    }
 }
 
 fn known(status: &StatusResponse) -> Result<FailoverStatus, Failure> {
@@ -48,7 +81,7 @@ pub fn in_words(known: &FailoverStatus) -> String {
     let rule = known.rule.clone().unwrap_or_default();
     let limit = match rule.limit {
         0 => String::new(),
-        limit => format!(", {limit} times within six hours ({} so far)", known.done_us.len()),
+        limit => format!(", {limit} times within six hours ({} so far)", known.recent),
     };
     let takes_over = match known.held.as_str() {
         "" => format!("another site takes over by itself when the one that leads is lost{limit}"),
@@ -61,7 +94,10 @@ pub fn in_words(known: &FailoverStatus) -> String {
             "leadership belongs to {home}; after a loss of that site it goes back with `saola cluster transfer --site {home}`"
         ),
     };
-    format!("{takes_over}\n{home}{}", if known.away { " (it is away since a loss)" } else { "" })
+    format!(
+        "{takes_over}\n{home}{}",
+        if known.away { "; it is away from there since a loss or a transfer" } else { "" }
+    )
 }
 
 /// The same as JSON.
@@ -70,7 +106,7 @@ pub fn document(known: &FailoverStatus) -> Value {
     json!({
         "policy": if rule.policy() == Policy::ObserveOnly { "observe-only" } else { "on" },
         "limit": rule.limit, "home": rule.home, "returns": rule.returns,
-        "done_us": known.done_us, "away": known.away,
+        "done_us": known.done_us, "recent": known.recent, "away": known.away, "led_from": known.led_from,
         "held": (!known.held.is_empty()).then_some(&known.held),
         "held_back": (!known.held_back.is_empty()).then_some(&known.held_back),
     })
@@ -83,13 +119,14 @@ mod tests {
     #[test]
     fn the_rule_and_what_keeps_it_are_said() {
         let rule = Failover { policy: Policy::Automatic.into(), limit: 2, home: "main".into(), returns: false };
-        let mut known = FailoverStatus { rule: Some(rule), done_us: vec![5], away: true, ..FailoverStatus::default() };
+        let mut known = FailoverStatus { rule: Some(rule), recent: 1, away: true, ..FailoverStatus::default() };
         let words = in_words(&known);
         assert!(
             words.contains("takes over by itself when the one that leads is lost, 2 times within six hours (1 so far)")
         );
         assert!(
-            words.contains("saola cluster transfer --site main") && words.ends_with("(it is away since a loss)"),
+            words.contains("saola cluster transfer --site main")
+                && words.ends_with("; it is away from there since a loss or a transfer"),
             "{words}"
         );
         known.held = "automatic failover is set to observe-only".into();

@@ -101,7 +101,7 @@ fn held(status: &StatusResponse) -> Option<String> {
     two_sites.then(|| {
         format!(
             "P6 IS OFF: {}, so the loss of the site that leads stops the cluster until somebody decides (`saola \
-             auto-failover set on`)",
+             auto-failover set on` before that, `saola auto-failover override` after it)",
             known.held
         )
     })

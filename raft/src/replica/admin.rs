@@ -263,7 +263,7 @@ impl<RT: Runtime> Replica<RT> {
         match verb {
             Admin::Transfer(to) => {
                 let _one_at_a_time = self.shared.admin.lock().await;
-                self.transfer_here(to).await
+                self.move_on_purpose(to).await
             }
             Admin::Add(member) => self.add_here(member).await,
             Admin::Remove(node_id) => self.remove_here(node_id).await,

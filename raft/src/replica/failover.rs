@@ -4,23 +4,30 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
-use saola_storage::command::{Command, Op};
+use saola_storage::command::{CameBy, Command, LeadFrom, Op};
 use saola_storage::failover::{Failover, FailoverState, Held};
+use saola_storage::protection::Mode;
 
-use super::{InstantOf, ProposeError, Replica, Shared};
+use super::{AdminError, InstantOf, ProposeError, Replica, Shared};
 use crate::failover::{CampaignView, goes_home, may_campaign};
 use crate::member::{Member, Role};
+use crate::protection::State;
 use crate::types::Runtime;
 use crate::wire::{Answer, Nothing, Question};
 
 /// After an attempt to go home that failed, so long passes before the next one.
 const HOME_PAUSE: Duration = Duration::from_secs(30);
+/// An entry that says where leadership is has so long to be shown, and then so long until it is said again.
+const SAY_LIMIT: Duration = Duration::from_secs(2);
+const SAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is done when the site that leads is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailoverStatus {
     /// As the applied state has it.
     pub replicated: FailoverState,
+    /// Failovers that count for the limit.
+    pub recent: usize,
     /// Why no other site takes over by itself, if so.
     pub held: Option<Held>,
     /// A site is lost, and this voter would have campaigned for it.
@@ -62,12 +69,9 @@ impl<RT: Runtime> Shared<RT> {
             return None;
         }
         let replicated = self.store.failover();
-        let held = replicated.held(self.now_us());
-        Some(FailoverStatus { replicated, held, held_back: self.held_back.lock().clone() })
-    }
-
-    pub(super) fn site_of(&self, node_id: u64) -> Option<String> {
-        self.member(node_id).filter(|it| it.role_value() == Role::Voter).map(|it| it.site)
+        let now_us = self.now_us();
+        let (held, recent) = (replicated.held(now_us), replicated.recent(now_us));
+        Some(FailoverStatus { replicated, recent, held, held_back: self.held_back.lock().clone() })
     }
 }
 
@@ -75,27 +79,24 @@ impl<RT: Runtime> Shared<RT> {
 pub(super) async fn watch<RT: Runtime>(replica: Replica<RT>) {
     let shared = &replica.shared;
     let every = Duration::from_millis(shared.timing.election_max_ms / 4);
-    // Before it has heard any: the leader that its vote was for.
-    let mut former_site = shared.log.state().vote.and_then(|vote| shared.site_of(vote.leader.node_id));
     let mut campaigns = true;
-    let mut home_tried: Option<InstantOf<RT>> = None;
+    let mut leads_since: Option<InstantOf<RT>> = None;
+    let mut rests_until: Option<InstantOf<RT>> = None;
     while !shared.has_stopped() {
         let leader = shared.leader();
-        if let Some(site) = leader.and_then(|id| shared.site_of(id)) {
-            former_site = Some(site);
+        let replicated = shared.store.failover();
+        if leader.is_some() {
+            shared.told_to_campaign.store(false, Ordering::Release);
         }
-        let held = shared.store.failover().held(shared.now_us());
-        let asks = held.is_some() && leader.is_none();
-        let answers = match former_site.as_deref().filter(|site| asks && *site != shared.claim.site) {
-            Some(site) => replica.site_answers(site).await,
-            None => false,
-        };
+        let told = shared.told_to_campaign.load(Ordering::Acquire);
+        let held = replicated.held(shared.now_us()).filter(|_| !told);
+        let asks = held.is_some() && leader.is_none() && replicated.led_from != shared.claim.site;
         let view = CampaignView {
             is_held: held.is_some(),
             own_site: &shared.claim.site,
-            former_site: former_site.as_deref(),
+            led_from: &replicated.led_from,
             leader_known: leader.is_some(),
-            former_site_answers: answers,
+            site_answers: asks && replica.site_answers(&replicated.led_from).await,
         };
         let may = may_campaign(&view);
         if may != campaigns
@@ -104,13 +105,38 @@ pub(super) async fn watch<RT: Runtime>(replica: Replica<RT>) {
             raft.runtime_config().elect(may);
             campaigns = may;
         }
-        shared.note_held_back(held.filter(|_| !may && leader.is_none()), former_site.as_deref().unwrap_or_default());
-        let rested = home_tried.is_none_or(|at| at.elapsed() >= HOME_PAUSE);
-        if rested && shared.should_go_home() {
-            home_tried = Some(InstantOf::<RT>::now());
-            replica.go_home().await;
+        shared.note_held_back(held.filter(|_| !may && leader.is_none()), &replicated.led_from);
+        leads_since = shared.is_leader().then(|| leads_since.unwrap_or_else(InstantOf::<RT>::now));
+        let rested = rests_until.is_none_or(|until| InstantOf::<RT>::now() >= until);
+        if let Some(since) = leads_since.filter(|_| rested) {
+            let pause = match shared.came_by(&replicated, since) {
+                Some(came_by) => replica.say_where_from(came_by).await,
+                None if shared.should_go_home(&replicated) => replica.go_home(&replicated.rule.home).await,
+                None => Duration::ZERO,
+            };
+            rests_until = Some(InstantOf::<RT>::now() + pause);
         }
         RT::sleep(every).await;
+    }
+}
+
+impl<RT: Runtime> Shared<RT> {
+    /// How leadership came to this leader's site, if that is not known yet; none also while it cannot be told. A site
+    /// counts as lost when none of its voters answers this leader and no acknowledgement has come for as long as writes
+    /// wait for one.
+    fn came_by(&self, replicated: &FailoverState, since: InstantOf<RT>) -> Option<CameBy> {
+        if replicated.led_from == self.claim.site || self.is_moving.load(Ordering::Acquire) {
+            return None;
+        }
+        let answered = |id: u64| self.links.last_answer(id).is_some_and(|(at, _)| at >= since);
+        let there = |it: &Member| it.site == replicated.led_from && it.role_value() == Role::Voter;
+        if self.members().iter().any(|it| there(it) && answered(it.node_id)) {
+            return Some(CameBy::Election);
+        }
+        let limits = self.limits(self.store.protection().rule);
+        let seen = (*self.protection_seen.lock())?;
+        let asked = since.elapsed() >= Duration::from_millis(limits.asks_ms);
+        (asked && seen.has_quorum && seen.acknowledged_ms >= limits.degrade_ms).then_some(CameBy::Loss)
     }
 }
 
@@ -124,7 +150,8 @@ impl<RT: Runtime> Shared<RT> {
             };
             format!(
                 "site {lost_site} is lost, and {because}: this site does not take over by itself; bring back a voter of \
-                 {lost_site}"
+                 {lost_site}, or, if it stays away, `saola auto-failover override --site {}`",
+                self.claim.site
             )
         });
         let mut known = self.held_back.lock();
@@ -137,36 +164,77 @@ impl<RT: Runtime> Shared<RT> {
         }
     }
 
-    fn should_go_home(&self) -> bool {
+    fn should_go_home(&self, replicated: &FailoverState) -> bool {
         let seen = (*self.protection_seen.lock()).filter(|_| self.is_leader());
+        let by_choice = self.store.protection().rule.mode == Mode::MaximumPerformance;
         seen.is_some_and(|seen| {
-            let FailoverState { rule, away, .. } = self.store.failover();
-            let asked = self.asked_to_lead_after.load(Ordering::Acquire) + 1;
-            let by_request = self.with_metrics(|metrics| metrics.current_term) == Some(asked);
-            goes_home(&rule, &self.claim.site, away || by_request, seen.state, Duration::from_millis(seen.for_ms))
+            let is_well = matches!(seen.state, State::Synchronized | State::WitnessLost) || by_choice;
+            let lasted = Duration::from_millis(if is_well { seen.for_ms } else { 0 });
+            goes_home(&replicated.rule, &self.claim.site, replicated.away, lasted)
         })
     }
 }
 
 impl<RT: Runtime> Replica<RT> {
-    /// To the voter at home that has most, if it can take over at once.
-    async fn go_home(&self) {
+    /// Answers how long to wait before the next attempt.
+    async fn say_where_from(&self, came_by: CameBy) -> Duration {
+        let site = self.shared.claim.site.clone();
+        tracing::info!(site, ?came_by, "leadership is at this site now");
+        let lead = LeadFrom { site, came_by: came_by.into() };
+        let command = Command { request: None, op: Some(Op::LeadFrom(lead)) };
+        if let Err(refusal) = self.propose_within(command, SAY_LIMIT).await {
+            tracing::warn!("say where leadership is: {}; it is tried again", refusal.message);
+        }
+        SAY_PAUSE
+    }
+
+    /// Somebody moves leadership to a node: unless that is where it belongs it stays there. For callers that hold
+    /// `Shared::admin`.
+    pub(super) async fn move_on_purpose(&self, to: u64) -> Result<(), AdminError> {
         let shared = &self.shared;
-        let home = shared.store.failover().rule.home;
-        let at_home = shared
-            .members()
-            .into_iter()
-            .filter(|it| it.site == home && it.role_value() == Role::Voter && shared.has_vote(it.node_id));
+        shared.is_moving.store(true, Ordering::Release);
+        if let Some(site) = shared.member(to).map(|it| it.site).filter(|site| *site != shared.claim.site) {
+            let lead = LeadFrom { site, came_by: CameBy::Request.into() };
+            let command = Command { request: None, op: Some(Op::LeadFrom(lead)) };
+            if let Err(refusal) = self.propose_within(command, SAY_LIMIT).await {
+                tracing::warn!("note that leadership is moved on purpose: {}", refusal.message);
+            }
+        }
+        let moved = self.transfer_here(to).await;
+        shared.is_moving.store(false, Ordering::Release);
+        moved
+    }
+
+    /// This voter campaigns for the lost site although nobody is to take over by itself, until a leader is known.
+    /// Answers what it held back for; none: nothing.
+    pub fn campaign_now(&self) -> Option<String> {
+        let held_back = self.shared.held_back.lock().clone()?;
+        tracing::warn!("told to campaign: {held_back}");
+        self.shared.told_to_campaign.store(true, Ordering::Release);
+        Some(held_back)
+    }
+
+    /// To the voter at home that has most and room for it, if it can take over at once. Answers how long to wait before
+    /// the next attempt.
+    async fn go_home(&self, home: &str) -> Duration {
+        let shared = &self.shared;
+        let _one_at_a_time = shared.admin.lock().await;
+        let has_room = |id: u64| shared.links.last_answer(id).is_some_and(|(_, room)| !room.is_low());
+        let at_home = shared.members().into_iter().filter(|it| {
+            let votes = it.role_value() == Role::Voter && shared.has_vote(it.node_id);
+            it.site == home && votes && has_room(it.node_id)
+        });
         let mut at_home: Vec<u64> = at_home.map(|it| it.node_id).collect();
         at_home.sort_by_key(|id| std::cmp::Reverse(shared.matched_index(*id).flatten()));
         for to in at_home {
             match self.transfer_here(to).await {
                 Ok(()) => {
                     tracing::info!(to, home, "leadership goes home");
-                    return;
+                    break;
                 }
                 Err(error) => tracing::warn!(to, home, "leadership does not go home now: {error}"),
             }
         }
+        HOME_PAUSE
     }
 }

@@ -6,7 +6,7 @@ use openraft::Instant as _;
 use saola_storage::types::NodeId;
 
 use super::admin::invalid;
-use super::{AdminError, InstantOf, Replica};
+use super::{AdminError, InstantOf, Replica, Shared};
 use crate::member::{Member, Role};
 use crate::types::Runtime;
 use crate::wire::{Answer, Nothing, Question};
@@ -37,6 +37,12 @@ fn is_near(matched_next: u64, own_next: u64) -> bool {
 fn choose(candidates: &[Candidate], own_next: u64) -> Option<NodeId> {
     let fit = candidates.iter().filter(|it| it.answers && is_near(it.matched_next, own_next));
     fit.max_by_key(|it| (it.matched_next, it.same_site, it.node_id)).map(|it| it.node_id)
+}
+
+impl<RT: Runtime> Shared<RT> {
+    pub(super) fn is_at_own_site(&self, node_id: NodeId) -> bool {
+        self.member(node_id).is_some_and(|member| member.site == self.claim.site)
+    }
 }
 
 impl<RT: Runtime> Replica<RT> {

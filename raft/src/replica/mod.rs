@@ -99,8 +99,10 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) acknowledgements: Mutex<Acknowledgements<InstantOf<RT>>>,
     /// On a leader: how the sites stand to each other.
     protection_seen: Mutex<Option<sites::Seen>>,
-    /// Term of the leader that last asked this node to take over.
-    pub(crate) asked_to_lead_after: AtomicU64,
+    /// Leadership is about to go to another node on purpose.
+    is_moving: AtomicBool,
+    /// Somebody told this voter to campaign for a lost site, although that is held.
+    told_to_campaign: AtomicBool,
     /// A site is lost, and this voter does not campaign for it: why.
     held_back: Mutex<Option<String>>,
     pub(crate) processes: Processes,

@@ -213,7 +213,14 @@ impl<RT: Runtime> Replica<RT> {
         // What ends the waiting must get through, and a protection is no matter of room.
         let moves = matches!(
             command.op,
-            Some(Op::SetProtection(_) | Op::SetFailover(_) | Op::ReleaseFloor(_) | Op::Degrade(_) | Op::Synchronize(_))
+            Some(
+                Op::SetProtection(_)
+                    | Op::SetFailover(_)
+                    | Op::ReleaseFloor(_)
+                    | Op::LeadFrom(_)
+                    | Op::Degrade(_)
+                    | Op::Synchronize(_)
+            )
         );
         let always = moves || matches!(command.op, Some(Op::ClaimNodeId(_)));
         if let Some(reason) = shared.writes_refused().filter(|_| !moves) {

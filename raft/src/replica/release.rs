@@ -24,8 +24,12 @@ struct View {
     states: Vec<u64>,
     /// First index within what the witness may hold; 0: it has room.
     room_from: u64,
+    /// First index that the witness's log has; 0: it has all, or has not said.
+    witness_from: u64,
     /// The replicated floor.
     released_next: u64,
+    /// What the witness has been told to keep last.
+    announced: u64,
 }
 
 impl View {
@@ -41,7 +45,13 @@ impl View {
 
     /// The floor that has to be released for the witness to have room.
     fn to_release(&self) -> Option<u64> {
-        (self.room_from > self.keeps_from()).then_some(self.room_from)
+        (self.room_from > self.keeps_from().max(self.announced)).then_some(self.room_from)
+    }
+
+    /// The witness lacks entries that some data node lacks too, by a release or because its log was lost.
+    fn lets_go(&self) -> bool {
+        // A leader that has not heard all data nodes goes by what was announced.
+        self.released_next > self.held_from() || self.witness_from > self.held_from().max(self.announced)
     }
 }
 
@@ -51,14 +61,18 @@ impl<RT: Runtime> Shared<RT> {
         let is_data = self.claim.role.is_data();
         let state_next = if is_data { self.store.flushed().map_or(0, |last| last.index + 1) } else { 0 };
         let room_from = if is_data { 0 } else { self.log_room_from() };
-        Holding { state_next, room_from }
+        let log_from = if is_data { 0 } else { self.log_first() };
+        Holding { state_next, room_from, log_from }
     }
 
     /// First index within what this log may hold, if it holds more.
     fn log_room_from(&self) -> u64 {
         let from = self.log.first_within(self.log_keep_bytes);
-        let first = self.log.state().last_purged.map_or(0, |purged| purged.index + 1);
-        if from > first { from } else { 0 }
+        if from > self.log_first() { from } else { 0 }
+    }
+
+    fn log_first(&self) -> u64 {
+        self.log.state().last_purged.map_or(0, |purged| purged.index + 1)
     }
 
     fn release_view(&self) -> View {
@@ -72,14 +86,15 @@ impl<RT: Runtime> Shared<RT> {
         View {
             states: data.map(|it| holding(it).state_next).collect(),
             room_from: witness.map_or(0, |it| holding(it).room_from),
-            released_next: self.store.released_next(),
+            witness_from: witness.map_or(0, |it| holding(it).log_from),
+            released_next: if witness.is_some() { self.store.released_next() } else { 0 },
+            announced: self.links.witness_keeps_from(),
         }
     }
 
-    /// The witness has let go of entries that some data node does not have: first index that is vouched for.
-    pub(super) fn released_from(&self) -> Option<u64> {
-        let view = self.release_view();
-        (view.released_next > view.held_from()).then_some(view.released_next)
+    /// The witness does not have entries that some data node lacks: arithmetic alone protects nothing.
+    pub(super) fn witness_lets_go(&self) -> bool {
+        self.release_view().lets_go()
     }
 }
 
@@ -112,8 +127,13 @@ mod tests {
 
     #[test]
     fn a_witness_keeps_what_some_data_node_lacks_until_that_is_released() {
-        let view =
-            |states: &[u64], room_from, released_next| View { states: states.to_vec(), room_from, released_next };
+        let view = |states: &[u64], room_from, released_next| View {
+            states: states.to_vec(),
+            room_from,
+            released_next,
+            witness_from: 0,
+            announced: 0,
+        };
         assert_eq!(view(&[90, 40, 70], 0, 0).keeps_from(), 40);
         assert_eq!(view(&[90, 0], 0, 0).keeps_from(), 0, "a node that has not said what it has");
         assert_eq!(view(&[], 0, 0).keeps_from(), 0);
@@ -122,5 +142,11 @@ mod tests {
         assert_eq!(view(&[90, 40], 60, 60).to_release(), None);
         assert_eq!(view(&[90, 40], 0, 60).keeps_from(), 60);
         assert_eq!(view(&[90, 70], 0, 60).keeps_from(), 70, "all have what was released");
+        let told = View { announced: 60, ..view(&[90, 0], 50, 0) };
+        assert_eq!(told.to_release(), None, "a new leader that has not heard all yet: it may forget that anyway");
+        assert!(view(&[90, 40], 0, 60).lets_go() && !view(&[90, 60], 0, 60).lets_go());
+        let new = View { witness_from: 50, ..view(&[90, 40], 0, 0) };
+        assert!(new.lets_go(), "a new witness has no log from before it came");
+        assert!(!View { announced: 50, ..new }.lets_go(), "it was told that it may forget that");
     }
 }

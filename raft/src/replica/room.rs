@@ -162,7 +162,7 @@ impl<RT: Runtime> Shared<RT> {
                 && self.voter_disk(*id, since) == VoterDisk::Enough
         };
         let others = matched.into_iter().filter(|(id, _)| *id != self.claim.node_id && may_lead(id));
-        others.max_by_key(|(id, index)| (*index, *id)).map(|(id, _)| id)
+        others.max_by_key(|(id, index)| (*index, self.is_at_own_site(*id), *id)).map(|(id, _)| id)
     }
 
     fn describe_node(&self, id: NodeId) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::Instant as _;
 use saola_storage::command::{Command, MoveGate, Op};
-use saola_storage::protection::ProtectionState;
+use saola_storage::protection::{Protection, ProtectionState};
 use saola_storage::types::{LeaderId, NodeId};
 
 use super::protection::new_id;
@@ -63,10 +63,8 @@ struct Leading<I> {
     counts_from: I,
     /// Since when a quorum has confirmed it without a break.
     quorum_since: Option<I>,
-    /// The former leader was at another site.
-    took_over: bool,
-    /// Id of the replicated state at the last look.
-    state_id: [u8; 16],
+    /// The rule at the last look.
+    rule: Protection,
     /// Highest revision that some data node of another site is known to have.
     revision_there: u64,
     watch: Watch,
@@ -78,7 +76,6 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
     let every = Duration::from_millis(shared.timing.heartbeat_ms.div_ceil(2));
     let mut leading: Option<Leading<InstantOf<RT>>> = None;
     let mut led_until: Option<InstantOf<RT>> = None;
-    let mut former_site: Option<String> = None;
     // Whether what was proposed last has come to nothing.
     let not_taken = Arc::new(AtomicBool::new(false));
     while !shared.has_stopped() {
@@ -86,26 +83,22 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
         let term = shared.with_metrics(|metrics| metrics.current_term).filter(|_| shared.is_leader());
         let Some(term) = term else {
             leading = None;
-            // A witness leads for a moment only, and for whoever comes after it.
-            if let Some(site) = shared.leader().and_then(|id| shared.site_of(id)) {
-                former_site = Some(site);
-            }
             *shared.protection_seen.lock() = None;
             continue;
         };
         let now = InstantOf::<RT>::now();
         let lead = match leading.take() {
             Some(lead) if lead.term == term => leading.insert(lead),
-            _ => leading.insert(shared.begin_leading(term, now, led_until, former_site.as_deref())),
+            _ => leading.insert(shared.begin_leading(term, now, led_until)),
         };
-        (led_until, former_site) = (Some(now), Some(shared.claim.site.clone()));
+        led_until = Some(now);
         if not_taken.swap(false, Ordering::AcqRel) {
             lead.watch.not_taken();
         }
         let replicated = shared.store.protection();
-        if lead.state_id != replicated.id {
-            // Another rule: who must acknowledge now has had no time for it.
-            (lead.state_id, lead.counts_from) = (replicated.id, now.max(lead.counts_from));
+        if lead.rule != replicated.rule {
+            // Who must acknowledge now has had no time for it.
+            (lead.rule, lead.counts_from) = (replicated.rule, now.max(lead.counts_from));
         }
         let view = shared.protection_view(lead, &replicated, now);
         let limits = shared.limits_in_force(&replicated, view.is_in_force);
@@ -119,20 +112,16 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
             state_id: replicated.id,
             is_in_force: view.is_closed && view.is_in_force && view.has_quorum,
             has_quorum: view.has_quorum,
-            acknowledged_ms: view.acknowledged_ms,
+            acknowledged_ms: view.since_ack_ms.unwrap_or(view.acknowledged_ms),
             missing: shared.missing_elsewhere(lead, &replicated, &view, limits),
-            is_released: shared.released_from().is_some(),
+            is_released: shared.witness_lets_go(),
         });
         if next.state != before {
             tell(before, next.state, &view);
         }
         if let Some(action) = action {
-            let change = MoveGate {
-                from: Bytes::copy_from_slice(&replicated.id),
-                to: Bytes::copy_from_slice(&new_id::<RT>()),
-                leader_site: shared.claim.site.clone(),
-                took_over: lead.took_over && !view.was_acknowledged,
-            };
+            let change =
+                MoveGate { from: Bytes::copy_from_slice(&replicated.id), to: Bytes::copy_from_slice(&new_id::<RT>()) };
             let op = match action {
                 Action::Degrade => Op::Degrade(change),
                 Action::Synchronize => Op::Synchronize(change),
@@ -172,13 +161,7 @@ fn needs_two_sites(voter_sets: &[BTreeSet<NodeId>], members: &[Member]) -> bool 
 impl<RT: Runtime> Shared<RT> {
     /// Where no site can commit alone, the time counts from the last word of the former leader, so that after the loss of
     /// a site it runs beside the election. Else from the election: there it is also the lease that bounds a loss.
-    fn begin_leading(
-        &self,
-        term: u64,
-        now: InstantOf<RT>,
-        led_until: Option<InstantOf<RT>>,
-        former_site: Option<&str>,
-    ) -> Leading<InstantOf<RT>> {
+    fn begin_leading(&self, term: u64, now: InstantOf<RT>, led_until: Option<InstantOf<RT>>) -> Leading<InstantOf<RT>> {
         let runs_beside = needs_two_sites(&self.voter_sets(), &self.members());
         let former = (*self.heard.lock()).max(led_until).filter(|_| runs_beside);
         Leading {
@@ -186,8 +169,7 @@ impl<RT: Runtime> Shared<RT> {
             since: now,
             counts_from: former.map_or(now, |former| former.min(now)),
             quorum_since: None,
-            took_over: former_site.is_some_and(|site| site != self.claim.site),
-            state_id: self.store.protection().id,
+            rule: self.store.protection().rule,
             revision_there: 0,
             watch: Watch::default(),
         }
@@ -247,7 +229,7 @@ impl<RT: Runtime> Shared<RT> {
             answering,
             acknowledged_ms: ms(acknowledged.map_or(lead.counts_from, |at| at.max(lead.counts_from))),
             asked_ms: lead.quorum_since.map_or(0, ms),
-            was_acknowledged: acknowledged.is_some(),
+            since_ack_ms: acknowledged.map(ms),
             witness_silent_ms: witness.map(|witness| ms(silent(witness))),
             losses: replicated.losses_within(FLAPPING_US, self.now_us()) as u32,
             was_lost: !replicated.losses_us.is_empty(),
@@ -277,11 +259,11 @@ impl<RT: Runtime> Shared<RT> {
         Some(Missing {
             entries,
             revisions: if entries == 0 { 0 } else { applied.revision - lead.revision_there.min(applied.revision) },
-            ms: match view.was_acknowledged {
-                true => view.acknowledged_ms,
+            ms: match view.since_ack_ms {
+                Some(since_ack_ms) => since_ack_ms,
                 // An earlier leader heard it last, before the gate was opened.
-                false if !view.is_closed => view.acknowledged_ms.max(open_ms + limits.degrade_ms),
-                false => view.acknowledged_ms,
+                None if !view.is_closed => view.acknowledged_ms.max(open_ms + limits.degrade_ms),
+                None => view.acknowledged_ms,
             },
         })
     }

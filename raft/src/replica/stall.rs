@@ -190,7 +190,7 @@ impl<RT: Runtime> Shared<RT> {
             data_node && self.has_vote(*id) && answers(id)
         };
         let fit = self.matched()?.into_iter().filter(|(id, _)| may_lead(id));
-        fit.max_by_key(|(id, index)| (*index, *id)).map(|(id, _)| id)
+        fit.max_by_key(|(id, index)| (*index, self.is_at_own_site(*id), *id)).map(|(id, _)| id)
     }
 }
 

@@ -138,6 +138,9 @@ pub struct AppendReply {
     /// Of a witness whose log is larger than it may be: first index within what it may hold; 0: there is room.
     #[prost(uint64, tag = "17")]
     pub room_from: u64,
+    /// Of a witness: first index that its log has.
+    #[prost(uint64, tag = "18")]
+    pub log_from: u64,
 }
 
 /// See [`AppendReply`].

@@ -238,6 +238,7 @@ impl Machine {
             Op::SetProtection(set) => self.set_protection(draft, &set, place),
             Op::Degrade(change) => Ok(self.move_gate(draft, false, change, place)),
             Op::ReleaseFloor(release) => Ok(self.release_floor(draft, release)),
+            Op::LeadFrom(lead) => Ok(self.lead_from(draft, lead, place)),
             Op::SetFailover(set) => self.set_failover(draft, set, place),
             Op::Synchronize(change) => Ok(self.move_gate(draft, true, change, place)),
             Op::TimeMark(_) => {

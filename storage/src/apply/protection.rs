@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use super::draft::Draft;
 use super::{Machine, Place};
-use crate::command::{Decision, Done, MoveGate, OtherState, ReleaseFloor, Reseal, SetFailover, SetProtection};
+use crate::command::{
+    Decision, Done, LeadFrom, MoveGate, OtherState, ReleaseFloor, Reseal, SetFailover, SetProtection,
+};
 use crate::digest::Item;
 use crate::engine::Kind;
 use crate::error::StoreError;
@@ -50,11 +52,6 @@ impl Machine {
         let at = self.beginning(id, place);
         let next = if to_closed { present.synchronized(at) } else { present.degraded(at) };
         self.replace_protection(draft, next);
-        let failover = self.catalog.failover.clone().unwrap_or_default();
-        let next = failover.moved(&change.leader_site, change.took_over && !to_closed, at.now_us);
-        if next != failover {
-            self.replace_failover(draft, next);
-        }
         Decision::Done(Done {})
     }
 
@@ -69,6 +66,13 @@ impl Machine {
         let next = self.catalog.failover.clone().unwrap_or_default().with_rule(rule);
         self.replace_failover(draft, next);
         Ok(Decision::Done(Done {}))
+    }
+
+    pub(super) fn lead_from(&mut self, draft: &mut Draft<'_>, lead: LeadFrom, place: Place) -> Decision {
+        let (came_by, now_us) = (lead.came_by(), self.beginning([0; 16], place).now_us);
+        let next = self.catalog.failover.clone().unwrap_or_default().led_from(lead.site, came_by, now_us);
+        self.replace_failover(draft, next);
+        Decision::Done(Done {})
     }
 
     /// It never goes back: what was forgotten is not there any more.

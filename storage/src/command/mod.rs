@@ -11,7 +11,9 @@ mod outcome;
 mod protection;
 
 pub use outcome::*;
-pub use protection::{FailoverPolicy, MoveGate, ProtectionMode, ReleaseFloor, SetFailover, SetProtection};
+pub use protection::{
+    CameBy, FailoverPolicy, LeadFrom, MoveGate, ProtectionMode, ReleaseFloor, SetFailover, SetProtection,
+};
 
 /// The commands of one log entry, in order, with the time at which the leader proposed them.
 #[derive(Clone, PartialEq, Message)]
@@ -31,7 +33,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26")]
     pub op: Option<Op>,
 }
 
@@ -103,6 +105,9 @@ pub enum Op {
     /// Let the witness forget entries that a data node lacks.
     #[prost(message, tag = "25")]
     ReleaseFloor(ReleaseFloor),
+    /// Say that leadership is at another site.
+    #[prost(message, tag = "26")]
+    LeadFrom(LeadFrom),
 }
 
 /// Condition of a write, decided on applied state.

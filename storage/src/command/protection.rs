@@ -47,12 +47,29 @@ pub struct MoveGate {
     /// 16 random bytes: the id of the state that begins.
     #[prost(bytes = "bytes", tag = "2")]
     pub to: Bytes,
-    /// Site of the leader that proposes it.
-    #[prost(string, tag = "3")]
-    pub leader_site: String,
-    /// It leads because the site that led before was lost.
-    #[prost(bool, tag = "4")]
-    pub took_over: bool,
+}
+
+/// Leadership is at another site than before.
+#[derive(Clone, PartialEq, Message)]
+pub struct LeadFrom {
+    /// Where it is now.
+    #[prost(string, tag = "1")]
+    pub site: String,
+    /// How it came there.
+    #[prost(enumeration = "CameBy", tag = "2")]
+    pub came_by: i32,
+}
+
+/// See [`LeadFrom::came_by`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum CameBy {
+    /// An election, while the site before was there.
+    Election = 0,
+    /// Somebody has moved it.
+    Request = 1,
+    /// The site before was lost, and this one has taken over by itself.
+    Loss = 2,
 }
 
 /// Change what is done when the site that leads is lost.

@@ -22,9 +22,12 @@ pub struct FailoverRow {
     /// When sites took over by themselves since then, microseconds since 1970.
     #[prost(uint64, repeated, tag = "2")]
     pub done_us: Vec<u64>,
-    /// Leadership has not been back at home since that site was lost.
+    /// Leadership has not been back at home since that site was lost, or since somebody moved it.
     #[prost(bool, tag = "3")]
     pub away: bool,
+    /// Where leadership is.
+    #[prost(string, tag = "4")]
+    pub led_from: String,
 }
 
 /// Key of the row that says from where on the witness vouches; its value is the command that set it.
@@ -43,8 +46,8 @@ pub fn decode_released(value: Bytes) -> Result<u64, StoreError> {
 
 /// Value of the row.
 pub fn encode(state: &FailoverState) -> Bytes {
-    let FailoverState { rule, done_us, away } = state.clone();
-    encode_value(&FailoverRow { rule: Some(rule.to_command()), done_us, away })
+    let FailoverState { rule, done_us, away, led_from } = state.clone();
+    encode_value(&FailoverRow { rule: Some(rule.to_command()), done_us, away, led_from })
 }
 
 /// Reads the row.
@@ -52,5 +55,5 @@ pub fn decode(value: Bytes) -> Result<FailoverState, StoreError> {
     let row: FailoverRow = decode_value(Kind::Protection, KEY, value)?;
     let unknown = || StoreError::corrupt(Kind::Protection, KEY, "there is no such policy");
     let rule = Failover::of_command(row.rule.unwrap_or_default()).ok_or_else(unknown)?;
-    Ok(FailoverState { rule, done_us: row.done_us, away: row.away })
+    Ok(FailoverState { rule, done_us: row.done_us, away: row.away, led_from: row.led_from })
 }

@@ -86,8 +86,7 @@ fn protection_is_what_was_set_last_on_every_engine_and_after_a_restart() {
 #[test]
 fn the_gate_moves_only_from_the_state_that_was_looked_at_and_only_under_maximum_availability() {
     let store = started(&memory_home());
-    let change =
-        |from: u8, to: u8| MoveGate { from: vec![from; 16].into(), to: vec![to; 16].into(), ..MoveGate::default() };
+    let change = |from: u8, to: u8| MoveGate { from: vec![from; 16].into(), to: vec![to; 16].into() };
     let degrade = |from, to| decide(&store, command(Op::Degrade(change(from, to))));
     let synchronize = |from, to| decide(&store, command(Op::Synchronize(change(from, to))));
     let stands = || (store.protection().is_closed, store.protection().id[0], store.protection().losses_us.len());

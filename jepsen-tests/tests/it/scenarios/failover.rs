@@ -73,6 +73,12 @@ fn with_observe_only_a_lost_node_is_replaced_and_a_lost_site_is_not() {
 
         lose_main(&mut sites).await;
         holds_back(&sites).await;
+        // A restart does not make them forget.
+        for node in sites.dr.clone() {
+            sites.cluster.kill(node).await;
+            sites.cluster.start(node).await;
+        }
+        holds_back(&sites).await;
         // One node of the site is enough for it not to be lost.
         sites.cluster.start(pick(&[1, 2])).await;
         clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
@@ -171,10 +177,12 @@ fn leadership_goes_home_after_the_loss_of_a_node_and_after_that_of_a_site_only_w
             clerk.put_surely(&sites.cluster, &[2, 3, 4], 0, PATIENCE).await;
             sites.cluster.start(1).await;
             until("main leads again", Duration::from_secs(120), || led_from(&sites, &sites.main)).await;
+            until("it says so", PATIENCE, || known(&sites.cluster, 1).replicated.led_from == "main").await;
             // The site is lost: it stays away, until somebody says that it comes back by itself.
             until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
             lose_main(&mut sites).await;
             clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+            until("it is known that the site was lost", PATIENCE, || known(&sites.cluster, 3).replicated.away).await;
             sites.cluster.start_all().await;
             until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
             // The quiet minutes take long to simulate.
@@ -186,10 +194,62 @@ fn leadership_goes_home_after_the_loss_of_a_node_and_after_that_of_a_site_only_w
             }
             set(&sites.cluster, 3, at_home(Policy::Automatic, 0, true)).await;
             until("main leads again", Duration::from_secs(30), || led_from(&sites, &sites.main)).await;
+            until("it is at home", PATIENCE, || !known(&sites.cluster, 1).replicated.away).await;
             clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
             for node in sites.cluster.running() {
                 clerk.check(&sites.cluster, node).await;
             }
         },
     );
+}
+
+#[test]
+fn a_site_that_holds_back_takes_over_when_it_is_told_to() {
+    under_seeds("failover::a_site_that_holds_back_takes_over_when_it_is_told_to", async |_| {
+        let (mut sites, mut clerk) = begin().await;
+        set(&sites.cluster, 1, at_home(Policy::ObserveOnly, 0, false)).await;
+        until("all know it", PATIENCE, || {
+            sites.cluster.running().iter().all(|id| known(&sites.cluster, *id).held.is_some())
+        })
+        .await;
+        lose_main(&mut sites).await;
+        holds_back(&sites).await;
+        for node in &sites.dr {
+            assert!(sites.cluster.replica(*node).and_then(|it| it.campaign_now()).is_some());
+        }
+        clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+        let lead = leader(&sites.cluster).await;
+        until("it is counted", PATIENCE, || known(&sites.cluster, lead).replicated.done_us.len() == 1).await;
+        let told_again = sites.cluster.replica(lead).and_then(|it| it.campaign_now());
+        assert_eq!(told_again, None, "nothing is held back");
+        sites.cluster.start_all().await;
+        for node in sites.cluster.running() {
+            clerk.check(&sites.cluster, node).await;
+        }
+    });
+}
+
+#[test]
+fn a_failover_counts_and_keeps_leadership_away_whatever_the_gate_does() {
+    under_seeds("failover::a_failover_counts_and_keeps_leadership_away_whatever_the_gate_does", async |seed| {
+        let (mut sites, mut clerk) = begin().await;
+        if seed % 2 == 0 {
+            let performance = super::sites::performance();
+            super::sites::set(&sites.cluster, 1, performance).await.expect("it needs nobody else");
+        } else {
+            // The gate is open already.
+            sites.part_from_main();
+            until_state(&sites.cluster, State::Unsynchronized, PATIENCE).await;
+            sites.cluster.network.heal();
+        }
+        clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+        lose_main(&mut sites).await;
+        clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+        let lead = leader(&sites.cluster).await;
+        let counted = || known(&sites.cluster, lead).replicated;
+        until("it is counted", PATIENCE, || counted().done_us.len() == 1 && counted().away).await;
+        sites.cluster.start_all().await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert!(sites.dr.iter().any(|id| leads(&sites.cluster, *id)), "it goes back only where asked for");
+    });
 }

@@ -8,10 +8,10 @@ use futures::future::join_all;
 use prost::Message;
 use saola_client::proto::cluster_server::Cluster;
 use saola_client::proto::{
-    AddMemberRequest, DigestRequest, DigestResponse, Header, InitRequest, InitResponse, Member, MembershipResponse,
-    NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role, ScrubRequest, ScrubResponse,
-    SetFailoverRequest, SetFailoverResponse, SetProtectionRequest, SetProtectionResponse, Site, SiteStatus,
-    StatusRequest, StatusResponse, TransferRequest, TransferResponse,
+    AddMemberRequest, CampaignRequest, CampaignResponse, DigestRequest, DigestResponse, Header, InitRequest,
+    InitResponse, Member, MembershipResponse, NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role,
+    ScrubRequest, ScrubResponse, SetFailoverRequest, SetFailoverResponse, SetProtectionRequest, SetProtectionResponse,
+    Site, SiteStatus, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
 };
 use saola_raft::{AdminError, ReadError, ReplicaStatus};
 use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
@@ -106,6 +106,12 @@ impl Cluster for ClusterService {
         let set = self.0.replica().set_protection(protection, deadline.left().min(QUORUM_LIMIT)).await;
         set.map_err(Refusal::from)?;
         Ok(Response::new(SetProtectionResponse { header: Some(header(&self.0)) }))
+    }
+
+    async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        let held_back = self.0.replica().campaign_now().unwrap_or_default();
+        Ok(Response::new(CampaignResponse { header: Some(header(&self.0)), held_back }))
     }
 
     async fn set_failover(
