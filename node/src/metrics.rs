@@ -20,6 +20,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tonic::codegen::http;
 
+use saola_raft::protection::State;
+use saola_raft::round_trips::RoundTrip;
+
 use crate::node::Node;
 use crate::process;
 
@@ -236,8 +239,9 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
         status.failover.as_ref().is_some_and(|failover| failover.held_back.is_some()).into(),
     );
     let state = Family::<StateLabel, Gauge>::default();
-    if let Some(seen) = seen {
-        state.get_or_create(&StateLabel { state: seen.state.as_str().to_owned() }).set(1);
+    for each in State::ALL {
+        let is_in = seen.is_some_and(|seen| seen.state == each);
+        state.get_or_create(&StateLabel { state: each.as_str().to_owned() }).set(is_in.into());
     }
     registry.register("protection_state", "On the leader, by state: 1 for the one that the sites are in", state);
     registry.register(
@@ -268,7 +272,8 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
         lag.get_or_create(&PeerLabel { node: *peer }).set(i64::try_from(behind).unwrap_or(i64::MAX));
     }
     let (p50, p99) = (Family::<PeerLabel, Gauge>::default(), Family::<PeerLabel, Gauge>::default());
-    for (peer, trip) in status.round_trips.iter().filter(|_| status.state == "leader") {
+    let itself = [(node.id(), RoundTrip::default())];
+    for (peer, trip) in status.round_trips.iter().chain(&itself).filter(|_| status.state == "leader") {
         for (family, us) in [(&p50, trip.p50_us), (&p99, trip.p99_us)] {
             family.get_or_create(&PeerLabel { node: *peer }).set(i64::try_from(us).unwrap_or(i64::MAX));
         }

@@ -36,6 +36,17 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [State; 7] = [
+        State::Synchronized,
+        State::Suspect,
+        State::Degrading,
+        State::Unsynchronized,
+        State::Resynchronizing,
+        State::Stalled,
+        State::WitnessLost,
+    ];
+
     /// As people read it.
     pub fn as_str(self) -> &'static str {
         match self {
