@@ -95,7 +95,7 @@ pub enum ProtectionMode {
 }
 
 /// `saola auto-failover …`
-#[derive(Clone, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum FailoverVerb {
     /// Whether another site takes over by itself, and where leadership belongs
     Show,

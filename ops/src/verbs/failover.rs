@@ -15,25 +15,25 @@ use crate::output::{Format, print_json, print_line};
 /// # Errors
 /// A failed call.
 pub async fn failover(client: &Client, verb: FailoverVerb, format: Format) -> Result<Exit, Failure> {
-    if let FailoverVerb::Set { policy, limit, home, returns } = verb.clone() {
-        let present = known(&cluster_view(client).await?)?.rule.unwrap_or_default();
-        let wanted = Failover {
-            policy: match policy {
+    match verb {
+        FailoverVerb::Show => {}
+        FailoverVerb::Override { site, confirm } => return override_for(client, &site, confirm).await,
+        FailoverVerb::Set { policy, limit, home, returns } => {
+            let present = known(&cluster_view(client).await?)?.rule.unwrap_or_default();
+            let policy = match policy {
                 PolicyArg::On => Policy::Automatic,
                 PolicyArg::ObserveOnly => Policy::ObserveOnly,
-            }
-            .into(),
-            limit: limit.unwrap_or(present.limit),
-            home: home.unwrap_or(present.home),
-            returns: returns.unwrap_or(present.returns),
-        };
-        client.set_failover(wanted).await.map_err(doing("set what is done when a site is lost"))?;
+            };
+            let wanted = Failover {
+                policy: policy.into(),
+                limit: limit.unwrap_or(present.limit),
+                home: home.unwrap_or(present.home),
+                returns: returns.unwrap_or(present.returns),
+            };
+            client.set_failover(wanted).await.map_err(doing("set what is done when a site is lost"))?;
+        }
     }
-    if let FailoverVerb::Override { site, confirm } = verb {
-        return override_for(client, &site, confirm).await;
-    }
-    let status = cluster_view(client).await?;
-    let known = known(&status)?;
+    let known = known(&cluster_view(client).await?)?;
     match format {
         Format::Table => print_line(in_words(&known))?,
         Format::Json => print_json("auto-failover", document(&known))?,
