@@ -1,5 +1,7 @@
 //! What the cluster does by itself when the site that leads is lost, and where leadership belongs.
 
+use std::fmt;
+
 use crate::command::{CameBy, FailoverPolicy, SetFailover};
 
 /// Whether another site takes over by itself.
@@ -73,6 +75,17 @@ pub enum Held {
     ObserveOnly,
     /// So many failovers within six hours are enough.
     LimitReached(u32),
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Held::ObserveOnly => f.write_str("automatic failover is set to observe-only"),
+            Held::LimitReached(limit) => {
+                write!(f, "the limit of {limit} automatic failovers within six hours is reached")
+            }
+        }
+    }
 }
 
 impl FailoverState {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use saola_client::proto::{self, Header, WriteResponse};
 use saola_raft as raft;
 use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
-use saola_storage::failover::{Failover, Held, Policy};
+use saola_storage::failover::{Failover, Policy};
 use saola_storage::protection::{Mode, Protection, Timers};
 use saola_storage::store::{Collection, StoredVersion, VersionOp};
 
@@ -297,13 +297,7 @@ pub fn failover_status(status: &raft::ReplicaStatus) -> Option<proto::FailoverSt
         Policy::Automatic => proto::FailoverPolicy::Automatic,
         Policy::ObserveOnly => proto::FailoverPolicy::ObserveOnly,
     };
-    let held = match held {
-        None => String::new(),
-        Some(Held::ObserveOnly) => "automatic failover is set to observe-only".to_owned(),
-        Some(Held::LimitReached(limit)) => {
-            format!("the limit of {limit} automatic failovers within six hours is reached")
-        }
-    };
+    let held = held.map_or_else(String::new, |held| held.to_string());
     Some(proto::FailoverStatus {
         rule: Some(proto::Failover { policy: policy.into(), limit, home, returns }),
         done_us: replicated.done_us,

@@ -144,12 +144,8 @@ impl<RT: Runtime> Shared<RT> {
     /// Remembers that this voter holds back, and says so once.
     fn note_held_back(&self, held: Option<Held>, lost_site: &str) {
         let why = held.map(|held| {
-            let because = match held {
-                Held::ObserveOnly => "automatic failover is set to observe-only".to_owned(),
-                Held::LimitReached(limit) => format!("{limit} automatic failovers within six hours are the limit"),
-            };
             format!(
-                "site {lost_site} is lost, and {because}: this site does not take over by itself; bring back a voter of \
+                "site {lost_site} is lost, and {held}: this site does not take over by itself; bring back a voter of \
                  {lost_site}, or, if it stays away, `saola auto-failover override --site {}`",
                 self.claim.site
             )

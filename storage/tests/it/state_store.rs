@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use saola_storage::command::{
-    AddSite, ClaimNodeId, Command, Decision, ExpectKind, MoveGate, Op, SetProtection, Site, TimeMark, WrappedDek,
+    AddSite, CameBy, ClaimNodeId, Command, Decision, ExpectKind, LeadFrom, MoveGate, Op, ReleaseFloor, SetProtection,
+    Site, TimeMark, WrappedDek,
 };
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::error::StoreError;
+use saola_storage::failover::{Failover, Policy};
 use saola_storage::protection::{Mode, Protection};
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
 
@@ -108,6 +110,35 @@ fn the_gate_moves_only_from_the_state_that_was_looked_at_and_only_under_maximum_
     }
     let unnamed = MoveGate { to: Default::default(), ..change(4, 5) };
     assert!(matches!(decide(&store, command(Op::Degrade(unnamed))), Decision::Reseal(_)));
+}
+
+#[test]
+fn failovers_and_what_a_witness_forgot_are_the_same_on_every_engine_and_after_a_restart() {
+    let rule = Failover { policy: Policy::ObserveOnly, limit: 2, home: "main".into(), returns: true };
+    let lead =
+        |site: &str, came_by: CameBy| command(Op::LeadFrom(LeadFrom { site: site.into(), came_by: came_by.into() }));
+    let release = |next| command(Op::ReleaseFloor(ReleaseFloor { next }));
+    let mut digests = Vec::new();
+    for home in homes() {
+        let store = started(&home);
+        decide(&store, command(Op::SetFailover(rule.to_command())));
+        decide(&store, lead("dr", CameBy::Loss));
+        for next in [7, 90, 40] {
+            decide(&store, release(next));
+        }
+        let there = store.failover();
+        assert_eq!((&there.rule, there.led_from.as_str(), there.away, there.done_us.len()), (&rule, "dr", true, 1));
+        assert_eq!(store.released_next(), 90, "what was forgotten is not there any more");
+        store.flush().expect("a flush");
+        let view = store.view();
+        let digest = view.kept_digest().expect("a digest");
+        assert_eq!(view.recomputed_digest().expect("a digest"), digest);
+        digests.push(digest);
+        drop((view, store));
+        let again = open(&home);
+        assert_eq!((again.failover(), again.released_next()), (there, 90));
+    }
+    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 #[test]
