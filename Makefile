@@ -66,10 +66,11 @@ check-seams:
 	cargo check --locked -p saola-raft --no-default-features
 	cargo check --locked -p saola-node --no-default-features
 
-# Unit, property, integration and doc tests, the simulation, and the live run on the binaries just built.
+# Unit, property, integration and doc tests, the simulation, and the live run on the binaries just built. No backtraces:
+# a failing test says what it missed, and the frames of async code would bury that.
 check-tests:
 	$(call section,tests)
-	cargo test --locked --workspace
+	RUST_BACKTRACE=0 cargo test --locked --workspace
 
 fmt:
 	cargo fmt --all

@@ -14,13 +14,15 @@ use tempfile::TempDir;
 use super::certs::{Authority, Pair, Valid};
 use super::ports;
 use super::process::NodeProcess;
-use super::wait::{LIMIT, until};
+use super::wait::{LIMIT, until, within};
 
 /// Collection that [`Cluster::init`] creates.
 pub const COLLECTION: &str = "people";
 /// Deadline of calls that should succeed.
 const PATIENT: Duration = Duration::from_secs(20);
 const MIN_FREE_BYTES: i64 = 1 << 20;
+/// Lines of a node's log that a failure shows.
+const LOG_LINES: usize = 20;
 
 /// One node's files and, while it runs, its process.
 pub struct Node {
@@ -241,11 +243,22 @@ impl Cluster {
     /// Waits until what a node says fits.
     pub async fn wait_for(&self, index: usize, what: &str, fits: impl Fn(&StatusResponse) -> bool) -> StatusResponse {
         let client = self.at(index);
-        until(&format!("{} sees {what}", self.nodes[index].name), async || {
+        let fitting = within(async || {
             let status = client.cluster_status(false).await.map_err(|error| error.to_string())?;
-            if fits(&status) { Ok(status) } else { Err(format!("{status:?}")) }
-        })
-        .await
+            if fits(&status) { Ok(status) } else { Err(in_short(&status)) }
+        });
+        let name = &self.nodes[index].name;
+        fitting.await.unwrap_or_else(|still| panic!("{name} sees {what}: {still}{}", self.ends_of_logs()))
+    }
+
+    fn ends_of_logs(&self) -> String {
+        let end = |node: &Node| {
+            let log = node.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            format!("\n--- {} printed {} lines, the last:\n{}", node.name, lines.len(), last.join("\n"))
+        };
+        self.nodes.iter().map(end).collect()
     }
 
     /// Index of the node that leads.
@@ -268,6 +281,16 @@ impl Cluster {
 pub async fn value_at(client: &Client, id: &str) -> Result<Option<String>, Error> {
     let version = client.get(COLLECTION, id.to_owned()).send().await?.value;
     Ok(version.map(|version| String::from_utf8(version.value.to_vec()).unwrap()))
+}
+
+/// A line per node: what tests wait for.
+fn in_short(status: &StatusResponse) -> String {
+    let line = |node: &NodeStatus| {
+        let name = node.member.as_ref().map_or("?", |member| member.name.as_str());
+        let NodeStatus { state, reachable, revision, error, .. } = node;
+        format!("\n{name}: {state}, reachable {reachable}, revision {revision}, error {error:?}")
+    };
+    format!("leader {}{}", status.leader, status.nodes.iter().map(line).collect::<String>())
 }
 
 /// The part of a status that a node says of itself.

@@ -8,8 +8,13 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 pub const LIMIT: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
+/// Asks until there is an answer; panics with what is still missing.
+pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+    within(ask).await.unwrap_or_else(|still| panic!("{what}: {still}"))
+}
+
 /// Asks until there is an answer; the error says what is still missing.
-pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub async fn within<T>(mut ask: impl AsyncFnMut() -> Result<T, String>) -> Result<T, String> {
     let mut again = interval(ASK_EVERY);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut missing = String::from("not asked yet");
@@ -23,5 +28,5 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String
         }
     })
     .await;
-    answer.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}: {missing}"))
+    answer.map_err(|_| format!("not within {LIMIT:?}: {missing}"))
 }
