@@ -1,7 +1,9 @@
 //! The witness's part in elections.
 //!
 //! A witness votes and keeps the log, but openraft never lets it campaign by itself. When it alone holds the newest
-//! log, no data node can win an election; then it campaigns, back-fills a data voter and hands leadership over.
+//! log, no data node can win an election; then it campaigns, back-fills a data voter and hands leadership over. Whether
+//! that voter may take over is told by the log it now has: the newest entries may be the ones that forbid it. If so the
+//! witness keeps the seat, and nobody serves, until the lost site answers or somebody decides.
 //! [`decide`] is a pure function of what it sees.
 
 use std::collections::BTreeSet;
@@ -32,8 +34,19 @@ pub struct WitnessView {
     pub voter_sets: Vec<BTreeSet<NodeId>>,
     /// Other voters that answered, with the ends of their logs and whether they know a leader.
     pub reachable: Vec<ReachableVoter>,
-    /// While it leads: data voters with the highest index that each has flushed.
-    pub matched: Vec<(NodeId, Option<u64>)>,
+    /// While it leads: data voters that have flushed all that it has.
+    pub heirs: Vec<Heir>,
+}
+
+/// A data voter that a leading witness could hand over to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heir {
+    /// Its number.
+    pub node_id: NodeId,
+    /// First index that it has not applied: who may take over is known only up to there.
+    pub applied_next: u64,
+    /// By what it has applied it may take over: nobody holds its site back, or the site that led is not lost.
+    pub may_lead: bool,
 }
 
 /// A voter that answered the witness.
@@ -45,8 +58,6 @@ pub struct ReachableVoter {
     pub last: Option<LogId>,
     /// It knows a leader.
     pub knows_leader: bool,
-    /// It does not campaign: no site is to take over by itself.
-    pub holds_back: bool,
 }
 
 /// What a witness does next.
@@ -56,17 +67,24 @@ pub enum WitnessAction {
     Wait,
     /// Campaign: it is leaderless, and ahead of all that it reaches, and they are a quorum with it.
     Campaign,
-    /// Hand leadership to the first of these data voters that takes it: they hold the whole log.
+    /// Hand leadership to the first of these data voters that takes it: they have applied the whole log.
     HandOver(Vec<NodeId>),
+    /// Go on leading: these have applied the whole log, and no site is to take over by itself.
+    KeepSeat(Vec<NodeId>),
 }
 
 /// Decides what a witness does. `patience_ms` is how long data voters get to elect one of theirs.
 pub fn decide(view: &WitnessView, patience_ms: u64) -> WitnessAction {
     if view.leading {
-        let own_index = view.own_last.map(|last| last.index);
-        let whole = view.matched.iter().filter(|(_, matched)| *matched == own_index);
-        let whole: Vec<NodeId> = whole.map(|(node_id, _)| *node_id).collect();
-        return if whole.is_empty() { WitnessAction::Wait } else { WitnessAction::HandOver(whole) };
+        let has_applied = |heir: &&Heir| view.own_last.is_none_or(|last| heir.applied_next > last.index);
+        let (may_lead, held): (Vec<&Heir>, Vec<&Heir>) =
+            view.heirs.iter().filter(has_applied).partition(|heir| heir.may_lead);
+        let ids = |heirs: Vec<&Heir>| heirs.into_iter().map(|heir| heir.node_id).collect();
+        return match (may_lead.is_empty(), held.is_empty()) {
+            (false, _) => WitnessAction::HandOver(ids(may_lead)),
+            (true, false) => WitnessAction::KeepSeat(ids(held)),
+            (true, true) => WitnessAction::Wait,
+        };
     }
     let votes = |id: &&NodeId| **id == view.own_id || view.reachable.iter().any(|voter| voter.node_id == **id);
     let is_quorum = |set: &BTreeSet<NodeId>| set.iter().filter(votes).count() > set.len() / 2;
@@ -76,8 +94,6 @@ pub fn decide(view: &WitnessView, patience_ms: u64) -> WitnessAction {
         && !view.reachable.is_empty()
         && view.voter_sets.iter().all(is_quorum)
         && alone_ahead
-        // Whom it would hand over to decides whether a site takes over.
-        && !view.reachable.iter().any(|voter| voter.holds_back)
     {
         return WitnessAction::Campaign;
     }
@@ -88,6 +104,7 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
     let shared = replica.shared.clone();
     let election_max_ms = shared.election_max_ms();
     let patience_ms = 3 * election_max_ms;
+    let mut keeps_seat = false;
     let mut leader_seen = <RT as openraft::AsyncRuntime>::Instant::now();
     loop {
         RT::sleep(Duration::from_millis(election_max_ms / 4)).await;
@@ -104,7 +121,6 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
             continue;
         }
         let leaderless_ms = leader_seen.elapsed().as_millis() as u64;
-        let members = shared.members();
         let reachable = match !leading && leaderless_ms >= patience_ms {
             true => reachable_voters(&replica).await,
             false => Vec::new(),
@@ -118,14 +134,21 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
             own_id: shared.claim.node_id,
             voter_sets: shared.voter_sets(),
             reachable,
-            matched: members
-                .iter()
-                .filter(|member| member.role_value() == Role::Voter && shared.has_vote(member.node_id))
-                .filter_map(|member| shared.matched_index(member.node_id).map(|matched| (member.node_id, matched)))
-                .collect(),
+            heirs: if leading { heirs(&replica, state.last).await } else { Vec::new() },
         };
-        let result = match decide(&view, patience_ms) {
-            WitnessAction::Wait => Ok(()),
+        let action = decide(&view, patience_ms);
+        if keeps_seat != matches!(action, WitnessAction::KeepSeat(_)) {
+            keeps_seat = !keeps_seat;
+            if let WitnessAction::KeepSeat(whole) = &action {
+                tracing::error!(
+                    nodes = ?whole,
+                    "the newest entries are at these nodes now, and by the rule of failover their site does not take over by \
+                     itself: nobody serves until a voter of the site that led answers, or `saola auto-failover override`"
+                );
+            }
+        }
+        let result = match action {
+            WitnessAction::Wait | WitnessAction::KeepSeat(_) => Ok(()),
             WitnessAction::Campaign => {
                 tracing::warn!("this witness alone holds the newest log: it campaigns, to hand over to a data node");
                 raft.trigger().elect(false).await.map_err(|error| error.to_string())
@@ -159,15 +182,34 @@ async fn reachable_voters<RT: Runtime>(replica: &Replica<RT>) -> Vec<ReachableVo
         (member.node_id, replica.ask(&member, Question::Identify(Nothing {}), limit).await)
     });
     let answered = |(node_id, answer)| match answer {
-        Ok(Answer::Identity(identity)) if identity.runs => Some(ReachableVoter {
-            node_id,
-            last: identity.last.map(LogId::from),
-            knows_leader: identity.leader != 0,
-            holds_back: identity.holds_back,
-        }),
+        Ok(Answer::Identity(identity)) if identity.runs => {
+            Some(ReachableVoter { node_id, last: identity.last.map(LogId::from), knows_leader: identity.leader != 0 })
+        }
         _ => None,
     };
     futures::future::join_all(questions).await.into_iter().filter_map(answered).collect()
+}
+
+/// Data voters that have flushed what this leading witness has, and whether they may take over.
+async fn heirs<RT: Runtime>(replica: &Replica<RT>, own_last: Option<LogId>) -> Vec<Heir> {
+    let shared = &replica.shared;
+    let limit = Duration::from_millis(shared.election_max_ms());
+    let voters: Vec<Member> = shared.members().into_iter().filter(|it| it.role_value() == Role::Voter).collect();
+    let answers =
+        |member: &Member| shared.links.last_answer(member.node_id).is_some_and(|(at, _)| at.elapsed() < limit);
+    let is_lost = |site: &str| !voters.iter().any(|member| member.site == site && answers(member));
+    let own_index = own_last.map(|last| last.index);
+    let has_all = |id| shared.has_vote(id) && shared.matched_index(id).flatten() == own_index;
+    // The others are not asked: some are probably lost, and every moment here is one without service.
+    let whole = voters.iter().filter(|member| has_all(member.node_id) && answers(member));
+    let asked = whole.map(|member| async {
+        let Ok(Answer::Identity(identity)) = replica.ask(member, Question::Identify(Nothing {}), limit).await else {
+            return None;
+        };
+        let holds_back = !identity.holds_back_for.is_empty() && is_lost(&identity.holds_back_for);
+        Some(Heir { node_id: member.node_id, applied_next: identity.applied_next, may_lead: !holds_back })
+    });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -181,7 +223,7 @@ mod tests {
     }
 
     fn voter(node_id: NodeId, last: Option<LogId>) -> ReachableVoter {
-        ReachableVoter { node_id, last, knows_leader: false, holds_back: false }
+        ReachableVoter { node_id, last, knows_leader: false }
     }
 
     fn leaderless() -> WitnessView {
@@ -193,7 +235,7 @@ mod tests {
             own_id: 5,
             voter_sets: vec![BTreeSet::from([1, 2, 3, 4, 5])],
             reachable: vec![voter(3, at(1, 9)), voter(4, at(1, 8))],
-            matched: vec![],
+            heirs: vec![],
         }
     }
 
@@ -210,7 +252,6 @@ mod tests {
         waits(|view| view.reachable[0].last = view.own_last);
         waits(|view| view.reachable[0].last = at(2, 1));
         waits(|view| view.reachable[0].knows_leader = true);
-        waits(|view| view.reachable[0].holds_back = true);
         waits(|view| view.reachable.truncate(1));
         waits(|view| view.reachable.clear());
         waits(|view| view.reachable[1].node_id = 6);
@@ -218,13 +259,19 @@ mod tests {
     }
 
     #[test]
-    fn leading_witness_hands_over_only_to_a_voter_with_the_whole_log() {
-        let mut view = WitnessView { leading: true, leader_known: true, ..leaderless() };
-        view.matched = vec![(3, Some(9)), (4, None)];
-        assert_eq!(decide(&view, 900), WitnessAction::Wait);
-        view.matched[1].1 = Some(10);
-        assert_eq!(decide(&view, 900), WitnessAction::HandOver(vec![4]));
-        view.matched[0].1 = Some(10);
-        assert_eq!(decide(&view, 900), WitnessAction::HandOver(vec![3, 4]), "the first may be dead by now");
+    fn leading_witness_hands_over_only_to_a_voter_that_has_applied_the_whole_log_and_may_lead() {
+        let heir = |node_id, applied_next| Heir { node_id, applied_next, may_lead: true };
+        let leads = |heirs: &[Heir]| {
+            let view = WitnessView { leading: true, leader_known: true, heirs: heirs.to_vec(), ..leaderless() };
+            decide(&view, 900)
+        };
+        assert_eq!(leads(&[]), WitnessAction::Wait);
+        assert_eq!(leads(&[heir(3, 10)]), WitnessAction::Wait, "the rule that it goes by may be an older one");
+        let (third, fourth) = (heir(3, 11), heir(4, 11));
+        assert_eq!(leads(&[heir(3, 10), fourth]), WitnessAction::HandOver(vec![4]));
+        assert_eq!(leads(&[third, fourth]), WitnessAction::HandOver(vec![3, 4]), "the first may be dead by now");
+        let held = |heir| Heir { may_lead: false, ..heir };
+        assert_eq!(leads(&[held(third), fourth]), WitnessAction::HandOver(vec![4]));
+        assert_eq!(leads(&[held(third), heir(4, 10)]), WitnessAction::KeepSeat(vec![3]));
     }
 }

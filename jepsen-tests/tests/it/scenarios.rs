@@ -74,18 +74,24 @@ impl Drop for Replay<'_> {
 
 /// Runs a scenario under many seeds.
 fn under_seeds(name: &str, scenario: impl AsyncFn(u64)) {
+    of_seeds(name, SEEDS, scenario);
+}
+
+/// What a scenario answers under each of so many seeds, or as many as were asked for, or under the one that was.
+fn of_seeds<T>(name: &str, count: u64, scenario: impl AsyncFn(u64) -> T) -> Vec<T> {
     let seeds = match number("SAOLA_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SAOLA_SEEDS").unwrap_or(SEEDS),
+        None => 0..number("SAOLA_SEEDS").unwrap_or(count),
     };
     if let Ok(filter) = std::env::var("SAOLA_LOG") {
         // A second scenario of the same process writes to the first one's subscriber.
         let _already_set = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).try_init();
     }
-    for seed in seeds {
+    let one = |seed| {
         let _replay = Replay { name, seed };
-        run(seed, scenario(seed));
-    }
+        run(seed, scenario(seed))
+    };
+    seeds.map(one).collect()
 }
 
 /// Three voters at one site, and a clerk who has written a record.

@@ -83,7 +83,7 @@ pub(super) async fn watch<RT: Runtime>(replica: Replica<RT>) {
     let mut leads_since: Option<InstantOf<RT>> = None;
     let mut rests_until: Option<InstantOf<RT>> = None;
     while !shared.has_stopped() {
-        let leader = shared.leader();
+        let leader = shared.data_leader();
         let replicated = shared.store.failover();
         if leader.is_some() {
             shared.told_to_campaign.store(false, Ordering::Release);
@@ -121,6 +121,20 @@ pub(super) async fn watch<RT: Runtime>(replica: Replica<RT>) {
 }
 
 impl<RT: Runtime> Shared<RT> {
+    /// The leader, unless it is a witness, which keeps the seat for a data node.
+    fn data_leader(&self) -> Option<u64> {
+        let witness = |id| self.member(id).is_some_and(|it| it.role_value() == Role::Witness);
+        self.leader().filter(|id| !witness(*id))
+    }
+
+    /// The site for whose loss this voter does not campaign by itself; empty: it does, or it has been told to.
+    pub(super) fn holds_back_for(&self) -> String {
+        let replicated = self.store.failover();
+        let told = self.told_to_campaign.load(Ordering::Acquire);
+        let held = !told && replicated.held(self.now_us()).is_some() && replicated.led_from != self.claim.site;
+        if held { replicated.led_from } else { String::new() }
+    }
+
     /// How leadership came to this leader's site, if that is not known yet; none also while it cannot be told. A site
     /// counts as lost when none of its voters answers this leader and no acknowledgement has come for as long as writes
     /// wait for one.

@@ -443,7 +443,9 @@ impl<RT: Runtime> Shared<RT> {
             boot_id: Bytes::copy_from_slice(&self.boot_id),
             runs: self.raft().is_some(),
             copy_is_bad: self.copy.is_bad(),
-            holds_back: self.held_back.lock().is_some(),
+            // Read before it: what it says holds at least for that much.
+            applied_next: *self.applied_next.borrow(),
+            holds_back_for: self.holds_back_for(),
         }
     }
 

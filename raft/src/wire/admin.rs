@@ -47,9 +47,12 @@ pub struct Identity {
     /// Its copy of the records is known to be bad: it should not lead.
     #[prost(bool, tag = "8")]
     pub copy_is_bad: bool,
-    /// It does not campaign: the site that led is lost, and nobody is to take over by itself.
-    #[prost(bool, tag = "9")]
-    pub holds_back: bool,
+    /// Were this site lost, it would not take over by itself; empty: it would. As of what it has applied.
+    #[prost(string, tag = "9")]
+    pub holds_back_for: String,
+    /// First index that it has not applied.
+    #[prost(uint64, tag = "10")]
+    pub applied_next: u64,
 }
 
 /// See [`Question::Digest`].

@@ -7,10 +7,12 @@ use saola_raft::FailoverStatus;
 use saola_raft::protection::State;
 use saola_raft::sim::spawn_on;
 use saola_storage::failover::{Failover, Held, Policy};
+use saola_storage::types::LogId;
 
 use super::sites::{Sites, until_state};
 use super::{have_lead, leader, leads, pick, status, under_seeds, until};
 
+const WITNESS: u64 = 5;
 /// Nobody leads for so long: many election timeouts.
 const LONG: Duration = Duration::from_secs(10);
 
@@ -36,19 +38,23 @@ async fn begin() -> (Sites, Clerk) {
     (sites, clerk)
 }
 
+fn end(cluster: &Cluster, id: u64) -> Option<LogId> {
+    cluster.log(id)?.last
+}
+
 async fn lose_main(sites: &mut Sites) {
     for node in sites.main.clone() {
         sites.cluster.crash(node).await;
     }
 }
 
-/// Both voters of the other site say that they hold back, and nobody leads for long.
+/// Both voters of the other site say that they hold back, and no data node leads for long.
 async fn holds_back(sites: &Sites) {
     let cluster = &sites.cluster;
     until("they say so", PATIENCE, || sites.dr.iter().all(|id| known(cluster, *id).held_back.is_some())).await;
     let until_then = tokio::time::Instant::now() + LONG;
     while tokio::time::Instant::now() < until_then {
-        assert!(cluster.running().iter().all(|id| !leads(cluster, *id)), "nobody takes over");
+        assert!(sites.main.iter().chain(&sites.dr).all(|id| !leads(cluster, *id)), "nobody takes over");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let said = known(cluster, sites.dr[0]).held_back.expect("it was just seen");
@@ -109,6 +115,10 @@ fn a_witness_that_alone_has_the_newest_entry_hands_it_to_no_site_that_must_not_t
             lose_main(&mut sites).await;
             sites.cluster.network.heal();
             holds_back(&sites).await;
+            assert!(
+                sites.dr.iter().all(|id| end(&sites.cluster, *id) == end(&sites.cluster, WITNESS)),
+                "it is safe there"
+            );
             sites.cluster.start_all().await;
             clerk.again_surely(&sites.cluster, &sites.main, PATIENCE).await;
             for node in sites.cluster.running() {
@@ -116,6 +126,44 @@ fn a_witness_that_alone_has_the_newest_entry_hands_it_to_no_site_that_must_not_t
             }
         },
     );
+}
+
+#[test]
+fn a_site_goes_by_a_rule_that_it_had_not_heard_of_when_the_other_one_was_lost() {
+    under_seeds("failover::a_site_goes_by_a_rule_that_it_had_not_heard_of_when_the_other_one_was_lost", async |seed| {
+        let (mut sites, mut clerk) = begin().await;
+        let held = |sites: &Sites, id: &u64| known(&sites.cluster, *id).held.is_some();
+        let (before, after) = match seed % 2 {
+            0 => (Policy::Automatic, Policy::ObserveOnly),
+            _ => (Policy::ObserveOnly, Policy::Automatic),
+        };
+        set(&sites.cluster, 1, at_home(before, 0, false)).await;
+        let was_held = before == Policy::ObserveOnly;
+        until("all know it", PATIENCE, || sites.dr.iter().all(|id| held(&sites, id) == was_held)).await;
+        sites.part_from_main();
+        until_state(&sites.cluster, State::Unsynchronized, PATIENCE).await;
+        set(&sites.cluster, pick(&[1, 2]), at_home(after, 0, false)).await;
+        lose_main(&mut sites).await;
+        assert!(sites.dr.iter().all(|id| held(&sites, id) == was_held), "they have not heard of it");
+        sites.cluster.network.heal();
+        if after == Policy::Automatic {
+            clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+        } else {
+            holds_back(&sites).await;
+            // One node of the site is enough for it not to be lost; and somebody may decide.
+            if seed % 4 == 0 {
+                sites.cluster.start(pick(&[1, 2])).await;
+            } else {
+                sites.dr.iter().for_each(|id| drop(sites.cluster.replica(*id).and_then(|it| it.campaign_now())));
+            }
+            let data = [&sites.main[..], &sites.dr[..]].concat();
+            clerk.put_surely(&sites.cluster, &data, 0, PATIENCE).await;
+        }
+        sites.cluster.start_all().await;
+        for node in sites.cluster.running() {
+            clerk.check(&sites.cluster, node).await;
+        }
+    });
 }
 
 #[test]
