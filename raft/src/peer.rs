@@ -220,8 +220,8 @@ impl<RT: Runtime> PeerService<RT> {
                 let (quorum_age_ms, witness_keeps_from) = (request.quorum_age_ms, request.witness_keeps_from);
                 let (round, collection, below) =
                     (request.collect_round, request.collect_collection, request.collect_below);
+                let (header, caller) = &*sender;
                 let admitted = async {
-                    let (header, caller) = &*sender;
                     shared.admit(header, caller).await?;
                     check_speaks_for_itself(header, request.vote.as_ref())?;
                     raft_append::<RT>(request)
@@ -229,7 +229,7 @@ impl<RT: Runtime> PeerService<RT> {
                 match admitted.await {
                     Ok(rpc) => {
                         let term = rpc.vote.leader_id.term;
-                        shared.heard_leader(term, frontier_next, needed_from, quorum_age_ms);
+                        shared.heard_leader(header.from_role, term, frontier_next, needed_from, quorum_age_ms);
                         shared.links.set_witness_keeps_from(witness_keeps_from);
                         shared.pins.hear(Announcement { term, round, collection, below }, RT::Instant::now());
                         Some((rpc, (requests, bad)))

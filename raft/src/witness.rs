@@ -24,7 +24,7 @@ pub struct WitnessView {
     pub leading: bool,
     /// Some node leads.
     pub leader_known: bool,
-    /// Milliseconds since it last knew a leader.
+    /// Milliseconds since a leader last spoke.
     pub leaderless_ms: u64,
     /// End of its own log.
     pub own_last: Option<LogId>,
@@ -105,31 +105,31 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
     let election_max_ms = shared.election_max_ms();
     let patience_ms = 3 * election_max_ms;
     let mut keeps_seat = false;
-    let mut leader_seen = <RT as openraft::AsyncRuntime>::Instant::now();
+    // Its own word counts too.
+    let mut led_until = <RT as openraft::AsyncRuntime>::Instant::now();
     loop {
         RT::sleep(Duration::from_millis(election_max_ms / 4)).await;
         let Some(raft) = shared.raft() else { return };
         if shared.has_stopped() {
             return;
         }
-        let leader_known = shared.leader().is_some();
         let leading = shared.is_leader();
-        if leader_known {
-            leader_seen = <RT as openraft::AsyncRuntime>::Instant::now();
-        }
-        if leader_known && !leading {
+        if leading {
+            led_until = <RT as openraft::AsyncRuntime>::Instant::now();
+        } else if shared.leader().is_some() {
             continue;
         }
-        let leaderless_ms = leader_seen.elapsed().as_millis() as u64;
-        let reachable = match !leading && leaderless_ms >= patience_ms {
+        let leaderless = || shared.last_word().map_or(led_until, |at| at.max(led_until)).elapsed().as_millis() as u64;
+        // Whoever is lost answers by silence: that is waited for beside the patience, not behind it.
+        let reachable = match !leading && leaderless() + election_max_ms >= patience_ms {
             true => reachable_voters(&replica).await,
             false => Vec::new(),
         };
         let state = shared.log.state();
         let view = WitnessView {
             leading,
-            leader_known,
-            leaderless_ms,
+            leader_known: shared.leader().is_some(),
+            leaderless_ms: leaderless(),
             own_last: state.last.max(state.last_purged),
             own_id: shared.claim.node_id,
             voter_sets: shared.voter_sets(),

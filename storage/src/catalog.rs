@@ -1,6 +1,6 @@
 //! What every call needs and that changes seldom, kept decoded in memory: identity, sites, collections, key ring.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,12 +45,20 @@ impl StoreInfo {
     }
 }
 
+/// Collections by name.
+pub(crate) type Collections = BTreeMap<String, Arc<Collection>>;
+
+/// So many earlier lists of collections are kept. As many changes may wait for the other site before they are shown
+/// early; each of them is one call of an operator.
+const EARLIER: usize = 256;
+
 /// The decoded rows.
 #[derive(Clone, Default)]
 pub(crate) struct Catalog {
     pub info: Option<StoreInfo>,
-    /// By name.
-    pub collections: BTreeMap<String, Arc<Collection>>,
+    pub collections: Collections,
+    /// What the collections were before the entry at each of these indexes changed them, since the store was opened.
+    earlier: VecDeque<(u64, Arc<Collections>)>,
     /// By DEK id.
     pub deks: BTreeMap<Bytes, WrappedDek>,
     /// None: nobody has set it yet.
@@ -103,6 +111,19 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The entry at `index` is about to create a collection or to change a policy.
+    pub fn collections_change_at(&mut self, index: u64) {
+        self.earlier.push_back((index, Arc::new(self.collections.clone())));
+        let surplus = self.earlier.len().saturating_sub(EARLIER);
+        self.earlier.drain(..surplus);
+    }
+
+    /// The collections as the entry at `index` left them.
+    pub fn collections_at(&self, index: u64) -> &Collections {
+        let later = self.earlier.partition_point(|(changed_at, _)| *changed_at <= index);
+        self.earlier.get(later).map_or(&self.collections, |(_, collections)| collections)
+    }
+
     /// The number that the next collection gets.
     pub fn next_collection(&self) -> u32 {
         self.collections.values().map(|collection| collection.number).max().unwrap_or(0) + 1
@@ -111,5 +132,36 @@ impl Catalog {
     /// Sites that hold a KEK, so that every data key must be wrapped for them.
     pub fn key_sites(&self) -> impl Iterator<Item = &Site> {
         self.info.iter().flat_map(|info| &info.sites).filter(|site| !site.kek_public.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keyspace::encode_value;
+
+    #[test]
+    fn collections_are_shown_as_an_entry_left_them() {
+        let mut catalog = Catalog::default();
+        let made = |catalog: &mut Catalog, index: u64| {
+            catalog.collections_change_at(index);
+            let number = catalog.next_collection();
+            let row = collections::CollectionRow {
+                name: format!("c{number}"),
+                incarnation: Bytes::from(vec![0; 16]),
+                ..collections::CollectionRow::default()
+            };
+            let collection = collections::decode(&collections::key(number), encode_value(&row)).expect("it is whole");
+            catalog.collections.insert(collection.name.clone(), Arc::new(collection));
+        };
+        made(&mut catalog, 10);
+        made(&mut catalog, 10);
+        made(&mut catalog, 12);
+        let known = |index| catalog.collections_at(index).len();
+        assert_eq!([known(9), known(10), known(11), known(12), known(99)], [0, 2, 2, 3, 3]);
+        for index in 13..1_000 {
+            catalog.collections_change_at(index);
+        }
+        assert_eq!(catalog.earlier.len(), EARLIER);
     }
 }

@@ -139,7 +139,7 @@ async fn list(
     deadline: Deadline,
 ) -> Result<ListCollectionsResponse, Refusal> {
     let point = point::reach(node, call.consistency, deadline).await?;
-    let collections = point.view.collections().into_iter().map(convert::collection).collect();
+    let collections = point.collections().into_iter().map(convert::collection).collect();
     Ok(ListCollectionsResponse { header: Some(point.header()), collections })
 }
 

@@ -46,7 +46,12 @@ impl Point {
     /// # Errors
     /// UNKNOWN_COLLECTION.
     pub fn collection(&self, name: &str) -> Result<Collection, Refusal> {
-        self.view.collection(name).ok_or_else(|| Refusal::unknown_collection(name))
+        self.view.collection_at(name, self.log_index).ok_or_else(|| Refusal::unknown_collection(name))
+    }
+
+    /// All collections.
+    pub fn collections(&self) -> Vec<Collection> {
+        self.view.collections_at(self.log_index)
     }
 
     /// What stands in the answer.

@@ -31,7 +31,7 @@ use crate::clock;
 use crate::folder::{DataFolder, FolderClaim, NodeIdentity};
 use crate::frontier::FrontierCell;
 use crate::links::Links;
-use crate::member::{Member, MembershipRecord, members_of};
+use crate::member::{Member, MembershipRecord, Role, members_of};
 use crate::peer::PeerService;
 use crate::pins::{Announcement, PinError, Pins};
 use crate::state_machine::StateMachine;
@@ -124,6 +124,8 @@ pub(crate) struct Shared<RT: Runtime> {
     raft: OnceLock<RaftOf<RT>>,
     /// When a leader last spoke.
     heard: Mutex<Option<InstantOf<RT>>>,
+    /// The same, of leaders that keep records: a witness that leads in between says nothing of the sites.
+    heard_data_leader: Mutex<Option<InstantOf<RT>>>,
     /// Highest term of a leader that has spoken.
     heard_term: AtomicU64,
     /// What leaders said of their frontier and their quorum.
@@ -268,6 +270,11 @@ impl<RT: Runtime> Shared<RT> {
         (leader == self.claim.node_id || !silent()).then_some(leader)
     }
 
+    /// When a leader last spoke to this node.
+    pub(crate) fn last_word(&self) -> Option<InstantOf<RT>> {
+        *self.heard.lock()
+    }
+
     /// After so long a silence a leader counts as lost.
     fn silence(&self) -> Duration {
         Duration::from_millis(self.timing.election_max_ms)
@@ -348,16 +355,17 @@ impl<RT: Runtime> Shared<RT> {
         stamp.stamp_us
     }
 
-    pub(crate) fn heard_something(&self) {
-        *self.heard.lock() = Some(InstantOf::<RT>::now());
-    }
-
-    pub(crate) fn heard_leader(&self, term: u64, frontier_next: u64, needed_from: u64, quorum_age_ms: u64) {
+    /// `role`: the sender's.
+    pub(crate) fn heard_leader(&self, role: i32, term: u64, frontier_next: u64, needed_from: u64, quorum_age_ms: u64) {
         let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
         // A leader of an older term is about to be refused by Raft; what it says counts for nothing.
         if term >= current {
             self.heard_term.fetch_max(term, Ordering::AcqRel);
-            self.heard_something();
+            let now = Some(InstantOf::<RT>::now());
+            *self.heard.lock() = now;
+            if role != Role::Witness as i32 {
+                *self.heard_data_leader.lock() = now;
+            }
             // Before its age, or a read in between would call the older state that young.
             self.frontier.heard(frontier_next);
             self.heard_confirmed(frontier_next, quorum_age_ms);

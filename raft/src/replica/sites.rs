@@ -163,7 +163,7 @@ impl<RT: Runtime> Shared<RT> {
     /// a site it runs beside the election. Else from the election: there it is also the lease that bounds a loss.
     fn begin_leading(&self, term: u64, now: InstantOf<RT>, led_until: Option<InstantOf<RT>>) -> Leading<InstantOf<RT>> {
         let runs_beside = needs_two_sites(&self.voter_sets(), &self.members());
-        let former = (*self.heard.lock()).max(led_until).filter(|_| runs_beside);
+        let former = (*self.heard_data_leader.lock()).max(led_until).filter(|_| runs_beside);
         Leading {
             term,
             since: now,

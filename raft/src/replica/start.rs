@@ -172,6 +172,7 @@ impl<RT: Runtime> Replica<RT> {
             digest_taken: watch::Sender::new(0),
             raft: OnceLock::new(),
             heard: Mutex::new(None),
+            heard_data_leader: Mutex::new(None),
             heard_term: AtomicU64::new(0),
             staleness: Mutex::new(Staleness::new()),
             disk_free_bytes: AtomicU64::new(first_free_bytes),

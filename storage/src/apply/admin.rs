@@ -67,7 +67,12 @@ impl Machine {
         Decision::Done(Done {})
     }
 
-    pub(super) fn create_collection(&mut self, draft: &mut Draft<'_>, create: CreateCollection) -> Decision {
+    pub(super) fn create_collection(
+        &mut self,
+        draft: &mut Draft<'_>,
+        create: CreateCollection,
+        place: Place,
+    ) -> Decision {
         if let Some(found) = self.catalog.collections.get(&create.name) {
             let incarnation = Bytes::copy_from_slice(&found.incarnation);
             return Decision::CollectionExists(CollectionExists { incarnation });
@@ -96,6 +101,7 @@ impl Machine {
         draft.add_row(Kind::Collections, key, collections::encode(&collection));
         draft.add_row(Kind::KeyRing, dek.id.clone(), encode_value(&dek));
         let catalog = Arc::make_mut(&mut self.catalog);
+        catalog.collections_change_at(place.index);
         catalog.collections.insert(collection.name.clone(), Arc::new(collection));
         catalog.deks.insert(dek.id.clone(), dek);
         Decision::CollectionCreated(CollectionCreated { incarnation })

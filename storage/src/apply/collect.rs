@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Machine;
 use super::draft::Draft;
 use super::overlay::Overlay;
+use super::{Machine, Place};
 use crate::command::{
     ChangesCompacted, Collect, Collected, CompactChanges, Decision, Done, OnHold, RetentionChange, SetRetention,
     UnknownCollection,
@@ -44,7 +44,7 @@ struct Walk<'a> {
 
 impl Machine {
     /// Changes a part of a collection's policy. It rules the next [`Collect`]; nothing is removed here.
-    pub(super) fn set_retention(&mut self, draft: &mut Draft<'_>, set: SetRetention) -> Decision {
+    pub(super) fn set_retention(&mut self, draft: &mut Draft<'_>, set: SetRetention, place: Place) -> Decision {
         let Some(collection) = self.catalog.collections.get(&set.collection).cloned() else {
             return Decision::UnknownCollection(UnknownCollection {});
         };
@@ -63,6 +63,7 @@ impl Machine {
             None => {}
         }
         if retention != collection.retention {
+            Arc::make_mut(&mut self.catalog).collections_change_at(place.index);
             self.replace_collection(draft, &collection, Collection { retention, ..Collection::clone(&collection) });
         }
         Decision::Done(Done {})

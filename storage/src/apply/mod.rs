@@ -228,10 +228,10 @@ impl Machine {
         match op {
             Op::Put(put) => self.put(draft, place, put),
             Op::Delete(delete) => self.delete(draft, place, delete),
-            Op::CreateCollection(create) => Ok(self.create_collection(draft, create)),
+            Op::CreateCollection(create) => Ok(self.create_collection(draft, create, place)),
             Op::Bootstrap(bootstrap) => self.bootstrap(draft, bootstrap, place),
             Op::AddSite(add) => Ok(self.add_site(draft, add)),
-            Op::SetRetention(set) => Ok(self.set_retention(draft, set)),
+            Op::SetRetention(set) => Ok(self.set_retention(draft, set, place)),
             Op::Collect(collect) => self.collect(draft, collect),
             Op::CompactChanges(compact) => self.compact_changes(draft, compact),
             Op::ClaimNodeId(claim) => Ok(self.claim_node_id(draft, claim)),
