@@ -22,6 +22,8 @@ pub struct Clerk {
     pub padding: usize,
     /// Acknowledged: value by record and generation.
     acked: BTreeMap<(u64, u64), u64>,
+    /// Shown by some read, the same way: what was shown stays.
+    seen: BTreeMap<(u64, u64), u64>,
     /// Values without an answer: each may be there, once at most.
     unanswered: BTreeSet<u64>,
     /// Values that surely were not applied, as the cluster said each time they were offered.
@@ -32,8 +34,8 @@ pub struct Clerk {
 impl Clerk {
     /// A client with a number of its own.
     pub fn new(client: u64) -> Self {
-        let (acked, unanswered, absent) = Default::default();
-        Self { client, sequence: 0, padding: 0, acked, unanswered, absent, last: None }
+        let (acked, seen, unanswered, absent) = Default::default();
+        Self { client, sequence: 0, padding: 0, acked, seen, unanswered, absent, last: None }
     }
 
     /// Writes acknowledged so far.
@@ -117,16 +119,40 @@ impl Clerk {
         self.check_at(cluster, node, &point);
     }
 
+    /// A linearizable read, if the node serves one within the time of a call: see [`Clerk::check`]. What it shows must
+    /// be there from now on.
+    pub async fn look(&mut self, cluster: &Cluster, node: u64) -> bool {
+        let Some(replica) = cluster.replica(node) else { return false };
+        let reads = replica.clone();
+        let Ok(Ok(point)) = spawn_on(node, async move { reads.read_point(CALL).await }).await else { return false };
+        self.check_at(cluster, node, &point);
+        for record in self.records() {
+            let shown = history_at(&replica, record, &point);
+            self.seen.extend(shown.into_iter().map(|(generation, value)| ((record, generation), value)));
+        }
+        true
+    }
+
+    fn records(&self) -> BTreeSet<u64> {
+        self.acked.keys().chain(self.seen.keys()).map(|(record, _)| *record).collect()
+    }
+
     /// The same at a read point that the node gave.
     pub fn check_at(&self, cluster: &Cluster, node: u64, point: &ReadPoint) {
         let replica = cluster.replica(node).expect("callers read where a node runs");
-        let records: BTreeSet<u64> = self.acked.keys().map(|(record, _)| *record).collect();
-        for record in records {
+        for record in self.records() {
             let history = history_at(&replica, record, point);
             assert_eq!(history.keys().next_back().copied().unwrap_or(0), generation_at(&replica, record, point));
             for ((_, generation), value) in self.acked.range((record, 0)..=(record, u64::MAX)) {
                 let found = history.get(generation);
                 assert_eq!(found, Some(value), "node {node}: r{record} generation {generation} was acknowledged");
+            }
+            for ((_, generation), value) in self.seen.range((record, 0)..=(record, u64::MAX)) {
+                assert_eq!(
+                    history.get(generation),
+                    Some(value),
+                    "node {node}: r{record} {generation} was shown before"
+                );
             }
             for value in history.values().filter(|value| client_of(**value) == self.client) {
                 assert!(

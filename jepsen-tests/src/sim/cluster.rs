@@ -106,11 +106,20 @@ impl Cluster {
 
     /// 2+2+w: nodes 1 and 2 at the site main, 3 and 4 at dr, witness 5 at a third place. No node runs yet.
     pub fn two_sites() -> Self {
+        Self::sites_of(2)
+    }
+
+    /// 3+3+w: nodes 1 to 3 at the site main, 4 to 6 at dr, witness 7 at a third place. No node runs yet.
+    pub fn two_large_sites() -> Self {
+        Self::sites_of(3)
+    }
+
+    fn sites_of(each: u64) -> Self {
         let mut cluster = Self::empty();
-        for (id, site) in [(1, MAIN), (2, MAIN), (3, DR), (4, DR)] {
-            cluster.add(id, site, Role::Voter);
+        for id in 1..=2 * each {
+            cluster.add(id, if id <= each { MAIN } else { DR }, Role::Voter);
         }
-        cluster.add(5, "third", Role::Witness);
+        cluster.add(2 * each + 1, "third", Role::Witness);
         cluster
     }
 

@@ -27,6 +27,7 @@ mod failover;
 mod folders;
 mod hangs;
 mod init;
+mod latency;
 mod leadership;
 mod membership;
 mod protection;
@@ -38,6 +39,7 @@ mod scrub;
 mod sites;
 mod snapshots;
 mod table;
+mod topologies;
 mod witness;
 
 use std::time::Duration;

@@ -1,16 +1,18 @@
 //! A network in memory: delays and cuts that the seed decides. Messages go through their real encoding.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
 use saola_storage::types::NodeId;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::runtime::{SimRuntime, random_u64, spawn_on};
@@ -134,10 +136,19 @@ impl SimNetwork {
         }
     }
 
+    /// When a message that is sent now arrives.
+    fn arrival(&self, from: NodeId, to: NodeId) -> Instant {
+        let by = self.state.lock().delays.get(&(from, to)).copied().unwrap_or_default();
+        Instant::now() + by + Duration::from_micros(100 + random_u64() % 2_000)
+    }
+
     /// Delays a message; when it is lost on the way, its connection ends after a while.
     async fn travel(&self, from: NodeId, to: NodeId) -> Result<(), Lost> {
-        let by = self.state.lock().delays.get(&(from, to)).copied().unwrap_or_default();
-        tokio::time::sleep(by + Duration::from_micros(100 + random_u64() % 2_000)).await;
+        self.arrive(from, to, self.arrival(from, to)).await
+    }
+
+    async fn arrive(&self, from: NodeId, to: NodeId, at: Instant) -> Result<(), Lost> {
+        tokio::time::sleep_until(at).await;
         if self.is_cut(from, to) {
             tokio::time::sleep(KEEP_ALIVE).await;
             return Err(Lost);
@@ -176,20 +187,27 @@ fn through_bytes<M: Message + Default>(message: &M) -> M {
     M::decode(message.encode_to_vec().as_slice()).expect("a message decodes from its own encoding")
 }
 
-/// Moves a stream's messages one way, in order, until either end is gone.
+/// Moves a stream's messages one way, in order and many at a time, until either end is gone.
 fn pump<M: Message + Default + 'static>(
     network: Arc<SimNetwork>,
     from: NodeId,
     to: NodeId,
     mut messages: impl Stream<Item = M> + Send + Unpin + 'static,
 ) -> mpsc::Receiver<M> {
-    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    let (sender, receiver) = mpsc::channel(1);
+    let (under_way, mut arriving) = mpsc::channel(IN_FLIGHT);
+    let sending = network.clone();
     spawn_on(from, async move {
-        while let Some(message) = messages.next().await {
-            if network.travel(from, to).await.is_err() {
+        // A connection that has died takes no more messages from whoever would send them.
+        while let Either::Left((Some(message), _)) = select(messages.next(), pin!(under_way.closed())).await {
+            if under_way.send((sending.arrival(from, to), message)).await.is_err() {
                 return;
             }
-            if sender.send(through_bytes(&message)).await.is_err() {
+        }
+    });
+    spawn_on(from, async move {
+        while let Some((at, message)) = arriving.recv().await {
+            if network.arrive(from, to, at).await.is_err() || sender.send(through_bytes(&message)).await.is_err() {
                 return;
             }
         }

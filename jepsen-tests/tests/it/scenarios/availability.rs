@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use saola_jepsen::sim::{Cluster, PATIENCE};
+use saola_jepsen::sim::PATIENCE;
 use saola_raft::protection::State;
 use saola_raft::sim::random_u64;
 use saola_raft::{ReplicaStatus, Timing};
@@ -253,59 +253,6 @@ fn a_site_that_is_reached_and_stores_nothing_is_given_up_too() {
     });
 }
 
-/// Does something to a cluster that it must bear, or undoes all of it.
-async fn trouble(sites: &mut Sites, down: &mut Vec<u64>) {
-    let (main, dr) = (sites.main.clone(), sites.dr.clone());
-    let nodes: Vec<u64> = sites.cluster.ids();
-    end_what_has_stopped(sites, down).await;
-    match random_u64() % 10 {
-        0 => sites.part(),
-        1 => sites.cluster.part(&[pick(&main)], &[pick(&dr)]),
-        2 => main.iter().for_each(|from| dr.iter().for_each(|to| sites.cluster.network.cut(*from, *to))),
-        3 => main.iter().for_each(|to| dr.iter().for_each(|from| sites.cluster.network.cut(*from, *to))),
-        4 => sites.cluster.cut_one(),
-        5 => sites.cluster.hang_log(pick(&dr)),
-        6 if down.is_empty() => {
-            let node = pick(&nodes);
-            sites.cluster.crash(node).await;
-            down.push(node);
-        }
-        7 => {
-            for node in down.drain(..) {
-                sites.cluster.start(node).await;
-            }
-        }
-        _ => mend(sites),
-    }
-}
-
-/// A process whose disk hung for too long while it led has ended by itself.
-async fn end_what_has_stopped(sites: &mut Sites, down: &mut Vec<u64>) {
-    let runs = |id: &u64| sites.cluster.replica(*id).is_some();
-    let nodes: Vec<u64> = sites.cluster.ids().into_iter().filter(runs).collect();
-    for node in nodes {
-        if status(&sites.cluster, node).state == "stopped" {
-            sites.cluster.kill(node).await;
-            down.push(node);
-        }
-    }
-}
-
-fn mend(sites: &Sites) {
-    sites.cluster.network.heal();
-    for node in sites.cluster.ids() {
-        sites.cluster.release_log(node);
-    }
-}
-
-async fn lose(cluster: &mut Cluster, site: &[u64]) {
-    for node in site {
-        if cluster.replica(*node).is_some() {
-            cluster.crash(*node).await;
-        }
-    }
-}
-
 #[test]
 fn whatever_happens_between_the_sites_what_is_called_protected_survives_the_loss_of_one() {
     under_seeds(
@@ -315,7 +262,7 @@ fn whatever_happens_between_the_sites_what_is_called_protected_survives_the_loss
             let mut clerk = sites.begin().await;
             let mut down = Vec::new();
             for step in 0..40 {
-                trouble(&mut sites, &mut down).await;
+                sites.trouble(&mut down).await;
                 for record in 0..pick(&[0, 1, 4]) {
                     let through = pick(&sites.cluster.running());
                     let _unknown_if_refused = clerk.put(&sites.cluster, through, record).await;
@@ -328,17 +275,13 @@ fn whatever_happens_between_the_sites_what_is_called_protected_survives_the_loss
                 tokio::time::sleep(Duration::from_millis(random_u64() % 700)).await;
                 what_leaders_say_is_true(&sites);
             }
-            mend(&sites);
-            end_what_has_stopped(&mut sites, &mut down).await;
-            for node in down.drain(..) {
-                sites.cluster.start(node).await;
-            }
+            sites.mend_all(&mut down).await;
             clerk.again_surely(&sites.cluster, &sites.main, PATIENCE).await;
             if seed.is_multiple_of(2) {
                 // With a witness no acknowledged write is lost with a site, whatever the state.
                 let (lost, stays) = pick(&[(0, 1), (1, 0)]);
                 let both = [sites.main.clone(), sites.dr.clone()];
-                lose(&mut sites.cluster, &both[lost]).await;
+                sites.lose(&both[lost]).await;
                 clerk.put_surely(&sites.cluster, &both[stays], 0, Duration::from_secs(10)).await;
                 for node in &both[stays] {
                     clerk.check(&sites.cluster, *node).await;

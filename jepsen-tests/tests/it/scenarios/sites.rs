@@ -1,14 +1,17 @@
-//! Clusters of two sites, and how these stand to each other: what the scenarios of protection share.
+//! Clusters of two sites, what befalls them, and how the sites stand to each other.
 
 use std::time::Duration;
 
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
-use saola_raft::ProposeError;
 use saola_raft::protection::State;
-use saola_raft::sim::spawn_on;
+use saola_raft::sim::{random_u64, spawn_on};
+use saola_raft::{ProposeError, Role};
 use saola_storage::protection::{Mode, Protection};
 
-use super::{have_lead, leader, status, until};
+use super::{have_lead, leader, pick, status, until};
+
+/// Below so many free bytes a node has no room for writes, where a scenario fills disks.
+pub const MARK: u64 = 1 << 20;
 
 /// A cluster, and which of its data nodes are at the main site and at the other one.
 pub struct Sites {
@@ -26,18 +29,116 @@ impl Sites {
         Sites { cluster: Cluster::two_sites_without_witness(), main: vec![1, 2, 3], dr: vec![4, 5] }
     }
 
+    pub fn large_with_witness() -> Sites {
+        Sites { cluster: Cluster::two_large_sites(), main: vec![1, 2, 3], dr: vec![4, 5, 6] }
+    }
+
+    /// Voters at one site only.
+    pub fn alone(voters: u64) -> Sites {
+        Sites { cluster: Cluster::new(voters, false), main: (1..=voters).collect(), dr: Vec::new() }
+    }
+
+    /// Whether the loss of any one site stops nothing.
+    pub fn survives_a_site(&self) -> bool {
+        self.cluster.members().iter().any(|member| member.role_value() == Role::Witness)
+    }
+
     /// Makes the cluster, led from the main site, with a record.
     pub async fn begin(&mut self) -> Clerk {
         self.cluster.init().await;
         let mut clerk = Clerk::new(1);
         clerk.put_surely(&self.cluster, &self.main, 0, PATIENCE).await;
-        have_lead(&self.cluster, 1).await;
+        if self.main.len() > 1 {
+            have_lead(&self.cluster, 1).await;
+        }
         clerk
+    }
+
+    /// A message and its answer between nodes of different sites take so much longer.
+    pub fn be_apart(&self, round_trip: Duration) {
+        let members = self.cluster.members();
+        for from in &members {
+            for to in members.iter().filter(|to| to.site != from.site) {
+                self.cluster.network.delay(from.node_id, to.node_id, round_trip / 2);
+            }
+        }
     }
 
     /// The sites do not reach each other; the witness reaches both.
     pub fn part_from_main(&self) {
         self.cluster.part(&self.main, &self.dr);
+    }
+
+    /// Does something to the cluster that it must bear, or undoes all of it. `down`: nodes that do not run.
+    pub async fn trouble(&mut self, down: &mut Vec<u64>) {
+        let (main, dr) = (self.main.clone(), self.dr.clone());
+        let nodes: Vec<u64> = self.cluster.ids();
+        self.end_what_has_stopped(down).await;
+        match random_u64() % 12 {
+            0..4 if dr.is_empty() => self.cluster.cut_one(),
+            0 => self.part(),
+            1 => self.cluster.part(&[pick(&main)], &[pick(&dr)]),
+            2 => main.iter().for_each(|from| dr.iter().for_each(|to| self.cluster.network.cut(*from, *to))),
+            3 => main.iter().for_each(|to| dr.iter().for_each(|from| self.cluster.network.cut(*from, *to))),
+            4 => self.cluster.cut_one(),
+            5 => self.cluster.hang_log(pick(if dr.is_empty() { &main } else { &dr })),
+            6 if down.is_empty() => {
+                let node = pick(&nodes);
+                self.cluster.crash(node).await;
+                down.push(node);
+            }
+            7 if down.is_empty() => {
+                let site = if dr.is_empty() { &main } else { pick(&[&main, &dr]) };
+                self.lose(site).await;
+                down.extend(site);
+            }
+            8 => self.cluster.disk(pick(&nodes)).fill(MARK / 2),
+            9 => {
+                for node in down.drain(..) {
+                    self.cluster.start(node).await;
+                }
+            }
+            _ => self.mend(),
+        }
+    }
+
+    /// A process whose disk hung for too long while it led has ended by itself.
+    pub async fn end_what_has_stopped(&mut self, down: &mut Vec<u64>) {
+        let runs = |id: &u64| self.cluster.replica(*id).is_some();
+        let nodes: Vec<u64> = self.cluster.ids().into_iter().filter(runs).collect();
+        for node in nodes {
+            if status(&self.cluster, node).state == "stopped" {
+                self.cluster.kill(node).await;
+                down.push(node);
+            }
+        }
+    }
+
+    /// Links and disks work again.
+    pub fn mend(&self) {
+        self.cluster.network.heal();
+        for node in self.cluster.ids() {
+            self.cluster.release_log(node);
+            self.cluster.disk(node).set_capacity(u64::MAX);
+        }
+    }
+
+    /// Everything works and runs again.
+    pub async fn mend_all(&mut self, down: &mut Vec<u64>) {
+        self.mend();
+        self.end_what_has_stopped(down).await;
+        for node in down.drain(..) {
+            self.cluster.start(node).await;
+        }
+    }
+
+    /// Power is lost at a site.
+    pub async fn lose(&mut self, site: &[u64]) {
+        for node in site {
+            if self.cluster.replica(*node).is_some() {
+                self.cluster.crash(*node).await;
+            }
+        }
     }
 
     /// The other site is out of everybody's reach.

@@ -17,7 +17,7 @@ use saola_raft::{Replica, Timing, sim::SimRuntime};
 use saola_storage::command::Decision;
 use tokio::time::Instant;
 
-use super::sites::{Sites, maximum, set, until_state};
+use super::sites::{MARK, Sites, maximum, set, until_state};
 use super::{have_lead, number, of_seeds};
 
 /// Cells are measured over so many runs each, unless `SAOLA_SEEDS` asks for another number.
@@ -29,8 +29,6 @@ const PAUSE: Duration = Duration::from_millis(15);
 const BEFORE: Duration = Duration::from_millis(700);
 const AFTER: Duration = Duration::from_secs(6);
 const WITNESS: u64 = 5;
-/// The mark below which a disk has no room.
-const MARK: u64 = 1 << 20;
 
 /// What is lost; node 1 leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,12 +180,7 @@ async fn measure(loss: Loss, round_trip: Duration, protected: bool) -> Cell {
     let mut sites = Sites::with_witness();
     sites.cluster.timing = if round_trip > Duration::from_millis(5) { Timing::WAN } else { Timing::LAN };
     sites.cluster.min_free_bytes = MARK;
-    let site = |id: u64| if id == WITNESS { 2 } else { (id - 1) / 2 };
-    for from in 1..=5 {
-        for to in (1..=5).filter(|to| site(*to) != site(from)) {
-            sites.cluster.network.delay(from, to, round_trip / 2);
-        }
-    }
+    sites.be_apart(round_trip);
     sites.cluster.init().await;
     have_lead(&sites.cluster, 1).await;
     if protected {
