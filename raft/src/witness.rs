@@ -3,18 +3,21 @@
 //! A witness votes and keeps the log, but openraft never lets it campaign by itself. When it alone holds the newest
 //! log, no data node can win an election; then it campaigns, back-fills a data voter and hands leadership over. Whether
 //! that voter may take over is told by the log it now has: the newest entries may be the ones that forbid it. If so the
-//! witness keeps the seat, and nobody serves, until the lost site answers or somebody decides.
+//! witness stands down, and nobody leads until the lost site answers or somebody decides; but nothing is at the witness
+//! alone any more.
 //! [`decide`] is a pure function of what it sees.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::Instant as _;
-use saola_storage::types::{LogId, NodeId};
+use openraft::raft::VoteRequest;
+use saola_storage::log::LogState;
+use saola_storage::types::{LeaderId, LogId, NodeId, Vote};
 
 use crate::member::{Member, Role};
-use crate::replica::Replica;
-use crate::types::Runtime;
+use crate::replica::{RaftOf, Replica, Shared};
+use crate::types::{Runtime, log_id_to, vote_to};
 use crate::wire::{Answer, Nothing, Question};
 
 /// What a witness sees.
@@ -69,8 +72,8 @@ pub enum WitnessAction {
     Campaign,
     /// Hand leadership to the first of these data voters that takes it: they have applied the whole log.
     HandOver(Vec<NodeId>),
-    /// Go on leading: these have applied the whole log, and no site is to take over by itself.
-    KeepSeat(Vec<NodeId>),
+    /// Lead no more: these have applied the whole log, and no site is to take over by itself.
+    StandDown(Vec<NodeId>),
 }
 
 /// Decides what a witness does. `patience_ms` is how long data voters get to elect one of theirs.
@@ -82,7 +85,7 @@ pub fn decide(view: &WitnessView, patience_ms: u64) -> WitnessAction {
         let ids = |heirs: Vec<&Heir>| heirs.into_iter().map(|heir| heir.node_id).collect();
         return match (may_lead.is_empty(), held.is_empty()) {
             (false, _) => WitnessAction::HandOver(ids(may_lead)),
-            (true, false) => WitnessAction::KeepSeat(ids(held)),
+            (true, false) => WitnessAction::StandDown(ids(held)),
             (true, true) => WitnessAction::Wait,
         };
     }
@@ -104,7 +107,6 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
     let shared = replica.shared.clone();
     let election_max_ms = shared.election_max_ms();
     let patience_ms = 3 * election_max_ms;
-    let mut keeps_seat = false;
     // Its own word counts too.
     let mut led_until = <RT as openraft::AsyncRuntime>::Instant::now();
     loop {
@@ -136,19 +138,8 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
             reachable,
             heirs: if leading { heirs(&replica, state.last).await } else { Vec::new() },
         };
-        let action = decide(&view, patience_ms);
-        if keeps_seat != matches!(action, WitnessAction::KeepSeat(_)) {
-            keeps_seat = !keeps_seat;
-            if let WitnessAction::KeepSeat(whole) = &action {
-                tracing::error!(
-                    nodes = ?whole,
-                    "the newest entries are at these nodes now, and by the rule of failover their site does not take over by \
-                     itself: nobody serves until a voter of the site that led answers, or `saola auto-failover override`"
-                );
-            }
-        }
-        let result = match action {
-            WitnessAction::Wait | WitnessAction::KeepSeat(_) => Ok(()),
+        let result = match decide(&view, patience_ms) {
+            WitnessAction::Wait => Ok(()),
             WitnessAction::Campaign => {
                 tracing::warn!("this witness alone holds the newest log: it campaigns, to hand over to a data node");
                 raft.trigger().elect(false).await.map_err(|error| error.to_string())
@@ -164,6 +155,7 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
                 }
                 result
             }
+            WitnessAction::StandDown(held) => stand_down(&shared, &raft, &held, &state).await,
         };
         if let Err(error) = result {
             tracing::warn!("witness: {error}; it tries again");
@@ -190,32 +182,60 @@ async fn reachable_voters<RT: Runtime>(replica: &Replica<RT>) -> Vec<ReachableVo
     futures::future::join_all(questions).await.into_iter().filter_map(answered).collect()
 }
 
+/// Ends this leadership without a successor: the vote of the next term goes to a node that has everything, which uses it
+/// as soon as it may campaign.
+async fn stand_down<RT: Runtime>(
+    shared: &Shared<RT>,
+    raft: &RaftOf<RT>,
+    held: &[NodeId],
+    log: &LogState,
+) -> Result<(), String> {
+    let (Some(to), Some(vote)) = (held.first().and_then(|id| shared.member(*id)), log.vote) else { return Ok(()) };
+    tracing::error!(
+        nodes = ?held,
+        "the newest entries are at these nodes too now, and by the rule of failover their site does not take over by \
+         itself: nobody leads until a voter of the site that led answers; if it stays away, `saola auto-failover override \
+         --site {}`",
+        to.site
+    );
+    let next = LeaderId { term: vote.leader.term + 1, node_id: held[0] };
+    let request = VoteRequest {
+        vote: vote_to::<RT>(&Vote { leader: next, committed: false }),
+        last_log_id: log.last.map(|last| log_id_to::<RT>(&last)),
+        leadership_transfer: true,
+    };
+    let reply = raft.vote(request).await.map_err(|error| error.to_string())?;
+    match reply.vote_granted {
+        true => Ok(()),
+        false => Err("it could not stand down".into()),
+    }
+}
+
 /// Data voters that have flushed what this leading witness has, and whether they may take over.
 async fn heirs<RT: Runtime>(replica: &Replica<RT>, own_last: Option<LogId>) -> Vec<Heir> {
     let shared = &replica.shared;
     let limit = Duration::from_millis(shared.election_max_ms());
     let voters: Vec<Member> = shared.members().into_iter().filter(|it| it.role_value() == Role::Voter).collect();
-    let answers =
-        |member: &Member| shared.links.last_answer(member.node_id).is_some_and(|(at, _)| at.elapsed() < limit);
-    let is_lost = |site: &str| !voters.iter().any(|member| member.site == site && answers(member));
+    let answers = |id| shared.links.last_answer(id).is_some_and(|(at, _)| at.elapsed() < limit);
+    let is_lost = |site: &str| !voters.iter().any(|member| member.site == site && answers(member.node_id));
     let own_index = own_last.map(|last| last.index);
     let has_all = |id| shared.has_vote(id) && shared.matched_index(id).flatten() == own_index;
     // The others are not asked: some are probably lost, and every moment here is one without service.
-    let whole = voters.iter().filter(|member| has_all(member.node_id) && answers(member));
+    let whole = voters.iter().filter(|member| has_all(member.node_id));
     let asked = whole.map(|member| async {
         let Ok(Answer::Identity(identity)) = replica.ask(member, Question::Identify(Nothing {}), limit).await else {
             return None;
         };
         let holds_back = !identity.holds_back_for.is_empty() && is_lost(&identity.holds_back_for);
-        Some(Heir { node_id: member.node_id, applied_next: identity.applied_next, may_lead: !holds_back })
+        // An older release does not say what it has applied.
+        let applied_next = identity.applied_next.unwrap_or(u64::MAX);
+        Some(Heir { node_id: member.node_id, applied_next, may_lead: !holds_back })
     });
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use saola_storage::types::LeaderId;
-
     use super::*;
 
     fn at(term: u64, index: u64) -> Option<LogId> {
@@ -272,6 +292,6 @@ mod tests {
         assert_eq!(leads(&[third, fourth]), WitnessAction::HandOver(vec![3, 4]), "the first may be dead by now");
         let held = |heir| Heir { may_lead: false, ..heir };
         assert_eq!(leads(&[held(third), fourth]), WitnessAction::HandOver(vec![4]));
-        assert_eq!(leads(&[held(third), heir(4, 10)]), WitnessAction::KeepSeat(vec![3]));
+        assert_eq!(leads(&[held(third), heir(4, 10)]), WitnessAction::StandDown(vec![3]));
     }
 }

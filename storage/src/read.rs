@@ -106,18 +106,21 @@ impl View {
         self.state.catalog.collections.values().map(|collection| Collection::clone(collection)).collect()
     }
 
-    /// A collection as it is now, if the entry at `index` and those before it made it.
+    /// A collection with its policy as the entry at `index` left it.
     pub fn collection_at(&self, name: &str, index: u64) -> Option<Collection> {
-        self.collection(name).filter(|_| self.state.catalog.collections_at(index).contains_key(name))
+        self.state.catalog.collections_at(index).get(name).map(|shown| self.with_floor_of_now(shown))
     }
 
-    /// All collections with their policies as the entry at `index` left them, by name.
+    /// All of them, by name.
     pub fn collections_at(&self, index: u64) -> Vec<Collection> {
-        let now = &self.state.catalog.collections;
-        let shown = self.state.catalog.collections_at(index).values();
-        // What was collected is gone from all views, and lies below what is shown.
-        let floor = |name: &String| now.get(name).map_or(0, |now| now.collected_below);
-        shown.map(|it| Collection { collected_below: floor(&it.name), ..Collection::clone(it) }).collect()
+        self.state.catalog.collections_at(index).values().map(|shown| self.with_floor_of_now(shown)).collect()
+    }
+
+    /// What was collected is gone from all views, and lies below what is shown.
+    fn with_floor_of_now(&self, shown: &Collection) -> Collection {
+        let now = self.state.catalog.collections.get(&shown.name);
+        let collected_below = now.map_or(shown.collected_below, |now| now.collected_below);
+        Collection { collected_below, ..shown.clone() }
     }
 
     /// The key ring, by DEK id.

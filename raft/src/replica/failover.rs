@@ -149,7 +149,8 @@ impl<RT: Runtime> Shared<RT> {
         }
         let limits = self.limits(self.store.protection().rule);
         let seen = (*self.protection_seen.lock())?;
-        let asked = since.elapsed() >= Duration::from_millis(limits.asks_ms);
+        // Of a site that has just come back too: the silence before this leader says nothing of it.
+        let asked = since.elapsed() >= Duration::from_millis(limits.degrade_ms);
         (asked && seen.has_quorum && seen.acknowledged_ms >= limits.degrade_ms).then_some(CameBy::Loss)
     }
 }

@@ -452,7 +452,7 @@ impl<RT: Runtime> Shared<RT> {
             runs: self.raft().is_some(),
             copy_is_bad: self.copy.is_bad(),
             // Read before it: what it says holds at least for that much.
-            applied_next: *self.applied_next.borrow(),
+            applied_next: Some(*self.applied_next.borrow()),
             holds_back_for: self.holds_back_for(),
         }
     }

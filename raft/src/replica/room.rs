@@ -71,7 +71,7 @@ pub(super) async fn watch<RT: Runtime>(
                 None => tracing::info!("there is room on disk again, writes are taken"),
             }
         }
-        if let Some(since) = leading_since
+        if let Some(since) = leading_since.filter(|_| shared.role().is_data())
             && let Some(to) = shared.successor_with_room(since)
         {
             tracing::warn!("this leader's disk is low, node {to} has room: handing over");

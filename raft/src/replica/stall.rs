@@ -122,7 +122,8 @@ pub(super) async fn watch<RT: Runtime>(shared: Arc<Shared<RT>>) {
 
 /// Begins it only: Raft may not come back from it while the disk hangs.
 fn hand_over<RT: Runtime>(shared: &Arc<Shared<RT>>) {
-    let (Some(raft), Some(to)) = (shared.raft(), shared.successor_with_disk()) else { return };
+    let successor = shared.successor_with_disk().filter(|_| shared.role().is_data());
+    let (Some(raft), Some(to)) = (shared.raft(), successor) else { return };
     tracing::warn!("handing leadership over to node {to}, whose log has most");
     detach::<RT>(async move {
         if let Err(error) = raft.trigger().transfer_leader(to).await {

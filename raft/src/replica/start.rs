@@ -330,7 +330,9 @@ impl<RT: Runtime> Replica<RT> {
             tracing::error!("stopping without waiting for the disk: {reason}");
             return;
         }
+        // A witness that leads does so to decide who may: see `witness`.
         if shared.is_leader()
+            && shared.role().is_data()
             && let Some(to) = self.successor().await
             && let Err(error) = self.transfer_here(to).await
         {

@@ -47,12 +47,13 @@ pub struct Identity {
     /// Its copy of the records is known to be bad: it should not lead.
     #[prost(bool, tag = "8")]
     pub copy_is_bad: bool,
-    /// Were this site lost, it would not take over by itself; empty: it would. As of what it has applied.
-    #[prost(string, tag = "9")]
+    /// Were this site lost, it would not take over by itself; empty: it would. As of what it has applied. (Tag 9 was
+    /// whether it holds back at present.)
+    #[prost(string, tag = "10")]
     pub holds_back_for: String,
     /// First index that it has not applied.
-    #[prost(uint64, tag = "10")]
-    pub applied_next: u64,
+    #[prost(uint64, optional, tag = "11")]
+    pub applied_next: Option<u64>,
 }
 
 /// See [`Question::Digest`].

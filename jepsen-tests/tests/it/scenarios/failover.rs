@@ -57,6 +57,7 @@ async fn holds_back(sites: &Sites) {
         assert!(sites.main.iter().chain(&sites.dr).all(|id| !leads(cluster, *id)), "nobody takes over");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert!(!leads(cluster, WITNESS), "it has nothing to lead for");
     let said = known(cluster, sites.dr[0]).held_back.expect("it was just seen");
     assert!(said.contains("site main is lost"), "{said}");
 }
