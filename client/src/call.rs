@@ -90,6 +90,7 @@ headed!(
     ListCollectionsResponse,
     SetProtectionResponse,
     SetFailoverResponse,
+    SetGoalResponse,
     CampaignResponse,
     SetRetentionResponse,
     InitResponse,

@@ -139,6 +139,18 @@ impl Client {
         Ok(())
     }
 
+    /// Declares what the cluster survives.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the membership does not bear it.
+    pub async fn set_goal(&self, survive: proto::SurvivalGoal) -> Result<(), Error> {
+        let plan = Plan { effect: Effect::None, ..Plan::CHANGE };
+        let message = proto::SetGoalRequest { survive: survive.into() };
+        let send = |channel, request| async move { cluster(channel).set_goal(request).await };
+        let (_, _): (proto::SetGoalResponse, _) = self.call(plan, message, send).await?;
+        Ok(())
+    }
+
     /// Has the node that answers campaign for a lost site, although nobody is to take over by itself; meant for a client
     /// of one endpoint. Answers what that node held back for; empty: nothing.
     ///

@@ -13,8 +13,8 @@ use saola_client::proto::cluster_server::{Cluster, ClusterServer};
 use saola_client::proto::{
     AddMemberRequest, CampaignRequest, CampaignResponse, DigestRequest, DigestResponse, Header, InitRequest,
     InitResponse, Member, MembershipResponse, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, ScrubRequest,
-    ScrubResponse, SetFailoverRequest, SetFailoverResponse, SetProtectionRequest, SetProtectionResponse, StatusRequest,
-    StatusResponse, TransferRequest, TransferResponse,
+    ScrubResponse, SetFailoverRequest, SetFailoverResponse, SetGoalRequest, SetGoalResponse, SetProtectionRequest,
+    SetProtectionResponse, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
 };
 use saola_raft::NodeIdentity;
 use saola_raft::transport::tonic::{PeerTls, serve_status};
@@ -185,6 +185,10 @@ impl Cluster for Waiting {
     }
 
     async fn set_failover(&self, _: Request<SetFailoverRequest>) -> Result<Response<SetFailoverResponse>, Status> {
+        Err(self.refuse())
+    }
+
+    async fn set_goal(&self, _: Request<SetGoalRequest>) -> Result<Response<SetGoalResponse>, Status> {
         Err(self.refuse())
     }
 

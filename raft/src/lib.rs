@@ -52,8 +52,8 @@ pub use pins::PinError;
 #[cfg(feature = "rocksdb")]
 pub use replica::ReplicaLimits;
 pub use replica::{
-    AdminError, CollectorSettings, FailoverStatus, Missing, ProposeError, ProtectionStatus, ReadError, ReadPoint,
-    Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
+    AdminError, CollectorSettings, FailoverStatus, GoalStatus, Missing, ProposeError, ProtectionStatus, ReadError,
+    ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

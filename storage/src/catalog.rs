@@ -9,6 +9,7 @@ use crate::command::{Site, WrappedDek};
 use crate::engine::{EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::failover::FailoverState;
+use crate::goal::Goal;
 use crate::keyspace::collections::Collection;
 use crate::keyspace::meta::{self, InfoRow, NodeClaim};
 use crate::keyspace::{array, collections, decode_value, failover, keyring, protection, sites};
@@ -67,6 +68,8 @@ pub(crate) struct Catalog {
     pub failover: Option<FailoverState>,
     /// First index that the witness vouches for, if it had to forget some; 0: all that a data node lacks.
     pub released_next: u64,
+    /// What the cluster is declared to survive; the outer none: nobody has ever said.
+    pub goal: Option<Option<Goal>>,
 }
 
 impl Catalog {
@@ -107,6 +110,9 @@ impl Catalog {
         }
         if let Some(value) = view.get(Kind::Protection, failover::RELEASED)? {
             catalog.released_next = failover::decode_released(value)?;
+        }
+        if let Some(value) = view.get(Kind::Protection, failover::GOAL)? {
+            catalog.goal = Some(failover::decode_goal(value)?);
         }
         Ok(catalog)
     }

@@ -7,7 +7,7 @@
 //! - [`disk`], [`log`]: files, and the durable log on them;
 //! - [`engine`], [`keyspace`]: where rows live, and the register of their keys and values;
 //! - [`collection`], [`chain`], [`digest`]: ids, the chain of versions, the state digest;
-//! - `apply`, `catalog`, [`retention`], [`protection`], [`failover`]: the state machine, a pure function from entries to rows and outcomes;
+//! - `apply`, `catalog`, [`retention`], [`protection`], [`failover`], [`goal`]: the state machine, a pure function from entries to rows and outcomes;
 //! - [`store`], `read`: its owner, and the views that it gives;
 //! - [`export`], [`import`], [`heal`]: a whole state on its way, received, and put in place of a damaged one;
 //! - [`scrub`], [`quarantine`], `ruin`: finding damage, not serving it, and doing without a copy that cannot be used;
@@ -26,6 +26,7 @@ pub mod error;
 pub mod export;
 pub mod failover;
 pub mod folder;
+pub mod goal;
 pub mod heal;
 pub mod import;
 pub mod kek;

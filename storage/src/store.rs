@@ -14,6 +14,7 @@ use crate::engine::{Batch, Engine, EngineError, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
 use crate::export::Export;
 use crate::failover::FailoverState;
+use crate::goal::Goal;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{decode_value, encode_value, format};
@@ -199,6 +200,11 @@ impl Store {
     /// What is done when the site that leads is lost, as of the newest apply call.
     pub fn failover(&self) -> FailoverState {
         self.shared.published.load().catalog.failover.clone().unwrap_or_default()
+    }
+
+    /// What the cluster is declared to survive, as of the newest apply call.
+    pub fn goal(&self) -> Option<Goal> {
+        self.shared.published.load().catalog.goal.flatten()
     }
 
     /// First index that the witness vouches for, as of the newest apply call; 0: for all that a data node lacks.

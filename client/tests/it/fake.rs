@@ -189,6 +189,10 @@ impl Cluster for Shared {
         Err(Status::unimplemented("set_failover"))
     }
 
+    async fn set_goal(&self, _: Request<SetGoalRequest>) -> Result<Response<SetGoalResponse>, Status> {
+        Err(Status::unimplemented("set_goal"))
+    }
+
     async fn campaign(&self, _: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
         Err(Status::unimplemented("campaign"))
     }

@@ -54,6 +54,8 @@ async fn a_site_that_is_lost_is_given_up_by_itself_and_waited_for_again_once_it_
     let shown = said(saola(&cluster, &["status"]).await);
     assert!(shown.contains("protection  SYNCHRONIZED: every acknowledged write is stored"), "{shown}");
     assert!(shown.contains("rpo now 0  gate closed"), "{shown}");
+    let shown = said(saola(&cluster, &["goal", "set", "survive=site"]).await);
+    assert_eq!(shown.trim(), "survive=site is declared, and the membership bears it");
     let set = ["protection", "set", "maximum-availability", "--return-ms", "300", "--parity-ms", "200"];
     let shown = said(saola(&cluster, &set).await);
     assert!(shown.contains("when they have not acknowledged for 800 ms a quorum is enough"), "{shown}");

@@ -25,6 +25,7 @@ mod availability;
 mod disks;
 mod failover;
 mod folders;
+mod goal;
 mod hangs;
 mod init;
 mod latency;

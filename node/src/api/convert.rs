@@ -5,6 +5,7 @@ use saola_client::proto::{self, Header, WriteResponse};
 use saola_raft as raft;
 use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
 use saola_storage::failover::{Failover, Policy};
+use saola_storage::goal::Goal;
 use saola_storage::protection::{Mode, Protection, Timers};
 use saola_storage::store::{Collection, StoredVersion, VersionOp};
 
@@ -287,6 +288,32 @@ pub fn failover_to_storage(failover: Option<proto::Failover>) -> Result<Failover
     };
     let proto::Failover { limit, home, returns, .. } = failover;
     Ok(Failover { policy, limit, home, returns })
+}
+
+/// Converts what a cluster is declared to survive.
+///
+/// # Errors
+/// INVALID_ARGUMENT: this release does not know it.
+pub fn goal_to_storage(survive: i32) -> Result<Option<Goal>, Refusal> {
+    match proto::SurvivalGoal::try_from(survive) {
+        Ok(proto::SurvivalGoal::Unspecified) => Ok(None),
+        Ok(proto::SurvivalGoal::Node) => Ok(Some(Goal::Node)),
+        Ok(proto::SurvivalGoal::Site) => Ok(Some(Goal::Site)),
+        Err(_) => {
+            Err(Refusal::invalid(format!("there is no survival goal {survive}"), "send 0 (none), 1 (node) or 2 (site)"))
+        }
+    }
+}
+
+/// What the cluster is declared to survive, as a node knows it; none on a witness.
+pub fn goal_status(status: &raft::ReplicaStatus) -> Option<proto::GoalStatus> {
+    let raft::GoalStatus { goal, broken } = status.goal.clone()?;
+    let survive = match goal {
+        None => proto::SurvivalGoal::Unspecified,
+        Some(Goal::Node) => proto::SurvivalGoal::Node,
+        Some(Goal::Site) => proto::SurvivalGoal::Site,
+    };
+    Some(proto::GoalStatus { survive: survive.into(), broken: broken.unwrap_or_default() })
 }
 
 /// What is done when a site is lost, as a node knows it; none on a witness.

@@ -125,6 +125,33 @@ pub enum FailoverVerb {
     },
 }
 
+/// `saola goal …`
+#[derive(Debug, Subcommand)]
+pub enum GoalVerb {
+    /// What the cluster is declared to survive, and whether its membership bears it
+    Show,
+    /// Declare it: changes of the membership that would break it are refused from then on
+    Set {
+        /// What may be lost while everything goes on by itself
+        #[arg(value_enum)]
+        goal: GoalArg,
+    },
+}
+
+/// See [`GoalVerb::Set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GoalArg {
+    /// Any one node
+    #[value(name = "survive=node")]
+    Node,
+    /// Any one site
+    #[value(name = "survive=site")]
+    Site,
+    /// Declare nothing any more
+    #[value(name = "none")]
+    Nothing,
+}
+
 /// See [`FailoverVerb::Set`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PolicyArg {

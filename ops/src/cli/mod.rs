@@ -16,8 +16,8 @@ use clap::builder::Resettable;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use cluster::{
-    CertVerb, ClusterVerb, DemoArgs, DevCertArgs, FailoverVerb, NewNode, PolicyArg, ProtectionMode, ProtectionVerb,
-    ScrubVerb, TopologyVerb, TransferArgs, WitnessVerb,
+    CertVerb, ClusterVerb, DemoArgs, DevCertArgs, FailoverVerb, GoalArg, GoalVerb, NewNode, PolicyArg, ProtectionMode,
+    ProtectionVerb, ScrubVerb, TopologyVerb, TransferArgs, WitnessVerb,
 };
 #[cfg(feature = "offline")]
 pub use offline::{
@@ -147,6 +147,9 @@ pub enum Verb {
     /// What is done when the site that leads is lost, and where leadership belongs
     #[command(subcommand)]
     AutoFailover(FailoverVerb),
+    /// What the cluster is declared to survive
+    #[command(subcommand)]
+    Goal(GoalVerb),
     /// Check the copies of the records on all data nodes, and repair one
     #[command(subcommand)]
     Scrub(ScrubVerb),

@@ -235,6 +235,7 @@ fn command_line(command: &Command) -> String {
         Some(Op::SetFailover(set)) => {
             format!("set failover to {:?}, limit {}, home {:?}", set.policy(), set.limit, set.home)
         }
+        Some(Op::SetGoal(set)) => format!("set the survival goal to {:?}", set.survive()),
         Some(Op::ReleaseFloor(release)) => format!("the witness vouches for entries from {} on", release.next),
         Some(Op::LeadFrom(lead)) => format!("leadership is at {} ({:?})", lead.site, lead.came_by()),
         Some(Op::Degrade(_)) => "open the gate: the other site does not answer".to_owned(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::scrub::copy_document;
 use super::verdict::{Verdict, is_protected, verdict, without_quorum};
 use super::view::cluster_view;
-use super::{failover, links, protection};
+use super::{failover, goal, links, protection};
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line, size, table};
 use crate::time;
@@ -193,6 +193,7 @@ fn document(status: &StatusResponse, verdict: &Verdict) -> Value {
         "leader": (status.leader != 0).then_some(status.leader), "term": status.term,
         "records": status.records, "versions": status.versions, "protection": protection::document(status),
         "links": links::document(status), "failover": status.failover.as_ref().map(failover::document),
+        "goal": status.goal.as_ref().map(goal::document),
         "sites": sites, "nodes": status.nodes.iter().map(node).collect::<Vec<Value>>(),
     })
 }

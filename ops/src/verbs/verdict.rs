@@ -2,7 +2,7 @@
 
 use saola_client::proto::{NodeStatus, ProtectionMode, Role, SiteStatus, StatusResponse};
 
-use super::links;
+use super::{goal, links};
 use crate::exit::Exit;
 use crate::time;
 
@@ -63,6 +63,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     if without_quorum.is_none() {
         notes.extend(alarm(status));
         notes.extend(held(status));
+        notes.extend(status.goal.as_ref().and_then(goal::broken));
         notes.extend(unprotected(status));
     }
     let exit = match () {

@@ -18,7 +18,7 @@ use saola_storage::types::NodeId;
 use super::admin::invalid;
 use super::{AdminError, InstantOf, Replica, Shared, protection};
 use crate::frontier::FrontierCell;
-use crate::member::{Member, MembershipRecord, membership_to_record};
+use crate::member::{Member, MembershipRecord, Role, membership_to_record};
 use crate::types::{Runtime, TypeConfig};
 
 /// A new node that has not answered for so long is not waited for any more. One that answers may take as long as its
@@ -135,6 +135,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         self.check_may_go(node_id)?;
         self.check_protection_without(node_id, None)?;
+        self.check_goal_without(node_id, None)?;
         let _leaving = self.leave_gate(node_id).await?;
         if shared.has_vote(node_id) {
             self.check_quorum_after(&[ChangeMembers::RemoveVoters(BTreeSet::from([node_id]))]).await?;
@@ -161,6 +162,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         self.check_may_go(old)?;
         self.check_protection_without(old, Some(&member))?;
+        self.check_goal_without(old, Some(&member))?;
         self.join(member).await?;
         self.catch_up(new).await?;
         let _one_at_a_time = shared.admin.lock().await;
@@ -260,6 +262,14 @@ impl<RT: Runtime> Replica<RT> {
         if node_id == shared.claim.node_id {
             return Err(invalid(format!(
                 "node {node_id} ({}) leads: hand leadership over first with `saola cluster transfer`",
+                member.name
+            )));
+        }
+        if member.role_value() == Role::Witness && shared.witness_is_needed() {
+            return Err(invalid(format!(
+                "node {node_id} ({}) may be the only one outside this site that has what was acknowledged, as long as the \
+                 sites do not protect each other: wait until they do (saola why), or give that up first (saola protection \
+                 set maximum-performance)",
                 member.name
             )));
         }

@@ -1,7 +1,7 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
-//! `protection` and `sites` (what an acknowledgement waits for, and the leader's watch over the other site), `failover` (who campaigns, and leadership's way home), `release` (what a witness may forget),
+//! `protection` and `sites` (what an acknowledgement waits for, and the leader's watch over the other site), `failover` (who campaigns, and leadership's way home), `goal` (what a membership must bear), `release` (what a witness may forget),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
@@ -49,6 +49,7 @@ mod copy;
 mod exports;
 mod failover;
 mod fetch;
+mod goal;
 mod handover;
 mod init;
 mod maintenance;
@@ -72,6 +73,7 @@ pub use barrier::{ReadError, ReadPoint};
 pub use collector::CollectorSettings;
 pub use copy::{ScrubSettings, ScrubStatus};
 pub use failover::FailoverStatus;
+pub use goal::GoalStatus;
 pub use propose::ProposeError;
 pub use protection::ProtectionStatus;
 pub use sites::{Missing, Seen};

@@ -114,8 +114,9 @@ impl<RT: Runtime> Replica<RT> {
         if shared.claim.role == Role::Witness {
             return Err(ProposeError::Refused("a witness takes no writes: use a data node".into()));
         }
-        if let Some(reason) =
-            shared.writes_refused().filter(|_| !matches!(command.op, Some(Op::SetProtection(_) | Op::SetFailover(_))))
+        if let Some(reason) = shared
+            .writes_refused()
+            .filter(|_| !matches!(command.op, Some(Op::SetProtection(_) | Op::SetFailover(_) | Op::SetGoal(_))))
         {
             return Err(ProposeError::WritesRefused { reason });
         }
@@ -216,6 +217,7 @@ impl<RT: Runtime> Replica<RT> {
             Some(
                 Op::SetProtection(_)
                     | Op::SetFailover(_)
+                    | Op::SetGoal(_)
                     | Op::ReleaseFloor(_)
                     | Op::LeadFrom(_)
                     | Op::Degrade(_)

@@ -8,8 +8,10 @@
 use std::time::Duration;
 
 use saola_storage::command::{Command, Op, ReleaseFloor};
+use saola_storage::protection::Mode;
 
 use super::{Replica, Shared};
+use crate::frontier;
 use crate::links::Holding;
 use crate::member::{Member, Role};
 use crate::types::Runtime;
@@ -56,6 +58,14 @@ impl View {
 }
 
 impl<RT: Runtime> Shared<RT> {
+    /// The other site may lack what is acknowledged: then the witness's log is what makes up for it.
+    pub(super) fn witness_is_needed(&self) -> bool {
+        let elsewhere = frontier::elsewhere(&self.claim.site, &self.members());
+        let by_choice = self.store.protection().rule.mode == Mode::MaximumPerformance;
+        let in_force = (*self.protection_seen.lock()).is_some_and(|seen| seen.is_in_force);
+        !elsewhere.is_empty() && !by_choice && !in_force
+    }
+
     /// What this node tells the leader.
     pub(crate) fn own_holding(&self) -> Holding {
         let is_data = self.claim.role.is_data();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use openraft::ServerState;
 use saola_storage::types::NodeId;
 
-use super::{FailoverStatus, ProtectionStatus, Replica, ScrubStatus};
+use super::{FailoverStatus, GoalStatus, ProtectionStatus, Replica, ScrubStatus};
 use crate::member::{Member, Role};
 use crate::round_trips::RoundTrip;
 use crate::timing::Timing;
@@ -34,6 +34,8 @@ pub struct ReplicaStatus {
     pub protection: Option<ProtectionStatus>,
     /// What is done when the site that leads is lost; a witness does not know.
     pub failover: Option<FailoverStatus>,
+    /// What the cluster is declared to survive; a witness does not know.
+    pub goal: Option<GoalStatus>,
     /// Store-wide revision of the applied state.
     pub revision: u64,
     /// All members.
@@ -120,6 +122,7 @@ impl<RT: Runtime> Replica<RT> {
             frontier_revision: shared.frontier.next().checked_sub(1).and_then(|at| shared.revision_at(at)).unwrap_or(0),
             protection: shared.protection_status(),
             failover: shared.failover_status(),
+            goal: shared.goal_status(),
             revision: applied.revision,
             members: shared.members(),
             voter_sets: shared

@@ -240,6 +240,7 @@ impl Machine {
             Op::ReleaseFloor(release) => Ok(self.release_floor(draft, release)),
             Op::LeadFrom(lead) => Ok(self.lead_from(draft, lead, place)),
             Op::SetFailover(set) => self.set_failover(draft, set, place),
+            Op::SetGoal(set) => self.set_goal(draft, set, place),
             Op::Synchronize(change) => Ok(self.move_gate(draft, true, change, place)),
             Op::TimeMark(_) => {
                 self.applied.clock_us = self.applied.clock_us.max(place.stamp_us);

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use super::draft::Draft;
 use super::{Machine, Place};
 use crate::command::{
-    Decision, Done, LeadFrom, MoveGate, OtherState, ReleaseFloor, Reseal, SetFailover, SetProtection,
+    Decision, Done, LeadFrom, MoveGate, OtherState, ReleaseFloor, Reseal, SetFailover, SetGoal, SetProtection,
 };
 use crate::digest::Item;
 use crate::engine::Kind;
 use crate::error::StoreError;
 use crate::failover::{Failover, FailoverState};
+use crate::goal::Goal;
 use crate::keyspace::{failover, protection};
 use crate::protection::{Beginning, Mode, Protection, ProtectionState};
 
@@ -86,6 +87,22 @@ impl Machine {
             Arc::make_mut(&mut self.catalog).released_next = release.next;
         }
         Decision::Done(Done {})
+    }
+
+    pub(super) fn set_goal(
+        &mut self,
+        draft: &mut Draft<'_>,
+        set: SetGoal,
+        place: Place,
+    ) -> Result<Decision, StoreError> {
+        // A newer release's goal says which nodes may go: nobody may go past it without knowing it.
+        let goal = Goal::of_command(set.survive).map_err(|()| StoreError::UnknownCommand { index: place.index })?;
+        let before = self.catalog.goal.map(failover::encode_goal);
+        let written = before.map(|before| Item::new(Kind::Protection, failover::GOAL, &before));
+        let key = Bytes::from_static(failover::GOAL);
+        draft.replace_row(Kind::Protection, key, written, failover::encode_goal(goal));
+        Arc::make_mut(&mut self.catalog).goal = Some(goal);
+        Ok(Decision::Done(Done {}))
     }
 
     fn replace_failover(&mut self, draft: &mut Draft<'_>, next: FailoverState) {

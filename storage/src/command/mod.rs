@@ -12,7 +12,8 @@ mod protection;
 
 pub use outcome::*;
 pub use protection::{
-    CameBy, FailoverPolicy, LeadFrom, MoveGate, ProtectionMode, ReleaseFloor, SetFailover, SetProtection,
+    CameBy, FailoverPolicy, LeadFrom, MoveGate, ProtectionMode, ReleaseFloor, SetFailover, SetGoal, SetProtection,
+    SurvivalGoal,
 };
 
 /// The commands of one log entry, in order, with the time at which the leader proposed them.
@@ -33,7 +34,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27")]
     pub op: Option<Op>,
 }
 
@@ -108,6 +109,9 @@ pub enum Op {
     /// Say that leadership is at another site.
     #[prost(message, tag = "26")]
     LeadFrom(LeadFrom),
+    /// Declare what the cluster survives.
+    #[prost(message, tag = "27")]
+    SetGoal(SetGoal),
 }
 
 /// Condition of a write, decided on applied state.

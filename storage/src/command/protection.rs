@@ -89,6 +89,26 @@ pub struct SetFailover {
     pub returns: bool,
 }
 
+/// Declare what the cluster survives.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SetGoal {
+    /// What may be lost while everything goes on by itself.
+    #[prost(enumeration = "SurvivalGoal", tag = "1")]
+    pub survive: i32,
+}
+
+/// See [`crate::goal::Goal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum SurvivalGoal {
+    /// Nothing is declared.
+    Nothing = 0,
+    /// Any one node.
+    Node = 1,
+    /// Any one site.
+    Site = 2,
+}
+
 /// The witness vouches only for entries from here on: it has no room for older ones that a data node lacks.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct ReleaseFloor {

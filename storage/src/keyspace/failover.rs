@@ -1,14 +1,15 @@
-//! What is done when the site that leads is lost, and what the witness still vouches for; a row each, beside the
-//! protection.
+//! What is done when the site that leads is lost, what the witness still vouches for, and what the cluster is declared
+//! to survive; a row each, beside the protection.
 
 use bytes::Bytes;
 use prost::Message;
 
 use super::{decode_value, encode_value};
-use crate::command::{ReleaseFloor, SetFailover};
+use crate::command::{ReleaseFloor, SetFailover, SetGoal};
 use crate::engine::Kind;
 use crate::error::StoreError;
 use crate::failover::{Failover, FailoverState};
+use crate::goal::{self, Goal};
 
 /// Key of the row.
 pub const KEY: &[u8] = b"failover";
@@ -42,6 +43,21 @@ pub fn encode_released(next: u64) -> Bytes {
 pub fn decode_released(value: Bytes) -> Result<u64, StoreError> {
     let row: ReleaseFloor = decode_value(Kind::Protection, RELEASED, value)?;
     Ok(row.next)
+}
+
+/// Key of the row that says what the cluster is declared to survive; its value is the command that set it.
+pub const GOAL: &[u8] = b"goal";
+
+/// Value of that row.
+pub fn encode_goal(goal: Option<Goal>) -> Bytes {
+    encode_value(&SetGoal { survive: goal::to_command(goal).into() })
+}
+
+/// Reads it.
+pub fn decode_goal(value: Bytes) -> Result<Option<Goal>, StoreError> {
+    let row: SetGoal = decode_value(Kind::Protection, GOAL, value)?;
+    let unknown = |()| StoreError::corrupt(Kind::Protection, GOAL, "there is no such goal");
+    Goal::of_command(row.survive).map_err(unknown)
 }
 
 /// Value of the row.

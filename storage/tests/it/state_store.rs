@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use saola_storage::command::{
-    AddSite, CameBy, ClaimNodeId, Command, Decision, ExpectKind, LeadFrom, MoveGate, Op, ReleaseFloor, SetProtection,
-    Site, TimeMark, WrappedDek,
+    AddSite, CameBy, ClaimNodeId, Command, Decision, ExpectKind, LeadFrom, MoveGate, Op, ReleaseFloor, SetGoal,
+    SetProtection, Site, SurvivalGoal, TimeMark, WrappedDek,
 };
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::error::StoreError;
 use saola_storage::failover::{Failover, Policy};
+use saola_storage::goal::Goal;
 use saola_storage::protection::{Mode, Protection};
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
 
@@ -113,7 +114,7 @@ fn the_gate_moves_only_from_the_state_that_was_looked_at_and_only_under_maximum_
 }
 
 #[test]
-fn failovers_and_what_a_witness_forgot_are_the_same_on_every_engine_and_after_a_restart() {
+fn failovers_what_a_witness_forgot_and_the_goal_are_the_same_on_every_engine_and_after_a_restart() {
     let rule = Failover { policy: Policy::ObserveOnly, limit: 2, home: "main".into(), returns: true };
     let lead =
         |site: &str, came_by: CameBy| command(Op::LeadFrom(LeadFrom { site: site.into(), came_by: came_by.into() }));
@@ -128,6 +129,10 @@ fn failovers_and_what_a_witness_forgot_are_the_same_on_every_engine_and_after_a_
         }
         let there = store.failover();
         assert_eq!((&there.rule, there.led_from.as_str(), there.away, there.done_us.len()), (&rule, "dr", true, 1));
+        for survive in [SurvivalGoal::Site, SurvivalGoal::Nothing, SurvivalGoal::Node] {
+            decide(&store, command(Op::SetGoal(SetGoal { survive: survive.into() })));
+        }
+        assert_eq!(store.goal(), Some(Goal::Node));
         assert_eq!(store.released_next(), 90, "what was forgotten is not there any more");
         store.flush().expect("a flush");
         let view = store.view();
@@ -136,7 +141,7 @@ fn failovers_and_what_a_witness_forgot_are_the_same_on_every_engine_and_after_a_
         digests.push(digest);
         drop((view, store));
         let again = open(&home);
-        assert_eq!((again.failover(), again.released_next()), (there, 90));
+        assert_eq!((again.failover(), again.released_next(), again.goal()), (there, 90, Some(Goal::Node)));
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
 }

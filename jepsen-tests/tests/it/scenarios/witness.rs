@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE, records};
+use saola_raft::protection::State;
 use saola_raft::sim::spawn_on;
 use saola_raft::{ProposeError, ReadError, Role};
 use tokio::time::Instant;
 
+use super::sites::{Sites, until_state};
 use super::{have_lead, leads, pick, replicas_are_equal, status, under_seeds, until};
 
 const WITNESS: u64 = 5;
@@ -148,6 +150,39 @@ fn witness_crash_stops_nothing_and_it_comes_back_with_the_log() {
         }
         refuses_clients(&cluster).await;
     });
+}
+
+#[test]
+fn a_witness_is_not_replaced_while_it_may_be_the_only_one_that_has_what_was_acknowledged() {
+    under_seeds(
+        "witness::a_witness_is_not_replaced_while_it_may_be_the_only_one_that_has_what_was_acknowledged",
+        async |_| {
+            let mut sites = Sites::with_witness();
+            let mut clerk = sites.begin().await;
+            until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+            sites.part_from_main();
+            clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+            until_state(&sites.cluster, State::Unsynchronized, PATIENCE).await;
+            let member = sites.cluster.add(NEWCOMER, "third", Role::Witness);
+            sites.cluster.start(NEWCOMER).await;
+            let replace = async |cluster: &Cluster| {
+                let member = member.clone();
+                super::on(cluster, 1, move |lead| async move { lead.replace_member(WITNESS, member).await }).await
+            };
+            let refused = replace(&sites.cluster).await.expect_err("DR lacks a write").to_string();
+            assert!(refused.contains("wait until they do (saola why)"), "{refused}");
+            let refused = super::remove(&sites.cluster, 1, WITNESS).await.expect_err("the same").to_string();
+            assert!(refused.contains("may be the only one outside this site"), "{refused}");
+            sites.cluster.network.heal();
+            until_state(&sites.cluster, State::Synchronized, Duration::from_secs(60)).await;
+            replace(&sites.cluster).await.expect("the sites protect each other");
+            for node in sites.main.clone() {
+                sites.cluster.crash(node).await;
+            }
+            clerk.put_surely(&sites.cluster, &sites.dr, 0, PATIENCE).await;
+            clerk.check(&sites.cluster, sites.dr[0]).await;
+        },
+    );
 }
 
 const KEEP_ENTRIES: u64 = 10;

@@ -10,8 +10,9 @@ use saola_client::proto::cluster_server::Cluster;
 use saola_client::proto::{
     AddMemberRequest, CampaignRequest, CampaignResponse, DigestRequest, DigestResponse, Header, InitRequest,
     InitResponse, Member, MembershipResponse, NodeDigest, NodeStatus, RemoveMemberRequest, ReplaceMemberRequest, Role,
-    ScrubRequest, ScrubResponse, SetFailoverRequest, SetFailoverResponse, SetProtectionRequest, SetProtectionResponse,
-    Site, SiteStatus, StatusRequest, StatusResponse, TransferRequest, TransferResponse,
+    ScrubRequest, ScrubResponse, SetFailoverRequest, SetFailoverResponse, SetGoalRequest, SetGoalResponse,
+    SetProtectionRequest, SetProtectionResponse, Site, SiteStatus, StatusRequest, StatusResponse, TransferRequest,
+    TransferResponse,
 };
 use saola_raft::{AdminError, ReadError, ReplicaStatus};
 use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
@@ -112,6 +113,14 @@ impl Cluster for ClusterService {
         admit(&self.0, request.metadata())?;
         let held_back = self.0.replica().campaign_now().unwrap_or_default();
         Ok(Response::new(CampaignResponse { header: Some(header(&self.0)), held_back }))
+    }
+
+    async fn set_goal(&self, request: Request<SetGoalRequest>) -> Result<Response<SetGoalResponse>, Status> {
+        let deadline = admit(&self.0, request.metadata())?;
+        let goal = convert::goal_to_storage(request.into_inner().survive)?;
+        let set = self.0.replica().set_goal(goal, deadline.left().min(QUORUM_LIMIT)).await;
+        set.map_err(Refusal::from)?;
+        Ok(Response::new(SetGoalResponse { header: Some(header(&self.0)) }))
     }
 
     async fn set_failover(
@@ -263,6 +272,7 @@ async fn status(node: &Node, local: bool) -> StatusResponse {
         protection_status: stand,
         rpo: glance.rpo,
         failover,
+        goal: convert::goal_status(&own),
     }
 }
 
