@@ -37,6 +37,8 @@ pub struct WitnessView {
     pub voter_sets: Vec<BTreeSet<NodeId>>,
     /// Other voters that answered, with the ends of their logs and whether they know a leader.
     pub reachable: Vec<ReachableVoter>,
+    /// While it leads: for how long, milliseconds.
+    pub led_ms: u64,
     /// While it leads: data voters that have flushed all that it has.
     pub heirs: Vec<Heir>,
 }
@@ -85,8 +87,9 @@ pub fn decide(view: &WitnessView, patience_ms: u64) -> WitnessAction {
         let ids = |heirs: Vec<&Heir>| heirs.into_iter().map(|heir| heir.node_id).collect();
         return match (may_lead.is_empty(), held.is_empty()) {
             (false, _) => WitnessAction::HandOver(ids(may_lead)),
-            (true, false) => WitnessAction::StandDown(ids(held)),
-            (true, true) => WitnessAction::Wait,
+            // The site that led has had time to answer it: an election maximum.
+            (true, false) if view.led_ms >= patience_ms / 3 => WitnessAction::StandDown(ids(held)),
+            (true, _) => WitnessAction::Wait,
         };
     }
     let votes = |id: &&NodeId| **id == view.own_id || view.reachable.iter().any(|voter| voter.node_id == **id);
@@ -109,6 +112,7 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
     let patience_ms = 3 * election_max_ms;
     // Its own word counts too.
     let mut led_until = <RT as openraft::AsyncRuntime>::Instant::now();
+    let mut leads_since = None;
     loop {
         RT::sleep(Duration::from_millis(election_max_ms / 4)).await;
         let Some(raft) = shared.raft() else { return };
@@ -116,6 +120,7 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
             return;
         }
         let leading = shared.is_leader();
+        leads_since = leading.then(|| leads_since.unwrap_or_else(<RT as openraft::AsyncRuntime>::Instant::now));
         if leading {
             led_until = <RT as openraft::AsyncRuntime>::Instant::now();
         } else if shared.leader().is_some() {
@@ -136,6 +141,7 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
             own_id: shared.claim.node_id,
             voter_sets: shared.voter_sets(),
             reachable,
+            led_ms: leads_since.map_or(0, |since| since.elapsed().as_millis() as u64),
             heirs: if leading { heirs(&replica, state.last).await } else { Vec::new() },
         };
         let result = match decide(&view, patience_ms) {
@@ -255,6 +261,7 @@ mod tests {
             own_id: 5,
             voter_sets: vec![BTreeSet::from([1, 2, 3, 4, 5])],
             reachable: vec![voter(3, at(1, 9)), voter(4, at(1, 8))],
+            led_ms: 0,
             heirs: vec![],
         }
     }
@@ -282,7 +289,11 @@ mod tests {
     fn leading_witness_hands_over_only_to_a_voter_that_has_applied_the_whole_log_and_may_lead() {
         let heir = |node_id, applied_next| Heir { node_id, applied_next, may_lead: true };
         let leads = |heirs: &[Heir]| {
-            let view = WitnessView { leading: true, leader_known: true, heirs: heirs.to_vec(), ..leaderless() };
+            let (leading, leader_known, led_ms) = (true, true, 300);
+            let view = WitnessView { leading, leader_known, led_ms, heirs: heirs.to_vec(), ..leaderless() };
+            assert_eq!(decide(&WitnessView { heirs: vec![], ..view.clone() }, 900), WitnessAction::Wait);
+            let young = decide(&WitnessView { led_ms: 299, ..view.clone() }, 900);
+            assert!(!matches!(young, WitnessAction::StandDown(_)), "the site that led may still answer");
             decide(&view, 900)
         };
         assert_eq!(leads(&[]), WitnessAction::Wait);

@@ -132,7 +132,7 @@ pub enum GoalVerb {
     Show,
     /// Declare it: changes of the membership that would break it are refused from then on
     Set {
-        /// What may be lost while everything goes on by itself
+        /// What may be lost while enough voters are left to go on, one of them with records
         #[arg(value_enum)]
         goal: GoalArg,
     },

@@ -105,6 +105,9 @@ impl Drop for Leaving {
 impl<RT: Runtime> Replica<RT> {
     pub(super) async fn add_here(&self, member: Member) -> Result<(), AdminError> {
         let (node_id, votes) = (member.node_id, member.role_value().votes());
+        if votes && !self.shared.has_vote(node_id) {
+            self.check_goal(None, Some(&member))?;
+        }
         self.join(member).await?;
         self.catch_up(node_id).await?;
         if !votes {
@@ -135,7 +138,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         self.check_may_go(node_id)?;
         self.check_protection_without(node_id, None)?;
-        self.check_goal_without(node_id, None)?;
+        self.check_goal(Some(node_id), None)?;
         let _leaving = self.leave_gate(node_id).await?;
         if shared.has_vote(node_id) {
             self.check_quorum_after(&[ChangeMembers::RemoveVoters(BTreeSet::from([node_id]))]).await?;
@@ -162,8 +165,8 @@ impl<RT: Runtime> Replica<RT> {
         }
         self.check_may_go(old)?;
         self.check_protection_without(old, Some(&member))?;
-        self.check_goal_without(old, Some(&member))?;
-        self.join(member).await?;
+        self.check_goal(Some(old), Some(&member))?;
+        self.join(member.clone()).await?;
         self.catch_up(new).await?;
         let _one_at_a_time = shared.admin.lock().await;
         let promotion = || ChangeMembers::AddVoterIds(BTreeSet::from([new]));
@@ -179,6 +182,7 @@ impl<RT: Runtime> Replica<RT> {
         // It may be gone by now: by another leader's change, completed meanwhile.
         if shared.member(old).is_some() {
             self.check_may_go(old)?;
+            self.check_goal(Some(old), Some(&member))?;
         }
         let steps = shared.seen().map(|seen| swap(&seen)).unwrap_or_default();
         self.check_quorum_after(&steps).await?;

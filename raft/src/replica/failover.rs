@@ -121,7 +121,7 @@ pub(super) async fn watch<RT: Runtime>(replica: Replica<RT>) {
 }
 
 impl<RT: Runtime> Shared<RT> {
-    /// The leader, unless it is a witness, which keeps the seat for a data node.
+    /// The leader, unless it is a witness, which leads only until a data node does.
     fn data_leader(&self) -> Option<u64> {
         let witness = |id| self.member(id).is_some_and(|it| it.role_value() == Role::Witness);
         self.leader().filter(|id| !witness(*id))

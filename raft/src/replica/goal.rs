@@ -62,20 +62,21 @@ impl<RT: Runtime> Replica<RT> {
         self.propose(command, deadline).await.map(drop)
     }
 
-    /// A change that would break what is declared is not begun; one of a membership that does not bear it already is.
-    pub(super) fn check_goal_without(&self, node_id: NodeId, comes: Option<&Member>) -> Result<(), AdminError> {
+    /// A change that would break what is declared is not begun; one of a membership that does not bear it already is, for
+    /// it may be a step on the way to one that does.
+    pub(super) fn check_goal(&self, goes: Option<NodeId>, comes: Option<&Member>) -> Result<(), AdminError> {
         let shared = &self.shared;
         let Some(goal) = shared.store.goal().filter(|goal| shared.breaks(*goal, |_| {}).is_none()) else {
             return Ok(());
         };
         let after = shared.breaks(goal, |seats| {
-            seats.retain(|(member, _)| member.node_id != node_id);
+            let comes_id = comes.map(|member| member.node_id);
+            seats.retain(|(member, _)| ![goes, comes_id].contains(&Some(member.node_id)));
             seats.extend(comes.map(|member| (member.clone(), member.role_value().votes())));
         });
         after.map_or(Ok(()), |why| {
             Err(invalid(format!(
-                "{} is declared, and would not hold any more: {why}; add a node first (saola cluster add), or declare less \
-                 (saola goal set)",
+                "{} is declared, and would not hold any more: {why}; declare less while you change the nodes (saola goal set)",
                 goal.as_str()
             )))
         })

@@ -91,6 +91,8 @@ fn replay<D: Disk>(files: &mut Files<D>, heads: &[Head], index: &mut Index) -> R
     let mut content = Vec::new();
     for position in 0..heads.len() {
         let segment = files.live()[position].id;
+        // Only the newest one is of use later: two at a time would be most of the memory that a witness needs.
+        drop(std::mem::take(&mut content));
         let mut raw = Raw::read(&*files.live()[position].file, segment)?;
         let known_end = heads.get(position + 1).map(|next| next.previous_end as usize);
         if let Some(end) = known_end {

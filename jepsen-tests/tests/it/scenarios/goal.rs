@@ -42,7 +42,12 @@ fn a_change_that_would_break_the_declared_goal_is_refused() {
         assert_eq!(status(cluster, 1).goal.and_then(|it| it.broken), None);
         let member = cluster.add(7, "dr", Role::Voter);
         cluster.start(7).await;
-        add(cluster, 1, member).await.expect("more nodes break nothing");
+        add(cluster, 1, member).await.expect("four of five voters are a majority");
+        declare(cluster, Some(Goal::Site)).await.expect("2+2+w again");
+        let member = cluster.add(8, "dr", Role::Voter);
+        cluster.start(8).await;
+        let refused = add(cluster, 1, member).await.expect_err("main and the witness are three of six").to_string();
+        assert!(refused.contains("without site dr 3 of 6 voters would be left and 4 are needed"), "{refused}");
     });
 }
 

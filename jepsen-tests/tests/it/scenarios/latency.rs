@@ -59,6 +59,7 @@ fn a_write_takes_one_round_to_the_other_site_and_a_sync_there_and_a_read_one_rou
         let (write_us, read_us) = medians.iter().fold((0, 0), |most, it| (most.0.max(it.0), most.1.max(it.1)));
         println!("| {round_trip_ms} ms | {:.1} ms | {:.1} ms |", write_us as f64 / 1e3, read_us as f64 / 1e3);
         let round_us = round_trip_ms * 1_000 + MESSAGES_US;
+        assert!(write_us.min(read_us) >= round_trip_ms * 1_000, "{round_trip_ms} ms: the sites are not apart");
         assert!(write_us <= round_us + SYNC_US + 2_000, "{round_trip_ms} ms: a write takes {write_us} us");
         assert!(read_us <= round_us + 1_000, "{round_trip_ms} ms: a read takes {read_us} us");
     }
