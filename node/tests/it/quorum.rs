@@ -23,10 +23,12 @@ async fn without_a_quorum_calls_end_with_a_reason_and_stale_reads_go_on_when_ask
             cluster.client().transfer(TransferTo::Node(to)).await.map_err(|error| error.to_string())
         })
         .await;
+        // Connected before: the deadline of a call is its own time, and the node keeps back a tenth of a second of it.
+        let node = cluster.at(0).with_deadline(Duration::from_secs(1));
+        until("the node answers", async || node.cluster_status(true).await.map_err(|error| error.to_string())).await;
         cluster.nodes[1].kill();
         cluster.nodes[2].kill();
 
-        let node = cluster.at(0).with_deadline(Duration::from_secs(1));
         let error = node.put(COLLECTION, "a", "lost?").send().await.expect_err("no quorum");
         assert!(["NO_LEADER", "OUTCOME_UNKNOWN"].contains(&error.reason()), "the node itself says why: {error}");
         let unknown = matches!(error, Error::UnknownOutcome { .. });
