@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use saola_storage::command::{
-    AddSite, CameBy, ClaimNodeId, Command, Decision, ExpectKind, LeadFrom, MoveGate, Op, ReleaseFloor, SetGoal,
-    SetProtection, Site, SurvivalGoal, TimeMark, WrappedDek,
+    AddSite, CameBy, ClaimNodeId, Command, Decision, ExpectKind, LeadFrom, MoveGate, Op, ReleaseFloor, RetentionChange,
+    RetentionLimits, SetGoal, SetProtection, SetRetention, Site, SurvivalGoal, TimeMark, WrappedDek,
 };
 use saola_storage::engine::memory::MemoryHome;
 use saola_storage::error::StoreError;
@@ -144,6 +144,29 @@ fn failovers_what_a_witness_forgot_and_the_goal_are_the_same_on_every_engine_and
         assert_eq!((again.failover(), again.released_next(), again.goal()), (there, 90, Some(Goal::Node)));
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn collections_and_their_policies_are_seen_as_an_entry_left_them() {
+    let keep = |max_generations| {
+        let change = Some(RetentionChange::Limits(RetentionLimits { max_generations, max_age_ms: 0 }));
+        command(Op::SetRetention(SetRetention { collection: "agency".into(), change }))
+    };
+    for home in homes() {
+        let store = started(&home);
+        let first = store.applied().log_id.expect("it was started").index;
+        // In one batch: what is applied together may be shown one by one.
+        let entries = [create("later", 3), keep(7), keep(9)];
+        let entries = (first + 1..).zip(entries).map(|(index, command)| entry(index, 1, vec![command])).collect();
+        store.apply(entries).expect("they are applied");
+        let view = store.view();
+        let at = |index| {
+            let names = view.collections_at(index).into_iter().map(|it| it.name).collect::<Vec<_>>();
+            (names.len(), view.collection_at("agency", index).expect("it is there").retention.max_generations)
+        };
+        assert_eq!([0, 1, 2, 3, 99].map(|later| at(first + later)), [(2, 0), (3, 0), (3, 7), (3, 9), (3, 9)]);
+        assert!(view.collection_at("later", first).is_none() && view.collection("later").is_some());
+    }
 }
 
 #[test]
