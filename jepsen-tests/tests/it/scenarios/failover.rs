@@ -45,9 +45,8 @@ fn end(cluster: &Cluster, id: u64) -> Option<LogId> {
 }
 
 async fn lose_main(sites: &mut Sites) {
-    for node in sites.main.clone() {
-        sites.cluster.crash(node).await;
-    }
+    let main = sites.main.clone();
+    sites.lose(&main).await;
 }
 
 /// Both voters of the other site say that they hold back, and no data node leads for long.

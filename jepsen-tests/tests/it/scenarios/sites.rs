@@ -132,6 +132,16 @@ impl Sites {
         }
     }
 
+    /// All data nodes that run have everything, and know that they have room.
+    pub async fn settle(&self) {
+        until("all have everything, and know that they have room", PATIENCE, || {
+            let all: Vec<_> = self.cluster.running().iter().map(|id| status(&self.cluster, *id)).collect();
+            all.windows(2).all(|pair| pair[0].applied_index == pair[1].applied_index)
+                && all.iter().all(|it| it.writes_refused.is_none())
+        })
+        .await;
+    }
+
     /// Power is lost at a site.
     pub async fn lose(&mut self, site: &[u64]) {
         for node in site {
@@ -139,6 +149,19 @@ impl Sites {
                 self.cluster.crash(*node).await;
             }
         }
+    }
+
+    /// Power is lost at one of the sites that keep records, the other one goes on by itself with all that was acknowledged,
+    /// and the lost one is started again.
+    pub async fn one_is_lost_and_the_other_goes_on(&mut self, clerk: &mut Clerk) {
+        let (lost, stays) = pick(&[(0, 1), (1, 0)]);
+        let both = [self.main.clone(), self.dr.clone()];
+        self.lose(&both[lost]).await;
+        clerk.put_surely(&self.cluster, &both[stays], 0, Duration::from_secs(10)).await;
+        for node in &both[stays] {
+            clerk.check(&self.cluster, *node).await;
+        }
+        self.cluster.start_all().await;
     }
 
     /// The other site is out of everybody's reach.

@@ -101,23 +101,12 @@ impl Loss {
     }
 
     /// What was lost is back.
-    async fn mend(self, cluster: &mut Cluster) {
+    async fn mend(self, sites: &mut Sites) {
         if let Loss::Pause(_) = self {
             tokio::time::sleep(Duration::from_secs(30).saturating_sub(AFTER)).await;
         }
-        cluster.network.heal();
-        for node in cluster.ids() {
-            cluster.release_log(node);
-            cluster.disk(node).set_capacity(u64::MAX);
-        }
-        for node in cluster.ids() {
-            // A process whose disk hung while it led has ended by itself.
-            let stopped = cluster.replica(node).is_some_and(|replica| replica.status().state == "stopped");
-            if stopped {
-                cluster.kill(node).await;
-            }
-        }
-        cluster.start_all().await;
+        sites.mend_all(&mut Vec::new()).await;
+        sites.cluster.start_all().await;
     }
 }
 
@@ -209,7 +198,7 @@ async fn measure(loss: Loss, round_trip: Duration, protected: bool) -> Cell {
     if cell.read_gap_ms.is_some() {
         check(&sites.cluster, &saw, false).await;
     }
-    loss.mend(&mut sites.cluster).await;
+    loss.mend(&mut sites).await;
     check(&sites.cluster, &saw, true).await;
     cell
 }

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use saola_jepsen::sim::{Clerk, PATIENCE};
+use saola_jepsen::sim::PATIENCE;
 use saola_raft::sim::random_u64;
 
 use super::sites::{MARK, Sites};
-use super::{pick, replicas_are_equal, status, under_seeds, until};
+use super::{pick, replicas_are_equal, under_seeds};
 
 /// 2+2+w, 3+3+w, 3+2l, and one site of three nodes or one.
 fn topology(seed: u64) -> Sites {
@@ -20,24 +20,13 @@ fn topology(seed: u64) -> Sites {
     }
 }
 
-/// Any one site is lost, and the others go on.
-async fn any_site_is_lost(sites: &mut Sites, clerk: &mut Clerk) {
-    let (lost, stays) = pick(&[(0, 1), (1, 0)]);
-    let both = [sites.main.clone(), sites.dr.clone()];
-    sites.lose(&both[lost]).await;
-    clerk.put_surely(&sites.cluster, &both[stays], 0, Duration::from_secs(10)).await;
-    for node in &both[stays] {
-        clerk.check(&sites.cluster, *node).await;
-    }
-    sites.cluster.start_all().await;
-}
-
 #[test]
 fn whatever_is_lost_in_any_topology_what_was_acknowledged_or_shown_stays() {
     under_seeds("topologies::whatever_is_lost_in_any_topology_what_was_acknowledged_or_shown_stays", async |seed| {
         let mut sites = topology(seed);
         sites.cluster.min_free_bytes = MARK;
         let mut clerk = sites.begin().await;
+        assert!(clerk.look(&sites.cluster, 1).await, "all is well yet");
         let mut down = Vec::new();
         for _ in 0..12 {
             sites.trouble(&mut down).await;
@@ -54,17 +43,12 @@ fn whatever_is_lost_in_any_topology_what_was_acknowledged_or_shown_stays() {
         sites.mend_all(&mut down).await;
         clerk.again_surely(&sites.cluster, &sites.main, PATIENCE).await;
         if sites.survives_a_site() {
-            any_site_is_lost(&mut sites, &mut clerk).await;
+            sites.one_is_lost_and_the_other_goes_on(&mut clerk).await;
         }
         for node in sites.cluster.running() {
             clerk.check(&sites.cluster, node).await;
         }
-        until("all have everything, and know that they have room", PATIENCE, || {
-            let all: Vec<_> = sites.cluster.running().iter().map(|id| status(&sites.cluster, *id)).collect();
-            all.windows(2).all(|pair| pair[0].applied_index == pair[1].applied_index)
-                && all.iter().all(|it| it.writes_refused.is_none())
-        })
-        .await;
+        sites.settle().await;
         replicas_are_equal(&sites.cluster).await;
     });
 }
