@@ -22,6 +22,7 @@ use tonic::codegen::http;
 
 use saola_raft::protection::State;
 use saola_raft::round_trips::RoundTrip;
+use saola_storage::protection::WaitsFor;
 
 use crate::node::Node;
 use crate::process;
@@ -196,7 +197,17 @@ pub fn render(node: &Node, requests: &Requests) -> Result<String, std::fmt::Erro
     gauge(
         "protection_gate_closed",
         "1 while acknowledgements wait for another site",
-        protection.is_some_and(|protection| protection.replicated.is_closed).into(),
+        protection.is_some_and(|protection| protection.replicated.is_closed()).into(),
+    );
+    gauge(
+        "protection_waits_for_witness",
+        "1 while the witness stands in for a site that has lost its votes",
+        protection.is_some_and(|protection| protection.replicated.waits_for == WaitsFor::Witness).into(),
+    );
+    gauge(
+        "voters_without_vote",
+        "Members whose votes were taken because their site was lost, and not given back yet",
+        status.members.iter().filter(|it| it.demoted).count() as u64,
     );
     gauge(
         "protection_losses",

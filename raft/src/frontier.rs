@@ -7,21 +7,21 @@
 //! It is decided over *applied* entries, each under the rule that stands in the applied state: an entry that closes the
 //! gate gates all behind it, one that opens it releases all before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
-use saola_storage::protection::ProtectionState;
+use saola_storage::protection::{ProtectionState, WaitsFor};
 use saola_storage::types::{LeaderId, LogId, NodeId};
 use tokio::sync::watch;
 
-use crate::member::Member;
+use crate::member::{Member, Role};
 
 /// Whether effects wait for the other site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// A commit is enough.
     Off,
-    /// So many of these nodes, the data nodes of the other sites, must have flushed an entry.
+    /// So many of these nodes, the data nodes of the other sites or the witness, must have flushed an entry.
     On {
         /// Who counts.
         members: Vec<NodeId>,
@@ -36,12 +36,19 @@ pub fn elsewhere(own_site: &str, members: &[Member]) -> Vec<NodeId> {
     there.map(|it| it.node_id).collect()
 }
 
-/// The rule for a leader at `own_site`.
-pub fn gate(protection: &ProtectionState, own_site: &str, members: &[Member]) -> Gate {
-    match protection.is_closed {
-        false => Gate::Off,
-        true => Gate::On { members: elsewhere(own_site, members), acks: protection.rule.acks as usize },
+/// The rule for a leader at `own_site`; `voters`: who votes, or is about to.
+pub fn gate(protection: &ProtectionState, own_site: &str, members: &[Member], voters: &BTreeSet<NodeId>) -> Gate {
+    match protection.waits_for {
+        WaitsFor::Nobody => Gate::Off,
+        WaitsFor::Witness => Gate::On { members: witness(members, voters).into_iter().collect(), acks: 1 },
+        WaitsFor::OtherSite => Gate::On { members: elsewhere(own_site, members), acks: protection.rule.acks as usize },
     }
+}
+
+/// The witness, if there is one. One that is to take its place has no vote yet.
+pub fn witness(members: &[Member], voters: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let votes = |it: &&Member| it.role_value() == Role::Witness && voters.contains(&it.node_id);
+    members.iter().find(votes).map(|it| it.node_id)
 }
 
 /// First index that may not be shown yet, as a leader decides it: it has applied all below `applied_next`, and `flushed`
@@ -246,8 +253,6 @@ impl FrontierCell {
 
 #[cfg(test)]
 mod tests {
-    use saola_storage::member::Role;
-
     use super::*;
 
     const OWN: NodeId = 1;
@@ -273,9 +278,22 @@ mod tests {
             member(4, "dr", Role::Learner),
             member(5, "third", Role::Witness),
         ];
-        let closed = ProtectionState { is_closed: true, ..ProtectionState::default() };
+        let waits_for = |waits_for| ProtectionState { waits_for, ..ProtectionState::default() };
+        let closed = waits_for(WaitsFor::OtherSite);
+        let voters = BTreeSet::from([1, 2, 3, 5]);
+        let gate = |state: &ProtectionState, site, members: &[Member]| gate(state, site, members, &voters);
         assert_eq!(gate(&closed, "main", &members), on(1));
         assert_eq!(gate(&closed, "dr", &members), Gate::On { members: vec![1, 2], acks: 1 });
+        let witness = waits_for(WaitsFor::Witness);
+        assert_eq!(gate(&witness, "main", &members), Gate::On { members: vec![5], acks: 1 });
+        assert_eq!(gate(&witness, "main", &members[..4]), Gate::On { members: vec![], acks: 1 }, "nobody stands in");
+        let mut two = members.to_vec();
+        two.insert(0, member(9, "third", Role::Witness));
+        assert_eq!(
+            gate(&witness, "main", &two),
+            Gate::On { members: vec![5], acks: 1 },
+            "the other one has no vote yet"
+        );
         assert_eq!(gate(&ProtectionState::default(), "main", &members), Gate::Off);
     }
 

@@ -8,7 +8,8 @@
 //!
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
-//! `acknowledgements`, [`protection`] and [`failover`] (how the sites stand to each other, who takes over),
+//! `acknowledgements`, [`protection`] and [`failover`] (how the sites stand to each other, who takes over), `shrink` and `goal` (whose votes are
+//! taken for a while, what a membership bears),
 //! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
 //! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links` and [`round_trips`], `pins` (revisions that stay readable),
 //! `verdict` (which copy is wrong), [`clock`], `sim`.
@@ -19,6 +20,7 @@ pub mod clock;
 mod convert;
 pub mod failover;
 pub mod frontier;
+mod goal;
 mod links;
 mod log_store;
 pub mod member;
@@ -30,6 +32,7 @@ pub mod protection;
 pub mod repair;
 pub mod replica;
 pub mod round_trips;
+mod shrink;
 mod state_machine;
 pub mod timing;
 pub mod transport;

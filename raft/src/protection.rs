@@ -12,8 +12,11 @@
 //!        ▼       │                    parity_ms                  return_ms            ▼
 //!  WITNESS_LOST  └──── (gate closed) ◄───────── RESYNCHRONIZING ◄─────────── UNSYNCHRONIZED
 //! ```
+//!
+//! A site that stays away loses its votes ([`crate::shrink`]). Meanwhile the witness stands in for it: acknowledgements wait
+//! for the witness, UNSYNCHRONIZED, and the same timer opens the gate when the witness is silent too.
 
-use saola_storage::protection::Mode;
+use saola_storage::protection::{Mode, WaitsFor};
 
 /// How sites stand to each other. The names are those of `saola status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,9 +69,10 @@ impl State {
 pub struct View {
     /// The replicated rule's.
     pub mode: Mode,
-    /// Acknowledgements wait for the other site, by the applied state.
-    pub is_closed: bool,
-    /// The entry that closed the gate may be shown, and this leader's first one: all that is acknowledged is there.
+    /// For whom acknowledgements wait, by the applied state.
+    pub waits_for: WaitsFor,
+    /// The entry that said so may be shown, and this leader's first one: whoever is waited for has all that is
+    /// acknowledged.
     pub is_in_force: bool,
     /// A quorum has confirmed this leader lately.
     pub has_quorum: bool,
@@ -84,6 +88,11 @@ pub struct View {
     pub since_ack_ms: Option<u64>,
     /// For how long the witness has been silent; none: there is no witness.
     pub witness_silent_ms: Option<u64>,
+    /// Milliseconds since the newest acknowledgement by the witness was asked for, or since this leader may count; none:
+    /// there is no witness.
+    pub witness_acknowledged_ms: Option<u64>,
+    /// The other site has no votes, or is about to lose them: the witness is to stand in for it.
+    pub needs_witness: bool,
     /// How many times within the last hour the other site was lost.
     pub losses: u32,
     /// It has been lost before, ever.
@@ -99,6 +108,8 @@ pub struct Limits {
     pub return_ms: u64,
     /// The same.
     pub parity_ms: u64,
+    /// The same.
+    pub shrink_ms: u64,
     /// A leader has asked for so long, with a quorum, before it gives a site up: it has just come, or its voters have.
     pub asks_ms: u64,
     /// A witness that is silent for so long counts as lost.
@@ -131,6 +142,8 @@ pub enum Action {
     Degrade,
     /// Close it.
     Synchronize,
+    /// Have the witness stand in for the other site.
+    WaitForWitness,
 }
 
 /// What a leader remembers from one look to the next. Times are milliseconds of a clock that never goes back.
@@ -140,11 +153,15 @@ pub struct Watch {
     pub state: State,
     /// Since when, as this leader has seen it.
     pub since_ms: u64,
-    is_closed: bool,
+    waits_for: WaitsFor,
     /// Since when enough nodes of the other site have answered without a break.
     steady_since_ms: Option<u64>,
     /// Since when they have had everything.
     parity_since_ms: Option<u64>,
+    /// Since when the witness has acknowledged without a break, while nobody is waited for.
+    witness_since_ms: Option<u64>,
+    /// Since when it is waited for and need not be.
+    unneeded_since_ms: Option<u64>,
     /// When something was proposed that nothing has come of yet.
     proposed_ms: Option<u64>,
 }
@@ -152,13 +169,23 @@ pub struct Watch {
 impl Watch {
     /// At the next look.
     pub fn next(self, view: &View, limits: Limits, now_ms: u64) -> (Watch, Option<Action>) {
-        let mut next = Watch { is_closed: view.is_closed, ..self };
-        if view.is_closed != self.is_closed {
-            (next.steady_since_ms, next.parity_since_ms, next.proposed_ms) = (None, None, None);
+        let mut next = Watch { waits_for: view.waits_for, ..self };
+        if view.waits_for != self.waits_for {
+            (next.proposed_ms, next.witness_since_ms, next.unneeded_since_ms) = (None, None, None);
+            if [view.waits_for, self.waits_for].contains(&WaitsFor::OtherSite) {
+                (next.steady_since_ms, next.parity_since_ms) = (None, None);
+            }
         }
-        let (state, action) = match view.is_closed {
-            true => closed(view, limits),
-            false => next.open(view, limits, now_ms),
+        let (state, action) = match view.waits_for {
+            WaitsFor::OtherSite => closed(view, limits),
+            WaitsFor::Nobody => next.open(view, limits, now_ms),
+            WaitsFor::Witness => {
+                let open = next.open(view, limits, now_ms);
+                match held_up(view, view.witness_acknowledged_ms.unwrap_or(u64::MAX), limits) {
+                    None => open,
+                    Some(state) => (state, (state == State::Degrading).then_some(Action::Degrade)),
+                }
+            }
         };
         if state != self.state {
             (next.state, next.since_ms) = (state, now_ms);
@@ -182,34 +209,58 @@ impl Watch {
         }
         let since = |holds: bool, since: Option<u64>| holds.then(|| since.unwrap_or(now_ms));
         let lasts = |since: Option<u64>, for_ms: u64| since.is_some_and(|at| now_ms - at >= for_ms);
+        let stands_in = view.waits_for == WaitsFor::Witness;
+        let answers = view.witness_acknowledged_ms.is_some_and(|ms| ms < limits.degrade_ms / 2);
+        self.witness_since_ms = since(!stands_in && answers, self.witness_since_ms);
+        self.unneeded_since_ms = since(stands_in && !view.needs_witness, self.unneeded_since_ms);
+        let otherwise = match () {
+            () if !view.has_quorum => None,
+            () if view.needs_witness && lasts(self.witness_since_ms, limits.return_ms) => Some(Action::WaitForWitness),
+            () if lasts(self.unneeded_since_ms, limits.return_ms) => Some(Action::Degrade),
+            () => None,
+        };
         self.steady_since_ms = since(view.answering >= view.acks, self.steady_since_ms);
         if !lasts(self.steady_since_ms, limits.return_after(view.losses, view.was_lost)) {
             self.parity_since_ms = None;
-            return (State::Unsynchronized, None);
+            return (State::Unsynchronized, otherwise);
         }
         let has_all = view.acknowledged_ms < limits.degrade_ms / 2;
         self.parity_since_ms = since(has_all, self.parity_since_ms);
         let parity_ms = if view.was_lost { limits.parity_ms } else { 0 };
         let action = lasts(self.parity_since_ms, parity_ms).then_some(Action::Synchronize);
-        (State::Resynchronizing, action.filter(|_| view.has_quorum))
+        (State::Resynchronizing, action.filter(|_| view.has_quorum).or(otherwise))
+    }
+}
+
+/// Whether writes wait, and how, when the newest acknowledgement by those who are waited for is so old.
+fn held_up(view: &View, acknowledged_ms: u64, limits: Limits) -> Option<State> {
+    let late = acknowledged_ms >= limits.degrade_ms;
+    match () {
+        () if late && !view.has_quorum => Some(State::Stalled),
+        () if late && view.asked_ms >= limits.asks_ms => Some(match view.mode {
+            Mode::MaximumAvailability => State::Degrading,
+            _ => State::Stalled,
+        }),
+        // Without a quorum another leader may go on somewhere, and without this one.
+        () if late || !view.has_quorum || acknowledged_ms >= limits.degrade_ms / 2 => Some(State::Suspect),
+        () => None,
     }
 }
 
 fn closed(view: &View, limits: Limits) -> (State, Option<Action>) {
-    let late = view.acknowledged_ms >= limits.degrade_ms;
-    match () {
-        () if late && !view.has_quorum => (State::Stalled, None),
-        () if late && view.asked_ms >= limits.asks_ms => match view.mode {
-            Mode::MaximumAvailability => (State::Degrading, Some(Action::Degrade)),
-            _ => (State::Stalled, None),
-        },
-        // Without a quorum another leader may go on somewhere, and without this one.
-        () if late || !view.has_quorum || view.acknowledged_ms >= limits.degrade_ms / 2 => (State::Suspect, None),
-        () if !view.is_in_force => (State::Resynchronizing, None),
-        () if view.witness_silent_ms.is_some_and(|silent| silent >= limits.witness_lost_ms) => {
+    let witness_is_there = view.witness_acknowledged_ms.is_some_and(|ms| ms < limits.degrade_ms);
+    match held_up(view, view.acknowledged_ms, limits) {
+        // Without the other site's votes nobody waited for would mean that the site that leads commits alone.
+        Some(State::Degrading) if view.needs_witness && witness_is_there => {
+            (State::Degrading, Some(Action::WaitForWitness))
+        }
+        Some(State::Degrading) => (State::Degrading, Some(Action::Degrade)),
+        Some(state) => (state, None),
+        None if !view.is_in_force => (State::Resynchronizing, None),
+        None if view.witness_silent_ms.is_some_and(|silent| silent >= limits.witness_lost_ms) => {
             (State::WitnessLost, None)
         }
-        () => (State::Synchronized, None),
+        None => (State::Synchronized, None),
     }
 }
 
@@ -217,11 +268,17 @@ fn closed(view: &View, limits: Limits) -> (State, Option<Action>) {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, asks_ms: 150, witness_lost_ms: 30_000 };
+    const LIMITS: Limits = Limits {
+        degrade_ms: 800,
+        return_ms: 30_000,
+        parity_ms: 10_000,
+        shrink_ms: 600_000,
+        asks_ms: 150,
+        witness_lost_ms: 30_000,
+    };
     const WELL: View = View {
         mode: Mode::MaximumAvailability,
-        is_closed: true,
+        waits_for: WaitsFor::OtherSite,
         is_in_force: true,
         has_quorum: true,
         acks: 1,
@@ -230,10 +287,15 @@ mod tests {
         asked_ms: 60_000,
         since_ack_ms: Some(20),
         witness_silent_ms: Some(10),
+        witness_acknowledged_ms: Some(10),
+        needs_witness: false,
         losses: 0,
         was_lost: false,
     };
-    const LOST: View = View { is_closed: false, losses: 1, was_lost: true, ..WELL };
+    const LOST: View = View { waits_for: WaitsFor::Nobody, losses: 1, was_lost: true, ..WELL };
+    /// It has lost its votes, too.
+    const SHRUNK: View =
+        View { waits_for: WaitsFor::Witness, answering: 0, acknowledged_ms: 999_999, needs_witness: true, ..LOST };
 
     /// What a leader sees first.
     fn look(view: View) -> (State, Option<Action>) {
@@ -297,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_new_cluster_is_protected_at_once() {
-        let new = View { is_closed: false, ..WELL };
+        let new = View { waits_for: WaitsFor::Nobody, ..WELL };
         assert_eq!(look(new), (State::Resynchronizing, Some(Action::Synchronize)));
         assert_eq!(look(View { answering: 0, ..new }), (State::Unsynchronized, None));
         assert_eq!(look(View { acknowledged_ms: 400, ..new }), (State::Resynchronizing, None));
@@ -338,12 +400,77 @@ mod tests {
         seen.not_taken();
         assert_eq!(watch(&mut seen, 2_500, 100, late), [(2_500, Action::Degrade)]);
         // The gate has moved: what follows is a new question.
-        assert_eq!(watch(&mut seen, 2_600, 100, |_| View { is_closed: false, ..WELL }), [(2_600, Action::Synchronize)]);
+        let moved = |_| View { waits_for: WaitsFor::Nobody, ..WELL };
+        assert_eq!(watch(&mut seen, 2_600, 100, moved), [(2_600, Action::Synchronize)]);
     }
 
     #[test]
     fn maximum_performance_leaves_the_gate_open() {
-        let open = View { mode: Mode::MaximumPerformance, is_closed: false, ..WELL };
+        let open = View { mode: Mode::MaximumPerformance, waits_for: WaitsFor::Nobody, ..WELL };
         assert_eq!(look(open), (State::Unsynchronized, None));
+    }
+
+    #[test]
+    fn the_witness_stands_in_for_a_site_without_votes_and_the_same_timer_gives_it_up() {
+        assert_eq!(look(SHRUNK), (State::Unsynchronized, None));
+        for (ms, expected) in [
+            (399, (State::Unsynchronized, None)),
+            (400, (State::Suspect, None)),
+            (800, (State::Degrading, Some(Action::Degrade))),
+        ] {
+            assert_eq!(look(View { witness_acknowledged_ms: Some(ms), ..SHRUNK }), expected, "{ms} ms");
+        }
+        assert_eq!(look(View { witness_acknowledged_ms: Some(800), has_quorum: false, ..SHRUNK }).0, State::Stalled);
+        assert_eq!(look(View { witness_acknowledged_ms: None, ..SHRUNK }).1, Some(Action::Degrade), "there is none");
+    }
+
+    #[test]
+    fn the_witness_is_waited_for_again_once_it_has_answered_for_a_while_if_it_is_needed() {
+        let silent_at =
+            |at| move |now| View { witness_acknowledged_ms: Some(if now == at { 400 } else { 0 }), ..SHRUNK };
+        let alone = |view: View| View { waits_for: WaitsFor::Nobody, ..view };
+        let mut seen = Watch::default();
+        assert_eq!(watch(&mut seen, 0, 30_100, |_| alone(SHRUNK)), [(30_000, Action::WaitForWitness)]);
+        let mut seen = Watch::default();
+        assert_eq!(watch(&mut seen, 0, 59_000, |now| alone(silent_at(29_000)(now))), []);
+        let mut seen = Watch::default();
+        let votes = |_| View { needs_witness: false, ..alone(SHRUNK) };
+        assert_eq!(watch(&mut seen, 0, 99_000, votes), []);
+    }
+
+    #[test]
+    fn a_site_without_votes_that_is_lost_once_more_leaves_the_witness_to_wait_for() {
+        let lost = View { waits_for: WaitsFor::OtherSite, acknowledged_ms: 900, ..SHRUNK };
+        assert_eq!(look(lost), (State::Degrading, Some(Action::WaitForWitness)));
+        let late = View { witness_acknowledged_ms: Some(799), ..lost };
+        assert_eq!(look(late).1, Some(Action::WaitForWitness), "its own time is not over");
+        let both = View { witness_acknowledged_ms: Some(800), ..lost };
+        assert_eq!(look(both), (State::Degrading, Some(Action::Degrade)));
+        assert_eq!(look(View { needs_witness: false, ..lost }).1, Some(Action::Degrade));
+    }
+
+    #[test]
+    fn a_witness_that_has_nothing_to_stand_in_for_is_waited_for_no_more_after_a_while() {
+        let mut seen = Watch::default();
+        let unneeded = |_| View { needs_witness: false, ..SHRUNK };
+        assert_eq!(watch(&mut seen, 0, 30_100, unneeded), [(30_000, Action::Degrade)]);
+        let mut seen = Watch::default();
+        assert_eq!(watch(&mut seen, 0, 59_000, |now| View { needs_witness: now == 29_000, ..SHRUNK }), []);
+    }
+
+    #[test]
+    fn a_site_without_votes_comes_back_as_any_other_does() {
+        let back = |_| View { answering: 1, acknowledged_ms: 10, ..SHRUNK };
+        let mut seen = Watch::default();
+        assert_eq!(watch(&mut seen, 0, 40_100, back), [(40_000, Action::Synchronize)]);
+        // What becomes of the witness meanwhile does not begin its time again.
+        let mut seen = Watch::default();
+        let moves =
+            |now| View { waits_for: if now < 5_000 { WaitsFor::Witness } else { WaitsFor::Nobody }, ..back(now) };
+        assert_eq!(watch(&mut seen, 0, 40_100, moves).last(), Some(&(40_000, Action::Synchronize)));
+        // While the witness is late or the quorum away, breaks count all the same.
+        let mut seen = Watch::default();
+        let breaks = |now| View { has_quorum: now > 35_000, answering: usize::from(now != 34_000), ..back(now) };
+        assert_eq!(watch(&mut seen, 0, 60_000, breaks), []);
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::convert::place_in_log;
 use crate::frontier::{self, FrontierCell, Gate};
-use crate::member::{MembershipRecord, membership_from_record, membership_to_record};
+use crate::member::{Member, MembershipRecord, membership_from_record, membership_to_record};
 use crate::payload;
 use crate::types::{Outcomes, Runtime, Takes, TypeConfig, log_id_from, log_id_to};
 
@@ -119,8 +119,10 @@ impl<RT: Runtime> StateMachine<RT> {
     /// The rule for this node, should it lead, by the applied state.
     fn gate(&self, applied: &Applied) -> Gate {
         let record = applied.membership.as_ref().and_then(|(_, bytes)| MembershipRecord::decode(bytes.clone()).ok());
-        let members = record.into_iter().flat_map(|record| record.seats).filter_map(|seat| seat.member);
-        frontier::gate(&self.store.protection(), &self.own_site, &members.collect::<Vec<_>>())
+        let MembershipRecord { configs, seats } = record.unwrap_or_default();
+        let voters = configs.last().map(|set| set.node_ids.iter().copied().collect()).unwrap_or_default();
+        let members: Vec<Member> = seats.into_iter().filter_map(|seat| seat.member).collect();
+        frontier::gate(&self.store.protection(), &self.own_site, &members, &voters)
     }
 
     /// The same, if the applied state may have another rule than at the last call.

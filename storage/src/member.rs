@@ -64,6 +64,9 @@ pub struct Member {
     /// 16 random bytes that its data folder was given when it was new.
     #[prost(bytes = "bytes", tag = "7")]
     pub folder_id: Bytes,
+    /// Its role votes, and its vote was taken from it while its site was lost: it gets it back once it has caught up.
+    #[prost(bool, tag = "8")]
+    pub demoted: bool,
 }
 
 impl Member {

@@ -2,7 +2,8 @@
 //!
 //! The rule is what people set. Under maximum availability the gate moves by itself: a leader proposes an entry that
 //! opens it (DEGRADE) when the other site is silent for too long, and one that closes it (SYNC) when that site has
-//! everything again. Each state has an id of its own, and names the one that it follows.
+//! everything again. Where a site that stays away has lost its votes, the witness stands in for it meanwhile. Each state
+//! has an id of its own, and names the one that it follows.
 
 use crate::command::{ProtectionMode, SetProtection};
 
@@ -38,6 +39,21 @@ pub struct Timers {
     pub return_ms: u64,
     /// Then it must have everything for so long before the gate closes.
     pub parity_ms: u64,
+    /// A site that is silent for so long loses its votes until it is back, where the rest may then lose a node.
+    pub shrink_ms: u64,
+}
+
+/// For whom acknowledgements wait, beside a quorum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// For nobody: the gate is open.
+    #[default]
+    Nobody,
+    /// For the witness, which keeps the sealed log: without the votes of the other site the site that leads could
+    /// commit alone.
+    Witness,
+    /// For data nodes of the other site: the gate is closed.
+    OtherSite,
 }
 
 impl Default for Protection {
@@ -54,9 +70,9 @@ impl Protection {
             Mode::MaximumAvailability => ProtectionMode::MaximumAvailability,
             Mode::MaximumProtection => ProtectionMode::MaximumProtection,
         };
-        let Timers { degrade_ms, return_ms, parity_ms } = self.timers;
+        let Timers { degrade_ms, return_ms, parity_ms, shrink_ms } = self.timers;
         let state_id = bytes::Bytes::copy_from_slice(&state_id);
-        SetProtection { mode: mode.into(), acks: self.acks, degrade_ms, return_ms, parity_ms, state_id }
+        SetProtection { mode: mode.into(), acks: self.acks, degrade_ms, return_ms, parity_ms, state_id, shrink_ms }
     }
 
     /// What a command sets; none: a newer release's mode.
@@ -66,7 +82,8 @@ impl Protection {
             ProtectionMode::MaximumAvailability => Mode::MaximumAvailability,
             ProtectionMode::MaximumProtection => Mode::MaximumProtection,
         };
-        let timers = Timers { degrade_ms: set.degrade_ms, return_ms: set.return_ms, parity_ms: set.parity_ms };
+        let SetProtection { degrade_ms, return_ms, parity_ms, shrink_ms, .. } = *set;
+        let timers = Timers { degrade_ms, return_ms, parity_ms, shrink_ms };
         Some(Protection { mode, acks: set.acks.max(1), timers })
     }
 }
@@ -79,8 +96,8 @@ const LOSSES: usize = 8;
 pub struct ProtectionState {
     /// The rule.
     pub rule: Protection,
-    /// Acknowledgements wait for the other site.
-    pub is_closed: bool,
+    /// For whom acknowledgements wait.
+    pub waits_for: WaitsFor,
     /// Id of this state.
     pub id: [u8; 16],
     /// Entry that began it.
@@ -107,41 +124,45 @@ pub(crate) struct Beginning {
 impl ProtectionState {
     /// The state that a new rule begins.
     pub(crate) fn with_rule(&self, rule: Protection, at: Beginning) -> ProtectionState {
-        let is_closed = match rule.mode {
-            Mode::MaximumPerformance => false,
-            Mode::MaximumAvailability => self.is_closed,
-            Mode::MaximumProtection => true,
+        let waits_for = match rule.mode {
+            Mode::MaximumPerformance => WaitsFor::Nobody,
+            Mode::MaximumAvailability => self.waits_for,
+            Mode::MaximumProtection => WaitsFor::OtherSite,
         };
         let former_degrade_ms =
-            if self.is_closed { self.rule.timers.degrade_ms.max(self.former_degrade_ms) } else { 0 };
-        ProtectionState { rule, former_degrade_ms, ..self.moved(is_closed, at) }
+            if self.is_closed() { self.rule.timers.degrade_ms.max(self.former_degrade_ms) } else { 0 };
+        ProtectionState { rule, former_degrade_ms, ..self.moved(waits_for, at) }
     }
 
     /// The same for a command of the first form, which began a state without an id and without a time.
     pub(crate) fn of_old(rule: Protection) -> ProtectionState {
-        ProtectionState { rule, is_closed: rule.mode == Mode::MaximumProtection, ..ProtectionState::default() }
+        let waits_for = if rule.mode == Mode::MaximumProtection { WaitsFor::OtherSite } else { WaitsFor::Nobody };
+        ProtectionState { rule, waits_for, ..ProtectionState::default() }
     }
 
-    /// The state that begins when the other site does not answer.
-    pub(crate) fn degraded(&self, at: Beginning) -> ProtectionState {
-        let mut next = self.moved(false, at);
-        next.losses_us.push(next.since_us);
-        if next.losses_us.len() > LOSSES {
-            next.losses_us.remove(0);
+    /// Acknowledgements wait for the other site.
+    pub fn is_closed(&self) -> bool {
+        self.waits_for == WaitsFor::OtherSite
+    }
+
+    /// The state that begins when acknowledgements wait for somebody else. The other site is not waited for any more when
+    /// it does not answer: that is a loss.
+    pub(crate) fn waiting_for(&self, waits_for: WaitsFor, at: Beginning) -> ProtectionState {
+        let mut next = self.moved(waits_for, at);
+        if self.is_closed() && !next.is_closed() {
+            next.losses_us.push(next.since_us);
+            if next.losses_us.len() > LOSSES {
+                next.losses_us.remove(0);
+            }
         }
         next
     }
 
-    /// The state that begins when it has everything again.
-    pub(crate) fn synchronized(&self, at: Beginning) -> ProtectionState {
-        self.moved(true, at)
-    }
-
-    fn moved(&self, is_closed: bool, at: Beginning) -> ProtectionState {
+    fn moved(&self, waits_for: WaitsFor, at: Beginning) -> ProtectionState {
         let now_us = at.now_us.max(self.since_us);
         ProtectionState {
             rule: self.rule,
-            is_closed,
+            waits_for,
             id: at.id,
             at_index: at.index,
             since_us: now_us,
@@ -160,7 +181,7 @@ impl ProtectionState {
         let now_us = now_us.max(self.since_us);
         let quarter = quarter_start_us(now_us);
         let before = if self.since_us >= quarter { self.open_us } else { 0 };
-        let since = if self.is_closed { 0 } else { now_us - self.since_us.max(quarter) };
+        let since = if self.is_closed() { 0 } else { now_us - self.since_us.max(quarter) };
         before + since
     }
 
@@ -228,11 +249,11 @@ mod tests {
     fn open_time_adds_up_within_a_quarter_and_begins_anew_with_the_next() {
         let rule = Protection::default();
         let begun = ProtectionState::default().with_rule(rule, at(1, NOW_US));
-        assert!(!begun.is_closed);
-        let closed = begun.synchronized(at(2, NOW_US + 2 * MINUTE_US));
+        assert!(!begun.is_closed());
+        let closed = begun.waiting_for(WaitsFor::OtherSite, at(2, NOW_US + 2 * MINUTE_US));
         assert_eq!(begun.open_in_quarter_us(NOW_US), 0, "there was no cluster before");
         assert_eq!(closed.open_in_quarter_us(NOW_US + 90 * MINUTE_US), 2 * MINUTE_US);
-        let lost = closed.degraded(at(3, NOW_US + 90 * MINUTE_US));
+        let lost = closed.waiting_for(WaitsFor::Nobody, at(3, NOW_US + 90 * MINUTE_US));
         assert_eq!(lost.open_in_quarter_us(NOW_US + 91 * MINUTE_US), 3 * MINUTE_US);
         let new_year = 20_819 * DAY_US;
         assert_eq!(lost.open_in_quarter_us(new_year + MINUTE_US), MINUTE_US);
@@ -242,11 +263,12 @@ mod tests {
     #[test]
     fn performance_opens_the_gate_protection_closes_it_and_availability_leaves_it() {
         let with = |mode| Protection { mode, ..Protection::default() };
-        let closed = ProtectionState { is_closed: true, ..ProtectionState::default() };
-        for (state, stays) in [(ProtectionState::default(), false), (closed, true)] {
+        for stays in [WaitsFor::Nobody, WaitsFor::Witness, WaitsFor::OtherSite] {
+            let state = ProtectionState { waits_for: stays, ..ProtectionState::default() };
             let set = |mode| state.with_rule(with(mode), at(9, NOW_US));
-            assert_eq!(set(Mode::MaximumAvailability).is_closed, stays);
-            assert!(set(Mode::MaximumProtection).is_closed && !set(Mode::MaximumPerformance).is_closed);
+            assert_eq!(set(Mode::MaximumAvailability).waits_for, stays);
+            assert_eq!(set(Mode::MaximumProtection).waits_for, WaitsFor::OtherSite);
+            assert_eq!(set(Mode::MaximumPerformance).waits_for, WaitsFor::Nobody);
             assert_eq!((set(Mode::MaximumAvailability).id, set(Mode::MaximumAvailability).at_index), ([9; 16], 9));
         }
     }
@@ -257,30 +279,34 @@ mod tests {
             |degrade_ms| Protection { timers: Timers { degrade_ms, ..Timers::default() }, ..Protection::default() };
         let open = ProtectionState::default().with_rule(rule(10_000), at(1, NOW_US));
         assert_eq!(open.with_rule(rule(800), at(2, NOW_US)).former_degrade_ms, 0, "nothing waits");
-        let closed = open.synchronized(at(2, NOW_US));
+        let closed = open.waiting_for(WaitsFor::OtherSite, at(2, NOW_US));
         let shorter = closed.with_rule(rule(800), at(3, NOW_US));
         assert_eq!((shorter.rule.timers.degrade_ms, shorter.former_degrade_ms), (800, 10_000));
         assert_eq!(shorter.with_rule(rule(900), at(4, NOW_US)).former_degrade_ms, 10_000);
-        assert_eq!(shorter.degraded(at(4, NOW_US)).former_degrade_ms, 0);
+        assert_eq!(shorter.waiting_for(WaitsFor::Nobody, at(4, NOW_US)).former_degrade_ms, 0);
     }
 
     #[test]
     fn the_newest_losses_are_remembered_and_a_clock_that_went_back_changes_nothing() {
         let mut state = ProtectionState::default();
         for loss in 0..12 {
-            state = state.synchronized(at(2 * loss, NOW_US)).degraded(at(2 * loss + 1, NOW_US + loss * MINUTE_US));
+            let closed = state.waiting_for(WaitsFor::OtherSite, at(2 * loss, NOW_US));
+            let lost_to = if loss % 2 == 0 { WaitsFor::Nobody } else { WaitsFor::Witness };
+            state = closed.waiting_for(lost_to, at(2 * loss + 1, NOW_US + loss * MINUTE_US));
         }
         assert_eq!(state.losses_us.len(), LOSSES);
         let now = NOW_US + 11 * MINUTE_US;
         assert_eq!((state.losses_within(MINUTE_US, now), state.losses_within(60 * MINUTE_US, now)), (2, LOSSES));
-        let earlier = state.synchronized(at(99, 5));
+        let without_witness = state.waiting_for(WaitsFor::Nobody, at(98, now));
+        assert_eq!(without_witness.losses_us, state.losses_us, "the witness is not the other site");
+        let earlier = state.waiting_for(WaitsFor::OtherSite, at(99, 5));
         assert_eq!(earlier.since_us, state.since_us);
     }
 
     #[test]
     fn a_rule_survives_its_command() {
         for mode in [Mode::MaximumPerformance, Mode::MaximumAvailability, Mode::MaximumProtection] {
-            let timers = Timers { degrade_ms: 1, return_ms: 2, parity_ms: 3 };
+            let timers = Timers { degrade_ms: 1, return_ms: 2, parity_ms: 3, shrink_ms: 4 };
             let rule = Protection { mode, acks: 2, timers };
             assert_eq!(Protection::of_command(&rule.to_command([7; 16])), Some(rule));
         }

@@ -145,6 +145,7 @@ impl Cluster {
             peer_address: SimNetwork::address(id),
             client_address: String::new(),
             folder_id: Default::default(),
+            demoted: false,
         };
         let node = Node {
             member: member.clone(),

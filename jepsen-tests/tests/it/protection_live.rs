@@ -91,6 +91,49 @@ async fn a_site_that_is_lost_is_given_up_by_itself_and_waited_for_again_once_it_
     reads_back(cluster.client(), 0..30).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_stays_away_loses_its_votes_and_the_command_says_so_until_they_are_back() {
+    let mut cluster = start(&Plan::two_sites_and_witness()).await;
+    let times = ["--return-ms", "300", "--parity-ms", "200", "--shrink-ms", "1500"];
+    let shown = said(saola(&cluster, &[&["protection", "set", "maximum-availability"], &times[..]].concat()).await);
+    assert!(shown.contains("a site that is silent for 1500 ms loses its votes until then"), "{shown}");
+    write(cluster.client(), 0..10).await;
+    cluster.kill(&["dr-1", "dr-2"]).await.expect("both run");
+    write(cluster.client(), 10..20).await;
+    let has_votes = |wanted: bool| {
+        move |status: &StatusResponse| {
+            let dr = status.nodes.iter().filter(|node| node.member.as_ref().is_some_and(|it| it.site == "dr"));
+            let all = dr.clone().count() == 2 && dr.clone().all(|node| node.without_vote.is_empty() == wanted);
+            if all { Ok(()) } else { Err(status.protection.clone()) }
+        }
+    };
+    must(cluster.wait_for_status("the lost site has no votes", has_votes(false)).await);
+    let status = saola(&cluster, &["status"]).await;
+    let shown = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(5), "{shown}");
+    for part in
+        ["SINGLE-SITE DATA: dr-1, dr-2 stayed away", "wait for the witness", "gate on the witness", "voter, no vote"]
+    {
+        assert!(shown.contains(part), "{part:?} in: {shown}");
+    }
+    let shown = said(saola(&cluster, &["topology", "explain"]).await);
+    let row = shown.lines().find(|line| line.starts_with(" node main-2 ")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(row.contains("yes") && row.contains("writes go on and wait for the witness alone"), "{shown}");
+
+    cluster.kill(&["main-2"]).await.expect("it runs");
+    write(cluster.client(), 20..30).await;
+    for name in ["main-2", "dr-1", "dr-2"] {
+        must(cluster.start(name));
+        must(cluster.wait_for_answer(name).await);
+    }
+    must(cluster.wait_for_status("all votes are back", has_votes(true)).await);
+    // What is acknowledged after that is at the other site with all before it.
+    write(cluster.client(), 30..31).await;
+    cluster.kill(&["main-1", "main-2"]).await.expect("both run");
+    write(cluster.client(), 31..40).await;
+    reads_back(cluster.client(), 0..40).await;
+}
+
 async fn saola(cluster: &LocalCluster, args: &[&str]) -> Output {
     let mut command = Command::new(must(node_binary()).with_file_name("saola"));
     command.arg("--profile").arg(cluster.folder().join("profile.toml")).args(args);

@@ -16,6 +16,7 @@
 //! - `protection`, `availability` with `sites`: what an acknowledgement waits for, and what is done without the other site;
 //! - `table`: what each loss costs, as printed in `ops/README.md`;
 //! - `failover`: who takes over when a site is lost, and where leadership belongs;
+//! - `shrink`: a site that stays away loses its votes until it is back;
 //! - `retention`: old versions go, and nothing that was promised goes with them.
 //!
 //! A failing run ends with the line that runs its seed again. All times are virtual.
@@ -37,6 +38,7 @@ mod retention;
 mod rot;
 mod ruin;
 mod scrub;
+mod shrink;
 mod sites;
 mod snapshots;
 mod table;

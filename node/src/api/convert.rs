@@ -6,7 +6,7 @@ use saola_raft as raft;
 use saola_storage::command::{self, Decision, ExpectKind, KeyStyle, Outcome};
 use saola_storage::failover::{Failover, Policy};
 use saola_storage::goal::Goal;
-use saola_storage::protection::{Mode, Protection, Timers};
+use saola_storage::protection::{Mode, Protection, Timers, WaitsFor};
 use saola_storage::store::{Collection, StoredVersion, VersionOp};
 
 use super::errors::{Reason, Refusal};
@@ -169,6 +169,7 @@ pub fn member_to_raft(member: proto::Member) -> raft::Member {
         peer_address: member.peer_address,
         client_address: member.client_address,
         folder_id: bytes::Bytes::new(),
+        demoted: false,
     }
 }
 
@@ -210,8 +211,8 @@ pub fn protection_to_storage(protection: Option<proto::Protection>) -> Result<Pr
             return Err(Refusal::invalid(why, next));
         }
     };
-    let proto::Protection { degrade_ms, return_ms, parity_ms, .. } = protection;
-    Ok(Protection { mode, acks: protection.acks, timers: Timers { degrade_ms, return_ms, parity_ms } })
+    let proto::Protection { acks, degrade_ms, return_ms, parity_ms, shrink_ms, .. } = protection;
+    Ok(Protection { mode, acks, timers: Timers { degrade_ms, return_ms, parity_ms, shrink_ms } })
 }
 
 /// What an acknowledgement waits for.
@@ -221,19 +222,23 @@ pub fn protection_from_storage(protection: Protection) -> proto::Protection {
         Mode::MaximumAvailability => proto::ProtectionMode::MaximumAvailability,
         Mode::MaximumProtection => proto::ProtectionMode::MaximumProtection,
     };
-    let Timers { degrade_ms, return_ms, parity_ms } = protection.timers;
-    proto::Protection { mode: mode.into(), acks: protection.acks, degrade_ms, return_ms, parity_ms }
+    let Timers { degrade_ms, return_ms, parity_ms, shrink_ms } = protection.timers;
+    proto::Protection { mode: mode.into(), acks: protection.acks, degrade_ms, return_ms, parity_ms, shrink_ms }
 }
 
 /// How the sites stand to each other, as a node knows it; none on a witness.
 pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::ProtectionStatus> {
     let raft::ProtectionStatus { replicated, limits, return_after_ms, open_in_quarter_ms, losses, seen } =
         status.protection.as_ref()?;
-    let raft::protection::Limits { degrade_ms, return_ms, parity_ms, .. } = *limits;
-    let rule = Protection { timers: Timers { degrade_ms, return_ms, parity_ms }, ..replicated.rule };
+    let raft::protection::Limits { degrade_ms, return_ms, parity_ms, shrink_ms, .. } = *limits;
+    let rule = Protection { timers: Timers { degrade_ms, return_ms, parity_ms, shrink_ms }, ..replicated.rule };
     Some(proto::ProtectionStatus {
         rule: Some(protection_from_storage(rule)),
-        gate_closed: replicated.is_closed,
+        gate_closed: replicated.is_closed(),
+        waits_for_witness: replicated.waits_for == WaitsFor::Witness,
+        witness_has_all: seen.is_some_and(|seen| seen.witness_stands_in),
+        without_vote: without_vote(status),
+        witness_acknowledged_ago_ms: seen.and_then(|seen| seen.witness_acknowledged_ms).unwrap_or(0),
         state_id: Bytes::copy_from_slice(&replicated.id),
         since_us: replicated.since_us,
         open_in_quarter_ms: *open_in_quarter_ms,
@@ -251,6 +256,22 @@ pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::Protecti
         in_force: seen.is_some_and(|seen| seen.is_in_force),
         waiting_revisions: seen.map_or(0, |_| status.revision.saturating_sub(status.frontier_revision)),
     })
+}
+
+/// Members whose role votes and who have no vote: until a change is complete one that it gives does not help.
+fn without_vote(status: &raft::ReplicaStatus) -> Vec<proto::WithoutVote> {
+    let votes = |id: u64| status.voter_sets.iter().all(|set| set.contains(&id));
+    let without = status.members.iter().filter(|it| it.role_value().votes() && !votes(it.node_id));
+    let why = |demoted| match demoted {
+        true => {
+            "its site was lost and its vote taken; it gets it back by itself once it answers, its site is waited for again \
+             and it has everything; replace it if it is gone for good (saola cluster replace)"
+        }
+        false => "it has not caught up since it was added; if it is not being added just now, repeat that command",
+    };
+    without
+        .map(|it| proto::WithoutVote { node_id: it.node_id, why: why(it.demoted).to_owned(), taken: it.demoted })
+        .collect()
 }
 
 /// On the leader: how long each member takes to answer.

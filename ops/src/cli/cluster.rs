@@ -68,7 +68,7 @@ pub enum ProtectionVerb {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         acks: Option<u32>,
         /// Under maximum availability: go on without the other site when it has not acknowledged for so long; 0: the
-        /// nodes' preset, as for the other two; without one of them it stays what it was
+        /// nodes' preset, as for the other times; without one of them it stays what it was
         #[arg(long, value_name = "MS")]
         degrade_ms: Option<u64>,
         /// A site that comes back must answer for so long before it is waited for
@@ -77,6 +77,10 @@ pub enum ProtectionVerb {
         /// Then it must have everything for so long before acknowledgements wait for it again
         #[arg(long, value_name = "MS")]
         parity_ms: Option<u64>,
+        /// A site that is silent for so long loses its votes until it is back, where the rest may then lose a node (never
+        /// where `saola goal set survive=site` holds)
+        #[arg(long, value_name = "MS")]
+        shrink_ms: Option<u64>,
         /// Name of the cluster, to confirm a lower protection without being asked
         #[arg(long, value_name = "CLUSTER")]
         confirm: Option<String>,

@@ -240,6 +240,7 @@ fn command_line(command: &Command) -> String {
         Some(Op::LeadFrom(lead)) => format!("leadership is at {} ({:?})", lead.site, lead.came_by()),
         Some(Op::Degrade(_)) => "open the gate: the other site does not answer".to_owned(),
         Some(Op::Synchronize(_)) => "close the gate: the other site has everything".to_owned(),
+        Some(Op::WaitForWitness(_)) => "wait for the witness, which stands in for a site without votes".to_owned(),
         Some(Op::SetProtection(set)) => format!("set protection to {:?}, {} acknowledgements", set.mode(), set.acks),
         Some(Op::CompactChanges(compact)) => format!("compact changes up to revision {}", compact.up_to_revision),
     };

@@ -48,6 +48,12 @@ struct View {
     degrade_ms: u64,
     is_closed: bool,
     in_force: bool,
+    /// A site has lost its votes.
+    vote_taken: bool,
+    /// The witness stands in for it.
+    waits_for_witness: bool,
+    /// It does, and has all that is acknowledged.
+    witness_has_all: bool,
     witness_released: bool,
     /// No other site takes over by itself.
     is_held: bool,
@@ -62,7 +68,7 @@ impl View {
                 id: member.node_id,
                 name: member.name,
                 site: member.site,
-                votes: matches!(role, Role::Voter | Role::Witness),
+                votes: matches!(role, Role::Voter | Role::Witness) && node.without_vote.is_empty(),
                 keeps_records: role != Role::Witness,
                 takes_part,
             }
@@ -78,8 +84,11 @@ impl View {
             degrade_ms: rule.degrade_ms,
             is_closed: status.protection_status.as_ref().is_some_and(|stand| stand.gate_closed),
             in_force: status.protection_status.as_ref().is_some_and(|stand| stand.in_force),
+            waits_for_witness: status.protection_status.as_ref().is_some_and(|stand| stand.waits_for_witness),
+            witness_has_all: status.protection_status.as_ref().is_some_and(|stand| stand.witness_has_all),
             witness_released: status.protection_status.as_ref().is_some_and(|stand| stand.witness_released),
             is_held: status.failover.as_ref().is_some_and(|known| !known.held.is_empty()),
+            vote_taken: status.nodes.iter().any(|node| node.vote_taken),
             seats,
         }
     }
@@ -132,6 +141,10 @@ impl View {
         self.seats.iter().filter(|seat| seat.keeps_records).map(|seat| &seat.site).collect::<BTreeSet<_>>().len() > 1
     }
 
+    fn has_witness(&self, alive: &BTreeSet<u64>) -> bool {
+        self.seats.iter().any(|it| !it.keeps_records && alive.contains(&it.id))
+    }
+
     /// What writes wait for when the rest goes on under a leader at `site`.
     fn waiting(&self, alive: &BTreeSet<u64>, site: &str) -> String {
         let lacks = self.has_two_sites() && self.gate_members(alive, site) < self.acks;
@@ -140,8 +153,13 @@ impl View {
                 "writes WAIT (maximum protection) until the other site is back; reads go on".to_owned()
             }
             ProtectionMode::MaximumAvailability if lacks => match self.is_closed {
+                true if self.vote_taken && self.has_witness(alive) => {
+                    format!("writes wait {} ms once, then go on and wait for the witness alone", self.degrade_ms)
+                }
                 true => format!("writes wait {} ms once, then go on unprotected", self.degrade_ms),
-                false => "writes go on unprotected".to_owned(),
+                false if !self.waits_for_witness => "writes go on unprotected".to_owned(),
+                false if self.has_witness(alive) => "writes go on and wait for the witness alone".to_owned(),
+                false => format!("writes wait {} ms once, then go on at {site} alone", self.degrade_ms),
             },
             _ => "writes go on".to_owned(),
         }
@@ -191,6 +209,7 @@ impl View {
         let missing = self.names(|it| it.votes && !alive.contains(&it.id));
         let lack = self.quorum().saturating_sub(votes);
         let protected = self.in_force && self.have_all(&alive);
+        let in_its_log = self.witness_has_all && !self.witness_released && self.has_witness(&alive);
         Case {
             lost,
             goes_on: false,
@@ -201,6 +220,7 @@ impl View {
                 }
             },
             rpo: match (left.is_empty(), protected) {
+                (_, false) if in_its_log => "0: the witness's log has it".into(),
                 (true, _) => "not known before a data node is back".into(),
                 (false, true) => "0: the gate is closed".into(),
                 (false, false) => "what only the lost nodes have, unless they come back".into(),
@@ -408,6 +428,28 @@ mod tests {
         assert!(!case(&status, "site main").goes_on);
         status.nodes[2].reachable = false;
         assert!(!case(&status, "node dr-2").goes_on);
+    }
+
+    #[test]
+    fn a_site_without_votes_leaves_a_cluster_that_bears_the_loss_of_a_node() {
+        let mut status = two_two_w();
+        for dr in &mut status.nodes[2..4] {
+            (dr.reachable, dr.vote_taken, dr.without_vote) = (false, true, "its site was lost".into());
+        }
+        status.protection_status =
+            Some(ProtectionStatus { waits_for_witness: true, witness_has_all: true, ..ProtectionStatus::default() });
+        assert_eq!(
+            case(&status, "node main-2").happens,
+            "the leader stays; writes go on and wait for the witness alone"
+        );
+        assert!(case(&status, "node main-1").goes_on);
+        let witness = case(&status, "the witness");
+        assert_eq!(
+            (witness.goes_on, &*witness.happens),
+            (true, "the leader stays; writes wait 800 ms once, then go on at main alone")
+        );
+        let main = case(&status, "site main");
+        assert_eq!((main.goes_on, &*main.rpo), (false, "0: the witness's log has it"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::time;
 /// # Errors
 /// A refused confirmation, or a failed call.
 pub async fn protection(client: &Client, verb: ProtectionVerb, format: Format) -> Result<Exit, Failure> {
-    if let ProtectionVerb::Set { mode, acks, degrade_ms, return_ms, parity_ms, confirm } = verb {
+    if let ProtectionVerb::Set { mode, acks, degrade_ms, return_ms, parity_ms, shrink_ms, confirm } = verb {
         let status = cluster_view(client).await?;
         let present = status.rule;
         let stays = |set: Option<u64>, of: fn(&Protection) -> u64| set.unwrap_or(present.as_ref().map_or(0, of));
@@ -31,6 +31,7 @@ pub async fn protection(client: &Client, verb: ProtectionVerb, format: Format) -
             degrade_ms: stays(degrade_ms, |rule| rule.degrade_ms),
             return_ms: stays(return_ms, |rule| rule.return_ms),
             parity_ms: stays(parity_ms, |rule| rule.parity_ms),
+            shrink_ms: stays(shrink_ms, |rule| rule.shrink_ms),
         };
         let what = format!("set the protection to {}", mode_name(wanted));
         if is_lower(wanted, present) {
@@ -72,8 +73,9 @@ fn in_words(rule: Protection) -> String {
         }
         Mode::MaximumAvailability => format!(
             "maximum availability: a quorum and {nodes} have flushed each acknowledged write; when they have not \
-             acknowledged for {} ms a quorum is enough, until they have answered for {} ms and had everything for {} ms",
-            rule.degrade_ms, rule.return_ms, rule.parity_ms
+             acknowledged for {} ms a quorum is enough, until they have answered for {} ms and had everything for {} ms; where \
+             a witness can stand in, a site that is silent for {} ms loses its votes until then",
+            rule.degrade_ms, rule.return_ms, rule.parity_ms, rule.shrink_ms
         ),
         _ => "maximum performance: a quorum has flushed each acknowledged write".to_owned(),
     }
@@ -103,7 +105,11 @@ pub(super) fn figures(status: &StatusResponse) -> String {
         Some(loss) => format!("rpo now {} revisions, {} ms", grouped(loss.revisions), grouped(loss.ms)),
     };
     let Some(stand) = &status.protection_status else { return rpo };
-    let gate = if stand.gate_closed { "closed" } else { "open" };
+    let gate = match (stand.gate_closed, stand.waits_for_witness) {
+        (true, _) => "closed",
+        (false, true) => "on the witness",
+        (false, false) => "open",
+    };
     let open = time::span(stand.open_in_quarter_ms / 1000);
     let mut figures =
         format!("{rpo}  gate {gate}  open this quarter {open}  losses in the last hour {}", stand.losses_last_hour);
@@ -125,8 +131,11 @@ pub(super) fn document(status: &StatusResponse) -> Value {
     json!({
         "mode": mode_name(rule), "acks": rule.acks,
         "degrade_ms": rule.degrade_ms, "return_ms": rule.return_ms, "parity_ms": rule.parity_ms,
+        "shrink_ms": rule.shrink_ms,
         "protection": status.protection,
-        "gate_closed": stand.gate_closed, "state": leads.then_some(&stand.state),
+        "gate_closed": stand.gate_closed, "waits_for_witness": stand.waits_for_witness,
+        "witness_has_all": leads.then_some(stand.witness_has_all),
+        "state": leads.then_some(&stand.state),
         "state_for_ms": leads.then_some(stand.state_for_ms), "since_us": stand.since_us, "state_id": hex(&stand.state_id),
         "rpo_revisions": status.rpo.map(|loss| loss.revisions), "rpo_ms": status.rpo.map(|loss| loss.ms),
         "open_in_quarter_ms": stand.open_in_quarter_ms, "losses_last_hour": stand.losses_last_hour,

@@ -104,7 +104,8 @@ fn nodes_table(status: &StatusResponse) -> String {
     let heading = ["NODE", "SITE", "ROLE", "STATE", "APPLIED", "LAG", "DATA", "FREE", "RSS", "KEYS", "CERT", "VERSION"];
     let row = |node: &NodeStatus| {
         let member = node.member.clone().unwrap_or_default();
-        let mut cells = vec![member.name.clone(), member.site.clone(), role(&member).to_owned()];
+        let no_vote = if node.without_vote.is_empty() { "" } else { ", no vote" };
+        let mut cells = vec![member.name.clone(), member.site.clone(), format!("{}{no_vote}", role(&member))];
         if node.reachable {
             cells.extend([
                 if node.sealed { format!("{} sealed", node.state) } else { node.state.clone() },

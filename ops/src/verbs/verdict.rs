@@ -1,6 +1,6 @@
 //! One word on the cluster, decided from its status alone.
 
-use saola_client::proto::{NodeStatus, ProtectionMode, Role, SiteStatus, StatusResponse};
+use saola_client::proto::{Member, NodeStatus, ProtectionMode, Role, SiteStatus, StatusResponse};
 
 use super::{goal, links};
 use crate::exit::Exit;
@@ -122,7 +122,8 @@ pub(super) fn without_quorum(status: &StatusResponse) -> Option<String> {
         return None;
     }
     let votes = |node: &&NodeStatus| {
-        node.member.as_ref().is_some_and(|member| matches!(member.role(), Role::Voter | Role::Witness))
+        let votes = |member: &Member| matches!(member.role(), Role::Voter | Role::Witness);
+        node.member.as_ref().is_some_and(votes) && node.without_vote.is_empty()
     };
     let (present, missing): (Vec<&NodeStatus>, Vec<&NodeStatus>) =
         status.nodes.iter().filter(votes).partition(|node| node.reachable && !is_out(node));
@@ -171,10 +172,8 @@ fn node_notes(node: &NodeStatus) -> Vec<String> {
         "" => notes.push(format!("node {name} is {}", node.state)),
         error => notes.push(format!("node {name} is {}: {error}", node.state)),
     }
-    if node.state == "learner" && node.member.as_ref().is_some_and(|member| member.role() == Role::Voter) {
-        notes.push(format!(
-            "node {name} has no vote yet: if it is not being added just now, repeat the command that added it"
-        ));
+    if !node.without_vote.is_empty() {
+        notes.push(format!("node {name} has no vote: {}", node.without_vote));
     }
     if node.sealed {
         notes.push(format!("node {name} is sealed: {}", node.seal_reason));
@@ -198,8 +197,6 @@ fn node_notes(node: &NodeStatus) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use saola_client::proto::Member;
-
     use super::*;
 
     fn node(name: &str, role: Role) -> NodeStatus {

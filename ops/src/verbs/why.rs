@@ -91,10 +91,24 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
         name => format!("{name} for {} s", stand.state_for_ms / 1000),
     };
     let mut because = reasons(status);
+    let without_vote = status.nodes.iter().filter(|node| !node.without_vote.is_empty());
+    because.extend(without_vote.map(|node| {
+        let member = node.member.clone().unwrap_or_default();
+        format!("{} has no vote: {}", member.name, node.without_vote)
+    }));
     let start = || because_to_do(status);
     let lower = "go on without the other site for now: `saola protection set maximum-performance`".to_owned();
-    let silent =
-        format!("no acknowledgement by {} data nodes of other sites for {} ms", rule.acks, stand.acknowledged_ago_ms);
+    let without_votes = status.nodes.iter().any(|node| node.vote_taken);
+    let silent = match stand.waits_for_witness {
+        true => format!(
+            "no acknowledgement by the witness, which stands in for the other site, for {} ms",
+            stand.witness_acknowledged_ago_ms
+        ),
+        false => format!(
+            "no acknowledgement by {} data nodes of other sites for {} ms",
+            rule.acks, stand.acknowledged_ago_ms
+        ),
+    };
     let (why, by_itself, you_can) = match stand.state.as_str() {
         _ if one_site => (
             Some("there is one site: nothing protects it".to_owned()),
@@ -110,7 +124,12 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
         ),
         "SUSPECT" if mode(stand) == ProtectionMode::MaximumAvailability => (
             Some(silent),
-            format!("after {} ms without one the gate is opened, and writes go on unprotected", rule.degrade_ms),
+            match without_votes && stand.gate_closed {
+                true => format!("after {} ms without one writes wait for the witness alone", rule.degrade_ms),
+                false => {
+                    format!("after {} ms without one the gate is opened, and writes go on unprotected", rule.degrade_ms)
+                }
+            },
             start(),
         ),
         "SUSPECT" | "STALLED" => {
@@ -118,9 +137,11 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
             can.push(lower);
             (Some(silent), "writes go on as soon as the other site acknowledges".to_owned(), can)
         }
-        "DEGRADING" => {
-            (Some(silent), "writes go on as soon as a quorum has the entry that opens the gate".to_owned(), start())
-        }
+        "DEGRADING" => (
+            Some(silent),
+            "writes go on as soon as a quorum has the entry that says whom they wait for now".to_owned(),
+            start(),
+        ),
         "UNSYNCHRONIZED" if is_by_choice(stand) => (
             Some("maximum performance was asked for".to_owned()),
             "nothing changes".to_owned(),
@@ -129,7 +150,11 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
             ],
         ),
         "UNSYNCHRONIZED" => (
-            Some("the other site did not acknowledge and was given up".to_owned()),
+            Some(match stand.waits_for_witness {
+                true => "the other site did not acknowledge and was given up; acknowledgements wait for the witness"
+                    .to_owned(),
+                false => "the other site did not acknowledge and was given up".to_owned(),
+            }),
             format!(
                 "once {} data nodes of other sites have answered for {} s without a break (longer after more than three \
                  losses in an hour) they get what they lack",
@@ -186,7 +211,8 @@ mod tests {
             ..NodeStatus::default()
         };
         let site = |name: &str| SiteStatus { name: name.into(), data_nodes: 1, ..SiteStatus::default() };
-        let rule = Protection { mode: mode.into(), acks: 1, degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000 };
+        let times = Protection { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, ..Protection::default() };
+        let rule = Protection { mode: mode.into(), acks: 1, ..times };
         StatusResponse {
             leader: 1,
             nodes: vec![node(1, "main-1", "main", true), node(2, "dr-1", "dr", false)],
@@ -226,6 +252,18 @@ mod tests {
         assert_eq!(why.because[0], "the other site did not acknowledge and was given up");
         let stalled = of(&sample("STALLED", ProtectionMode::MaximumProtection));
         assert!(stalled.you_can.last().is_some_and(|act| act.contains("protection set maximum-performance")));
+    }
+
+    #[test]
+    fn a_site_without_votes_is_named_and_whom_writes_wait_for_instead() {
+        let mut status = sample("SUSPECT", ProtectionMode::MaximumAvailability);
+        status.nodes[1].without_vote = "its site was lost".into();
+        let stand = status.protection_status.as_mut().expect("the sample has one");
+        (stand.waits_for_witness, stand.witness_acknowledged_ago_ms) = (true, 500);
+        let why = of(&status);
+        let silent = "no acknowledgement by the witness, which stands in for the other site, for 500 ms";
+        assert_eq!(why.because[0], silent);
+        assert!(why.because.contains(&"dr-1 has no vote: its site was lost".to_owned()), "{why:?}");
     }
 
     #[test]

@@ -32,10 +32,10 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(10);
 /// A change that is in the log has so long to be committed.
 pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
-type Change = ChangeMembers<NodeId, Member>;
+pub(super) type Change = ChangeMembers<NodeId, Member>;
 
 /// The membership as the leader's log has it now.
-struct Seen<RT: Runtime> {
+pub(super) struct Seen<RT: Runtime> {
     /// Entry that set it.
     at: Option<LogIdOf<TypeConfig<RT>>>,
     record: MembershipRecord,
@@ -46,8 +46,12 @@ impl<RT: Runtime> Seen<RT> {
         self.record.configs.len() > 1
     }
 
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.record.seats.iter().filter_map(|seat| seat.member.as_ref())
+    }
+
     /// The voters that it has, or is about to have.
-    fn voters(&self) -> BTreeSet<NodeId> {
+    pub(super) fn voters(&self) -> BTreeSet<NodeId> {
         self.record.configs.last().map(|set| set.node_ids.iter().copied().collect()).unwrap_or_default()
     }
 
@@ -56,9 +60,58 @@ impl<RT: Runtime> Seen<RT> {
     }
 }
 
+/// Whether voters that a change drops stay as learners: those whose votes are taken for a while do, one that is removed
+/// does not.
+fn retains(record: &MembershipRecord, change: &Change) -> bool {
+    let members = record.seats.iter().filter_map(|seat| seat.member.as_ref());
+    let mut marked: BTreeSet<NodeId> = members.filter(|it| it.demoted).map(|it| it.node_id).collect();
+    let before: BTreeSet<NodeId> = record.configs.iter().flat_map(|set| set.node_ids.iter().copied()).collect();
+    let mut left = record.configs.last().map(|set| set.node_ids.iter().copied().collect()).unwrap_or_default();
+    apply(change, &mut left, &mut marked);
+    before.difference(&left).any(|id| marked.contains(id))
+}
+
+/// Who votes, and who is marked, after a change.
+fn apply(change: &Change, voters: &mut BTreeSet<NodeId>, marked: &mut BTreeSet<NodeId>) {
+    match change {
+        ChangeMembers::AddVoterIds(ids) => voters.extend(ids),
+        ChangeMembers::RemoveVoters(ids) => voters.retain(|id| !ids.contains(id)),
+        ChangeMembers::SetNodes(nodes) => {
+            for (id, member) in nodes {
+                if member.demoted {
+                    marked.insert(*id)
+                } else {
+                    marked.remove(id)
+                };
+            }
+        }
+        ChangeMembers::Batch(changes) => changes.iter().for_each(|change| apply(change, voters, marked)),
+        _ => {}
+    }
+}
+
+/// Takes the votes of some of the members for a while, and marks them.
+pub(super) fn demotion<'m>(members: impl Iterator<Item = &'m Member>, ids: &BTreeSet<NodeId>) -> Change {
+    let marked = members.filter(|it| ids.contains(&it.node_id));
+    let marked = marked.map(|it| (it.node_id, Member { demoted: true, ..it.clone() })).collect();
+    ChangeMembers::Batch(vec![ChangeMembers::SetNodes(marked), ChangeMembers::RemoveVoters(ids.clone())])
+}
+
+/// Gives votes to some of the members, and takes the mark from those whose votes had been taken.
+pub(super) fn promotion<'m>(members: impl Iterator<Item = &'m Member>, ids: &BTreeSet<NodeId>) -> Change {
+    let marked = members.filter(|it| it.demoted && ids.contains(&it.node_id));
+    let unmarked: BTreeMap<NodeId, Member> =
+        marked.map(|it| (it.node_id, Member { demoted: false, ..it.clone() })).collect();
+    let promotion = ChangeMembers::AddVoterIds(ids.clone());
+    match unmarked.is_empty() {
+        true => promotion,
+        false => ChangeMembers::Batch(vec![ChangeMembers::SetNodes(unmarked), promotion]),
+    }
+}
+
 /// Whether a node that has flushed up to `matched` may be given its vote: it has been told that it belongs (`joined_at`)
 /// and lacks little of the log.
-fn caught_up(matched: Option<u64>, joined_at: u64, last: u64) -> bool {
+pub(super) fn caught_up(matched: Option<u64>, joined_at: u64, last: u64) -> bool {
     matched.is_some_and(|matched| matched >= joined_at && last.saturating_sub(matched) <= VOTE_LAG)
 }
 
@@ -105,6 +158,15 @@ impl Drop for Leaving {
 impl<RT: Runtime> Replica<RT> {
     pub(super) async fn add_here(&self, member: Member) -> Result<(), AdminError> {
         let (node_id, votes) = (member.node_id, member.role_value().votes());
+        let is_other_witness = |it: &Member| it.role_value() == Role::Witness && it.node_id != node_id;
+        if let Some(witness) =
+            self.shared.members().into_iter().find(is_other_witness).filter(|_| member.role_value() == Role::Witness)
+        {
+            let name = witness.name;
+            return Err(invalid(format!(
+                "this cluster has a witness, {name}, and one is enough: `saola cluster replace {name}` puts another in its place"
+            )));
+        }
         if votes && !self.shared.has_vote(node_id) {
             self.check_goal(None, Some(&member))?;
         }
@@ -114,13 +176,13 @@ impl<RT: Runtime> Replica<RT> {
             return Ok(());
         }
         let _one_at_a_time = self.shared.admin.lock().await;
-        let promotion = || ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
+        let ids = BTreeSet::from([node_id]);
         if !self.shared.has_vote(node_id) {
-            self.check_quorum_after(&[promotion()]).await?;
+            self.check_quorum_after(&[ChangeMembers::AddVoterIds(ids.clone())]).await?;
         }
         self.change(|seen| {
             Ok(match seen.has(node_id) {
-                true => (!seen.voters().contains(&node_id)).then(promotion),
+                true => (!seen.voters().contains(&node_id)).then(|| promotion(seen.members(), &ids)),
                 false => return Err(removed_meanwhile(node_id)),
             })
         })
@@ -169,11 +231,10 @@ impl<RT: Runtime> Replica<RT> {
         self.join(member.clone()).await?;
         self.catch_up(new).await?;
         let _one_at_a_time = shared.admin.lock().await;
-        let promotion = || ChangeMembers::AddVoterIds(BTreeSet::from([new]));
         let swap = |seen: &Seen<RT>| {
             let mut steps = Vec::new();
             if votes && !seen.voters().contains(&new) {
-                steps.push(promotion());
+                steps.push(promotion(seen.members(), &BTreeSet::from([new])));
             }
             steps.extend(removal(old, &seen.voters(), seen.is_joint(), seen.has(old)));
             steps
@@ -309,16 +370,10 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     /// A change that leaves too few voters which answer could not be completed, nor taken back: it is not begun.
-    async fn check_quorum_after(&self, steps: &[Change]) -> Result<(), AdminError> {
+    pub(super) async fn check_quorum_after(&self, steps: &[Change]) -> Result<(), AdminError> {
         let shared = &self.shared;
         let Some(mut voters) = shared.seen().map(|seen| seen.voters()) else { return Ok(()) };
-        for step in steps {
-            match step {
-                ChangeMembers::AddVoterIds(ids) => voters.extend(ids),
-                ChangeMembers::RemoveVoters(ids) => voters.retain(|id| !ids.contains(id)),
-                _ => {}
-            }
-        }
+        steps.iter().for_each(|step| apply(step, &mut voters, &mut BTreeSet::new()));
         let others = shared.members().into_iter().filter(|member| voters.contains(&member.node_id));
         let asked = others.map(|member| async move {
             let here = member.node_id == shared.claim.node_id
@@ -342,7 +397,10 @@ impl<RT: Runtime> Replica<RT> {
 
     /// Changes the membership until `left` finds nothing left to do and it is not joint. Each change names the
     /// membership that was looked at, and is not made if there is another one by then.
-    async fn change(&self, left: impl Fn(&Seen<RT>) -> Result<Option<Change>, AdminError>) -> Result<(), AdminError> {
+    pub(super) async fn change(
+        &self,
+        left: impl Fn(&Seen<RT>) -> Result<Option<Change>, AdminError>,
+    ) -> Result<(), AdminError> {
         let shared = &self.shared;
         let raft = shared.raft().ok_or_else(|| invalid("Raft does not run on this node"))?;
         let until = InstantOf::<RT>::now() + REFUSED_LIMIT;
@@ -360,8 +418,8 @@ impl<RT: Runtime> Replica<RT> {
                     None => return Ok(()),
                 };
                 let unchanged = Precondition::<TypeConfig<RT>>::LastMembershipLogId { last_membership_log_id: seen.at };
-                // `retain = false`: a removed voter does not stay as a learner.
-                let changed = RT::timeout(COMMIT_LIMIT, raft.change_membership_if(change, false, [unchanged])).await;
+                let retain = retains(&seen.record, &change);
+                let changed = RT::timeout(COMMIT_LIMIT, raft.change_membership_if(change, retain, [unchanged])).await;
                 match changed {
                     Ok(Ok(response)) => {
                         made = Some(response.log_id);
@@ -438,6 +496,7 @@ pub(super) async fn leave_joint_memberships<RT: Runtime>(replica: Replica<RT>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::member::{Seat, VoterSet};
 
     #[test]
     fn vote_is_given_to_one_that_knows_of_its_membership_and_lacks_little() {
@@ -446,6 +505,38 @@ mod tests {
         assert!(!caught_up(Some(1000), 990, 1001 + VOTE_LAG));
         assert!(!caught_up(Some(989), 990, 1000));
         assert!(!caught_up(None, 0, 0));
+    }
+
+    /// Voters in sets, and who is marked among nodes 1 to 5.
+    fn record(sets: &[&[NodeId]], marked: &[NodeId]) -> MembershipRecord {
+        let member = |id| Member { node_id: id, demoted: marked.contains(&id), ..Member::default() };
+        let seats = (1..=5).map(|id| Seat { node_id: id, member: Some(member(id)) });
+        let configs = sets.iter().map(|ids| VoterSet { node_ids: ids.to_vec() });
+        MembershipRecord { configs: configs.collect(), seats: seats.collect() }
+    }
+
+    #[test]
+    fn voters_that_are_removed_go_and_those_whose_votes_are_taken_stay_whoever_completes_the_change() {
+        let all: &[NodeId] = &[1, 2, 3, 4, 5];
+        let ids = BTreeSet::from([3, 4]);
+        let before = record(&[all], &[]);
+        let members =
+            |record: &MembershipRecord| record.seats.iter().filter_map(|seat| seat.member.clone()).collect::<Vec<_>>();
+        assert!(retains(&before, &demotion(members(&before).iter(), &ids)));
+        assert!(!retains(&before, &ChangeMembers::RemoveVoters(BTreeSet::from([4]))));
+        let complete = || ChangeMembers::AddVoterIds(BTreeSet::new());
+        assert!(retains(&record(&[all, &[1, 2, 5]], &[3, 4]), &complete()), "another leader completes it");
+        assert!(!retains(&record(&[all, &[1, 2, 3, 5]], &[]), &complete()), "another leader completes a removal");
+        let taken = record(&[&[1, 2, 5]], &[3, 4]);
+        assert!(
+            !retains(&taken, &ChangeMembers::RemoveVoters(BTreeSet::from([2]))),
+            "the marked ones have no vote to lose"
+        );
+        let back = promotion(members(&taken).iter().collect::<Vec<_>>().into_iter(), &ids);
+        assert!(!retains(&taken, &back));
+        let (mut voters, mut marked) = (BTreeSet::from([1, 2, 5]), ids.clone());
+        apply(&back, &mut voters, &mut marked);
+        assert_eq!((voters, marked), (BTreeSet::from([1, 2, 3, 4, 5]), BTreeSet::new()));
     }
 
     #[test]

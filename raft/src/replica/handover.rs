@@ -61,6 +61,13 @@ impl<RT: Runtime> Replica<RT> {
                 member.role_value().as_str()
             )));
         }
+        if member.demoted && !shared.has_vote(to) {
+            return Err(invalid(format!(
+                "node {to} ({}) has no vote: its site was lost, and it gets its vote back by itself once it has \
+                 everything (saola why)",
+                member.name
+            )));
+        }
         if !shared.has_vote(to) {
             return Err(invalid(format!(
                 "node {to} ({}) has no vote yet: repeat the command that added it first",

@@ -1,7 +1,7 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
 //! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
-//! `protection` and `sites` (what an acknowledgement waits for, and the leader's watch over the other site), `failover` (who campaigns, and leadership's way home), `goal` (what a membership must bear), `release` (what a witness may forget),
+//! `protection` and `sites` (what an acknowledgement waits for, and the leader's watch over the other site), `failover` (who campaigns, and leadership's way home), `goal` (what a membership must bear), `shrink` (the votes of a site that stays away), `release` (what a witness may forget),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
@@ -62,6 +62,7 @@ mod renew;
 mod repair;
 mod room;
 mod scrub;
+mod shrink;
 mod sites;
 mod staleness;
 mod stall;
@@ -439,6 +440,7 @@ impl<RT: Runtime> Shared<RT> {
             peer_address: String::new(),
             client_address: String::new(),
             folder_id: Bytes::copy_from_slice(&folder.folder_id()),
+            demoted: false,
         }
     }
 

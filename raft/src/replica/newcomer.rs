@@ -79,7 +79,7 @@ impl<RT: Runtime> Replica<RT> {
 
     /// A member is asked for again: it must be the same, and run on the folder that it joined with.
     pub(super) async fn check_same(&self, known: &Member, again: Member) -> Result<(), AdminError> {
-        if *known != (Member { folder_id: known.folder_id.clone(), ..again }) {
+        if *known != (Member { folder_id: known.folder_id.clone(), demoted: known.demoted, ..again }) {
             return Err(invalid(format!(
                 "node {} is a member already, as {} {} at site {}, peer address {}, client address {}: repeat the \
                  command with these, or take another id",

@@ -8,6 +8,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use prost::Message;
 use saola_storage::command::{Command, CommandBatch, Op, Outcome};
+use saola_storage::protection::WaitsFor;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{InstantOf, Replica, Shared};
@@ -32,6 +33,8 @@ const GATE_ENTRIES: u64 = 8192;
 
 const GATE_WAIT: &str = "proposed, and not stored at the other site within the deadline; it counts once that has happened: \
                          ask again under the same request id; `saola status` shows the sites";
+const WITNESS_WAIT: &str = "proposed, and not stored at the witness, which stands in for the other site, within the deadline; \
+                            it counts once that has happened: ask again under the same request id";
 
 /// Why a command has no outcome.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -222,6 +225,7 @@ impl<RT: Runtime> Replica<RT> {
                     | Op::LeadFrom(_)
                     | Op::Degrade(_)
                     | Op::Synchronize(_)
+                    | Op::WaitForWitness(_)
             )
         );
         let always = moves || matches!(command.op, Some(Op::ClaimNodeId(_)));
@@ -233,10 +237,11 @@ impl<RT: Runtime> Replica<RT> {
         }
         let waiting = shared.frontier.waiting();
         if waiting > GATE_ENTRIES && !always {
-            let message = format!(
-                "{waiting} entries wait for the other site already: bring its nodes back, or lower the protection \
-                 (saola protection set)"
-            );
+            let whom = match shared.store.protection().waits_for {
+                WaitsFor::Witness => "the witness, which stands in for the other site, already: bring it back",
+                _ => "the other site already: bring its nodes back",
+            };
+            let message = format!("{waiting} entries wait for {whom}, or lower the protection (saola protection set)");
             return Err(Refusal::new(RefusalCode::GateBusy, message));
         }
         let (answer, outcome) = oneshot::channel();
@@ -252,6 +257,9 @@ impl<RT: Runtime> Shared<RT> {
     /// What a caller hears that gave up on a command: as far as this node sees, it may wait for the other site.
     fn no_outcome(&self, otherwise: String) -> Refusal {
         match self.frontier.is_gated() && self.frontier.waiting() > 0 {
+            true if self.store.protection().waits_for == WaitsFor::Witness => {
+                Refusal::new(RefusalCode::GateWait, WITNESS_WAIT)
+            }
             true => Refusal::new(RefusalCode::GateWait, GATE_WAIT),
             false => Refusal::new(RefusalCode::Unknown, otherwise),
         }
@@ -267,9 +275,9 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
         let mut next = Some(first);
         while let Some(Queued { command, answer }) = next {
             // Who gave up while no entry could be committed was told that the outcome is unknown: it ends here.
-            if matches!(command.op, Some(Op::Degrade(_))) && !shared.degrade_is_due() {
-                // It has waited here, and the other site has acknowledged meanwhile.
-                refuse_all(vec![answer], &Refusal::new(RefusalCode::Busy, "the other site acknowledges again"));
+            if matches!(command.op, Some(Op::Degrade(_) | Op::WaitForWitness(_))) && !shared.gives_up() {
+                // It has waited here, and an acknowledgement has come meanwhile.
+                refuse_all(vec![answer], &Refusal::new(RefusalCode::Busy, "whoever was waited for acknowledges again"));
             } else if !answer.is_closed() {
                 bytes += command.encoded_len();
                 ids.push(matches!(command.op, Some(Op::ClaimNodeId(_))));

@@ -17,8 +17,10 @@ use crate::types::Runtime;
 const RETURN_MS: u64 = 30_000;
 /// Then it must have everything for so long.
 const PARITY_MS: u64 = 10_000;
+/// A site that is silent for so long loses its votes.
+const SHRINK_MS: u64 = 600_000;
 /// A witness that is silent for so long counts as lost.
-const WITNESS_LOST_MS: u64 = 30_000;
+pub(super) const WITNESS_LOST_MS: u64 = 30_000;
 
 /// How the sites stand to each other.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,13 +70,22 @@ pub(super) fn first_rule(members: &[Member], timing: &Timing) -> Protection {
 /// The rule with all its times written out: what bounds a loss must not depend on one node's settings.
 fn with_times(rule: Protection, timing: &Timing) -> Protection {
     let or = |set: u64, preset: u64| if set == 0 { preset } else { set };
-    let Timers { degrade_ms, return_ms, parity_ms } = rule.timers;
+    let Timers { degrade_ms, return_ms, parity_ms, shrink_ms } = rule.timers;
     let timers = Timers {
         degrade_ms: or(degrade_ms, timing.degrade_ms),
         return_ms: or(return_ms, RETURN_MS),
         parity_ms: or(parity_ms, PARITY_MS),
+        shrink_ms: or(shrink_ms, SHRINK_MS),
     };
+    // A site that is about to be back keeps its votes.
+    let shrink_ms = if shrink_ms == 0 { timers.shrink_ms.max(back_after_ms(timers)) } else { shrink_ms };
+    let timers = Timers { shrink_ms, ..timers };
     Protection { timers, ..rule }
+}
+
+/// A site that is silent for a moment is waited for again after so long.
+fn back_after_ms(timers: Timers) -> u64 {
+    timers.degrade_ms.saturating_add(timers.return_ms).saturating_add(timers.parity_ms)
 }
 
 impl<RT: Runtime> Replica<RT> {
@@ -89,6 +100,13 @@ impl<RT: Runtime> Replica<RT> {
         }
         let protection = with_times(protection, &self.shared.timing);
         self.shared.timing.check_degrade(protection.timers.degrade_ms).map_err(ProposeError::Refused)?;
+        let (shrink_ms, least_ms) = (protection.timers.shrink_ms, back_after_ms(protection.timers));
+        if shrink_ms < least_ms {
+            return Err(ProposeError::Refused(format!(
+                "a site would lose its votes after {shrink_ms} ms, sooner than it could be back, which takes {least_ms} ms \
+                 (--return-ms and --parity-ms): ask for --shrink-ms {least_ms} or more"
+            )));
+        }
         // Said twice it says the same.
         let command = Command { request: None, op: Some(Op::SetProtection(protection.to_command(new_id::<RT>()))) };
         self.propose(command, deadline).await.map(drop)
@@ -103,9 +121,9 @@ pub(super) fn new_id<RT: Runtime>() -> [u8; 16] {
 impl<RT: Runtime> Shared<RT> {
     /// Times that are in force; a rule of an older release has none of its own.
     pub(super) fn limits(&self, rule: Protection) -> Limits {
-        let Timers { degrade_ms, return_ms, parity_ms } = with_times(rule, &self.timing).timers;
+        let Timers { degrade_ms, return_ms, parity_ms, shrink_ms } = with_times(rule, &self.timing).timers;
         let asks_ms = self.timing.election_min_ms;
-        Limits { degrade_ms, return_ms, parity_ms, asks_ms, witness_lost_ms: WITNESS_LOST_MS }
+        Limits { degrade_ms, return_ms, parity_ms, shrink_ms, asks_ms, witness_lost_ms: WITNESS_LOST_MS }
     }
 
     /// None on a witness, which does not know the rule.
@@ -117,7 +135,8 @@ impl<RT: Runtime> Shared<RT> {
         let replicated = self.store.protection();
         if let Some(seen) = &mut seen {
             // The gate may have moved since the last look.
-            seen.is_in_force &= replicated.is_closed && replicated.id == seen.state_id;
+            seen.is_in_force &= replicated.id == seen.state_id;
+            seen.witness_stands_in &= replicated.id == seen.state_id;
         }
         let limits = self.limits(replicated.rule);
         let now_us = self.now_us();
@@ -163,7 +182,7 @@ mod tests {
         };
         let first_rule = |members: &[Member]| first_rule(members, &Timing::LAN);
         assert_eq!(first_rule(&sites(3)).acks, 2);
-        let timers = Timers { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000 };
+        let timers = Timers { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, shrink_ms: 600_000 };
         let one = Protection { mode: Mode::MaximumAvailability, acks: 1, timers };
         assert_eq!(first_rule(&sites(2)), one);
         assert_eq!(first_rule(&[member(1, "main", Role::Voter)]), one);

@@ -8,8 +8,9 @@
 use std::time::Duration;
 
 use saola_storage::command::{Command, Op, ReleaseFloor};
-use saola_storage::protection::Mode;
+use saola_storage::protection::{Mode, WaitsFor};
 
+use super::protection::WITNESS_LOST_MS;
 use super::{Replica, Shared};
 use crate::frontier;
 use crate::links::Holding;
@@ -58,12 +59,18 @@ impl View {
 }
 
 impl<RT: Runtime> Shared<RT> {
-    /// The other site may lack what is acknowledged: then the witness's log is what makes up for it.
+    /// The other site may lack what is acknowledged: then the witness's log is what makes up for it. One that stood in for
+    /// a site without votes and was given up lacks it, too.
     pub(super) fn witness_is_needed(&self) -> bool {
         let elsewhere = frontier::elsewhere(&self.claim.site, &self.members());
         let by_choice = self.store.protection().rule.mode == Mode::MaximumPerformance;
-        let in_force = (*self.protection_seen.lock()).is_some_and(|seen| seen.is_in_force);
-        !elsewhere.is_empty() && !by_choice && !in_force
+        let seen = *self.protection_seen.lock();
+        let in_force = seen.is_some_and(|seen| seen.is_in_force);
+        let taken = self.members().iter().any(|it| it.demoted && !self.has_vote(it.node_id));
+        let is_open = self.store.protection().waits_for == WaitsFor::Nobody;
+        let lost = |ms: u64| ms >= WITNESS_LOST_MS;
+        let given_up = taken && is_open && seen.and_then(|seen| seen.witness_acknowledged_ms).is_some_and(lost);
+        !elsewhere.is_empty() && !by_choice && !in_force && !given_up
     }
 
     /// What this node tells the leader.

@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::Instant as _;
 use saola_storage::command::{Command, MoveGate, Op};
-use saola_storage::protection::{Protection, ProtectionState};
+use saola_storage::protection::{Protection, ProtectionState, WaitsFor};
 use saola_storage::types::{LeaderId, NodeId};
 
 use super::protection::new_id;
 use super::{InstantOf, Replica, Shared};
-use crate::frontier;
-use crate::member::{Member, Role};
+use crate::frontier::{self, Gate};
+use crate::member::Member;
 use crate::protection::{Action, Limits, State, View, Watch};
 use crate::types::{Runtime, detach};
 
@@ -32,12 +32,18 @@ pub struct Seen {
     pub for_ms: u64,
     /// Id of the replicated state that this is about.
     pub state_id: [u8; 16],
+    /// For how long this leader has led, milliseconds.
+    pub led_ms: u64,
     /// The gate is closed, and the entry that closed it is stored where it must be: so is all that is acknowledged.
     pub is_in_force: bool,
+    /// The witness stands in for the other site, and has all that is acknowledged.
+    pub witness_stands_in: bool,
     /// A quorum has confirmed this leader lately.
     pub has_quorum: bool,
     /// Since the newest acknowledgement by enough nodes of other sites was asked for, or since this leader counts.
     pub acknowledged_ms: u64,
+    /// The same of the witness; none: there is none.
+    pub witness_acknowledged_ms: Option<u64>,
     /// What no data node of another site has; none: this leader has not heard what they have.
     pub missing: Option<Missing>,
     /// The witness has forgotten entries that a data node lacks: arithmetic alone protects nothing.
@@ -101,6 +107,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
             (lead.rule, lead.counts_from) = (replicated.rule, now.max(lead.counts_from));
         }
         let view = shared.protection_view(lead, &replicated, now);
+        let in_force = view.is_in_force && view.has_quorum;
         let limits = shared.limits_in_force(&replicated, view.is_in_force);
         let now_ms = (now - lead.since).as_millis() as u64;
         let before = lead.watch.state;
@@ -110,9 +117,12 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
             state: next.state,
             for_ms: now_ms - next.since_ms,
             state_id: replicated.id,
-            is_in_force: view.is_closed && view.is_in_force && view.has_quorum,
+            led_ms: now_ms,
+            is_in_force: in_force && view.waits_for == WaitsFor::OtherSite,
+            witness_stands_in: in_force && view.waits_for == WaitsFor::Witness,
             has_quorum: view.has_quorum,
             acknowledged_ms: view.since_ack_ms.unwrap_or(view.acknowledged_ms),
+            witness_acknowledged_ms: view.witness_acknowledged_ms,
             missing: shared.missing_elsewhere(lead, &replicated, &view, limits),
             is_released: shared.witness_lets_go(),
         });
@@ -125,6 +135,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
             let op = match action {
                 Action::Degrade => Op::Degrade(change),
                 Action::Synchronize => Op::Synchronize(change),
+                Action::WaitForWitness => Op::WaitForWitness(change),
             };
             let (replica, not_taken) = (replica.clone(), not_taken.clone());
             detach::<RT>(async move {
@@ -142,11 +153,15 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
 
 fn tell(before: State, now: State, view: &View) {
     let (was, is) = (before.as_str(), now.as_str());
-    let View { acknowledged_ms, answering, .. } = *view;
+    let View { answering, waits_for, .. } = *view;
+    let acknowledged_ms = match waits_for {
+        WaitsFor::Witness => view.witness_acknowledged_ms.unwrap_or(view.acknowledged_ms),
+        _ => view.acknowledged_ms,
+    };
     match now {
         State::Synchronized => tracing::info!(was, is, "protection: every acknowledged write is at the other site"),
         State::Resynchronizing => tracing::info!(was, is, answering, "protection: the other site gets what it lacks"),
-        _ => tracing::warn!(was, is, acknowledged_ms, answering, "protection: see `saola why`"),
+        _ => tracing::warn!(was, is, ?waits_for, acknowledged_ms, answering, "protection: see `saola why`"),
     }
 }
 
@@ -175,15 +190,24 @@ impl<RT: Runtime> Shared<RT> {
         }
     }
 
-    /// Whether a Degrade that was decided a moment ago is still due: the other site may have acknowledged meanwhile.
-    pub(super) fn degrade_is_due(&self) -> bool {
+    /// Whether to give up those whom acknowledgements wait for, which was decided a moment ago, is still right: they may
+    /// have acknowledged meanwhile.
+    pub(super) fn gives_up(&self) -> bool {
         let Some(term) = self.with_metrics(|metrics| metrics.current_term) else { return false };
         let replicated = self.store.protection();
         let seen = *self.protection_seen.lock();
-        let in_force = seen.is_some_and(|seen| seen.is_in_force);
+        let in_force = seen.is_some_and(|seen| seen.is_in_force || seen.witness_stands_in);
         let degrade = Duration::from_millis(self.limits_in_force(&replicated, in_force).degrade_ms);
-        let elsewhere = frontier::elsewhere(&self.claim.site, &self.members());
-        let newest = self.acknowledgements.lock().newest(term, &elsewhere, replicated.rule.acks as usize);
+        let led_ms = seen.map_or(0, |seen| seen.led_ms);
+        let stands_in = replicated.waits_for == WaitsFor::Witness;
+        if stands_in && !self.shrink_view(led_ms, true).needs_witness() {
+            return true;
+        }
+        let voters = self.voter_sets().pop().unwrap_or_default();
+        let Gate::On { members, acks } = frontier::gate(&replicated, &self.claim.site, &self.members(), &voters) else {
+            return true;
+        };
+        let newest = self.acknowledgements.lock().newest(term, &members, acks);
         newest.is_none_or(|at| at.elapsed() >= degrade)
     }
 
@@ -206,7 +230,12 @@ impl<RT: Runtime> Shared<RT> {
         let elsewhere = frontier::elsewhere(&self.claim.site, &members);
         let acks = replicated.rule.acks as usize;
         let leader = LeaderId { term: lead.term, node_id: self.claim.node_id };
-        let acknowledged = self.acknowledgements.lock().newest(lead.term, &elsewhere, acks);
+        let witness = frontier::witness(&members, &self.voter_sets().pop().unwrap_or_default());
+        let (acknowledged, by_witness) = {
+            let known = self.acknowledgements.lock();
+            (known.newest(lead.term, &elsewhere, acks), known.newest(lead.term, witness.as_slice(), 1))
+        };
+        let counted_ms = |at: Option<InstantOf<RT>>| ms(at.map_or(lead.counts_from, |at| at.max(lead.counts_from)));
         let recent = Duration::from_millis(self.limits(replicated.rule).degrade_ms);
         let last_answer = |id: NodeId| self.links.last_answer(id).map(|(at, _)| at);
         let answers = |id: &&NodeId| last_answer(**id).is_some_and(|at| at >= lead.since && since(at) < recent);
@@ -217,20 +246,21 @@ impl<RT: Runtime> Shared<RT> {
         });
         let has_quorum = quorum.unwrap_or(false);
         lead.quorum_since = has_quorum.then(|| lead.quorum_since.unwrap_or(now));
-        let witness = members.iter().find(|it| it.role_value() == Role::Witness);
-        let silent = |witness: &Member| last_answer(witness.node_id).map_or(lead.since, |at| at.max(lead.since));
+        let silent = |witness: NodeId| last_answer(witness).map_or(lead.since, |at| at.max(lead.since));
         View {
             mode: replicated.rule.mode,
-            is_closed: replicated.is_closed,
+            waits_for: replicated.waits_for,
             // What a former leader of the other site has shown may be missing there, until this one's first entry is not.
             is_in_force: self.frontier.next() > replicated.at_index && self.frontier.is_covered(leader),
             has_quorum,
             acks,
             answering,
-            acknowledged_ms: ms(acknowledged.map_or(lead.counts_from, |at| at.max(lead.counts_from))),
+            acknowledged_ms: counted_ms(acknowledged),
             asked_ms: lead.quorum_since.map_or(0, ms),
             since_ack_ms: acknowledged.map(ms),
             witness_silent_ms: witness.map(|witness| ms(silent(witness))),
+            witness_acknowledged_ms: witness.map(|_| counted_ms(by_witness)),
+            needs_witness: self.shrink_view(ms(lead.since), has_quorum).needs_witness(),
             losses: replicated.losses_within(FLAPPING_US, self.now_us()) as u32,
             was_lost: !replicated.losses_us.is_empty(),
         }
@@ -262,7 +292,7 @@ impl<RT: Runtime> Shared<RT> {
             ms: match view.since_ack_ms {
                 Some(since_ack_ms) => since_ack_ms,
                 // An earlier leader heard it last, before the gate was opened.
-                None if !view.is_closed => view.acknowledged_ms.max(open_ms + limits.degrade_ms),
+                None if !replicated.is_closed() => view.acknowledged_ms.max(open_ms + limits.degrade_ms),
                 None => view.acknowledged_ms,
             },
         })
@@ -272,6 +302,7 @@ impl<RT: Runtime> Shared<RT> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::member::Role;
 
     fn member(node_id: NodeId, site: &str, role: Role) -> Member {
         Member { node_id, site: site.into(), role: role as i32, ..Member::default() }

@@ -21,7 +21,7 @@ use super::staleness::Staleness;
 use super::stall::{self, Stall};
 use super::{
     AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, barrier, changes, collector, compare,
-    failover, maintenance, propose, room, scrub, sites,
+    failover, maintenance, propose, room, scrub, shrink, sites,
 };
 use crate::acknowledgements::Acknowledgements;
 use crate::admission::{self, Processes};
@@ -248,6 +248,7 @@ impl<RT: Runtime> Replica<RT> {
             detach::<RT>(scrub::run(self.clone()));
             detach::<RT>(compare::run(self.clone()));
             detach::<RT>(sites::run(self.clone()));
+            detach::<RT>(shrink::watch(self.clone()));
         }
         if may_elect {
             detach::<RT>(failover::watch(self.clone()));

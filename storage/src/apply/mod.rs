@@ -33,6 +33,7 @@ use crate::engine::{Batch, EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::meta::{self, AppliedRow, MembershipRow};
 use crate::keyspace::{array, decode_value, encode_value};
+use crate::protection::WaitsFor;
 use crate::types::LogId;
 
 /// Taken digests that are kept.
@@ -236,12 +237,13 @@ impl Machine {
             Op::CompactChanges(compact) => self.compact_changes(draft, compact),
             Op::ClaimNodeId(claim) => Ok(self.claim_node_id(draft, claim)),
             Op::SetProtection(set) => self.set_protection(draft, &set, place),
-            Op::Degrade(change) => Ok(self.move_gate(draft, false, change, place)),
+            Op::Degrade(change) => Ok(self.move_gate(draft, WaitsFor::Nobody, change, place)),
             Op::ReleaseFloor(release) => Ok(self.release_floor(draft, release)),
             Op::LeadFrom(lead) => Ok(self.lead_from(draft, lead, place)),
             Op::SetFailover(set) => self.set_failover(draft, set, place),
             Op::SetGoal(set) => self.set_goal(draft, set, place),
-            Op::Synchronize(change) => Ok(self.move_gate(draft, true, change, place)),
+            Op::Synchronize(change) => Ok(self.move_gate(draft, WaitsFor::OtherSite, change, place)),
+            Op::WaitForWitness(change) => Ok(self.move_gate(draft, WaitsFor::Witness, change, place)),
             Op::TimeMark(_) => {
                 self.applied.clock_us = self.applied.clock_us.max(place.stamp_us);
                 Ok(Decision::Done(Done {}))

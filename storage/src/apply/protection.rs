@@ -15,7 +15,7 @@ use crate::error::StoreError;
 use crate::failover::{Failover, FailoverState};
 use crate::goal::Goal;
 use crate::keyspace::{failover, protection};
-use crate::protection::{Beginning, Mode, Protection, ProtectionState};
+use crate::protection::{Beginning, Mode, Protection, ProtectionState, WaitsFor};
 
 impl Machine {
     pub(super) fn set_protection(
@@ -34,11 +34,11 @@ impl Machine {
         Ok(Decision::Done(Done {}))
     }
 
-    /// Opens the gate, or closes it.
+    /// Has acknowledgements wait for somebody else.
     pub(super) fn move_gate(
         &mut self,
         draft: &mut Draft<'_>,
-        to_closed: bool,
+        waits_for: WaitsFor,
         change: MoveGate,
         place: Place,
     ) -> Decision {
@@ -46,13 +46,11 @@ impl Machine {
         let Ok(id) = <[u8; 16]>::try_from(&change.to[..]) else {
             return Decision::Reseal(Reseal {});
         };
-        let fits = present.id[..] == change.from[..] && present.is_closed != to_closed;
+        let fits = present.id[..] == change.from[..] && present.waits_for != waits_for;
         if !fits || present.rule.mode != Mode::MaximumAvailability {
             return Decision::OtherState(OtherState {});
         }
-        let at = self.beginning(id, place);
-        let next = if to_closed { present.synchronized(at) } else { present.degraded(at) };
-        self.replace_protection(draft, next);
+        self.replace_protection(draft, present.waiting_for(waits_for, self.beginning(id, place)));
         Decision::Done(Done {})
     }
 

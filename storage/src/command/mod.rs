@@ -34,7 +34,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28")]
     pub op: Option<Op>,
 }
 
@@ -112,6 +112,9 @@ pub enum Op {
     /// Declare what the cluster survives.
     #[prost(message, tag = "27")]
     SetGoal(SetGoal),
+    /// Acknowledgements wait for the witness, which stands in for the other site, from this command's own entry on.
+    #[prost(message, tag = "28")]
+    WaitForWitness(MoveGate),
 }
 
 /// Condition of a write, decided on applied state.

@@ -24,6 +24,9 @@ pub struct SetProtection {
     /// 16 random bytes: the id of the state that begins.
     #[prost(bytes = "bytes", tag = "6")]
     pub state_id: Bytes,
+    /// See [`crate::protection::Timers::shrink_ms`].
+    #[prost(uint64, tag = "7")]
+    pub shrink_ms: u64,
 }
 
 /// See [`crate::protection::Mode`].
@@ -38,7 +41,8 @@ pub enum ProtectionMode {
     MaximumProtection = 3,
 }
 
-/// Open or close the gate under maximum availability, if its state is still the one that was looked at.
+/// Have acknowledgements wait for somebody else under maximum availability, if the state is still the one that was
+/// looked at.
 #[derive(Clone, PartialEq, Message)]
 pub struct MoveGate {
     /// Id of the state that ends.

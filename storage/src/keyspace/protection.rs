@@ -7,7 +7,7 @@ use super::{array, decode_value, encode_value};
 use crate::command::SetProtection;
 use crate::engine::Kind;
 use crate::error::StoreError;
-use crate::protection::{Mode, Protection, ProtectionState};
+use crate::protection::{Mode, Protection, ProtectionState, WaitsFor};
 
 /// Key of the row.
 pub const KEY: &[u8] = b"protection";
@@ -52,11 +52,19 @@ pub struct ProtectionRow {
     /// See [`ProtectionState::former_degrade_ms`].
     #[prost(uint64, tag = "12")]
     pub former_degrade_ms: u64,
+    /// Under maximum availability: the witness stands in for the other site. Never with `synchronized`.
+    #[prost(bool, tag = "13")]
+    pub waits_for_witness: bool,
+    /// See [`SetProtection`].
+    #[prost(uint64, tag = "14")]
+    pub shrink_ms: u64,
 }
 
 /// Value of the row.
 pub fn encode(state: &ProtectionState) -> Bytes {
-    let SetProtection { mode, acks, degrade_ms, return_ms, parity_ms, state_id } = state.rule.to_command(state.id);
+    let SetProtection { mode, acks, degrade_ms, return_ms, parity_ms, state_id, shrink_ms } =
+        state.rule.to_command(state.id);
+    let moves = state.rule.mode == Mode::MaximumAvailability;
     encode_value(&ProtectionRow {
         mode,
         acks,
@@ -65,12 +73,14 @@ pub fn encode(state: &ProtectionState) -> Bytes {
         parity_ms,
         // So that a row of old is encoded as it was: its digest is known by its bytes.
         state_id: if state.id == [0; 16] { Bytes::new() } else { state_id },
-        synchronized: state.rule.mode == Mode::MaximumAvailability && state.is_closed,
+        synchronized: moves && state.is_closed(),
         at_index: state.at_index,
         since_us: state.since_us,
         losses_us: state.losses_us.clone(),
         open_us: state.open_us,
         former_degrade_ms: state.former_degrade_ms,
+        waits_for_witness: moves && state.waits_for == WaitsFor::Witness,
+        shrink_ms,
     })
 }
 
@@ -78,8 +88,8 @@ pub fn encode(state: &ProtectionState) -> Bytes {
 pub fn decode(value: Bytes) -> Result<ProtectionState, StoreError> {
     let row: ProtectionRow = decode_value(Kind::Protection, KEY, value)?;
     let unknown = || StoreError::corrupt(Kind::Protection, KEY, format!("there is no mode {}", row.mode));
-    let ProtectionRow { mode, acks, degrade_ms, return_ms, parity_ms, .. } = row;
-    let set = SetProtection { mode, acks, degrade_ms, return_ms, parity_ms, state_id: Bytes::new() };
+    let ProtectionRow { mode, acks, degrade_ms, return_ms, parity_ms, shrink_ms, .. } = row;
+    let set = SetProtection { mode, acks, degrade_ms, return_ms, parity_ms, state_id: Bytes::new(), shrink_ms };
     let rule = Protection::of_command(&set).ok_or_else(unknown)?;
     let id = match row.state_id.is_empty() {
         true => [0; 16],
@@ -87,7 +97,13 @@ pub fn decode(value: Bytes) -> Result<ProtectionState, StoreError> {
     };
     Ok(ProtectionState {
         rule,
-        is_closed: rule.mode == Mode::MaximumProtection || (rule.mode == Mode::MaximumAvailability && row.synchronized),
+        waits_for: match rule.mode {
+            Mode::MaximumPerformance => WaitsFor::Nobody,
+            Mode::MaximumAvailability if row.synchronized => WaitsFor::OtherSite,
+            Mode::MaximumAvailability if row.waits_for_witness => WaitsFor::Witness,
+            Mode::MaximumAvailability => WaitsFor::Nobody,
+            Mode::MaximumProtection => WaitsFor::OtherSite,
+        },
         id,
         at_index: row.at_index,
         since_us: row.since_us,
@@ -110,25 +126,26 @@ mod tests {
         {
             let state = decode(Bytes::from_static(bytes)).expect("an older release wrote it");
             assert_eq!(state.rule, Protection { mode, acks, timers: Timers::default() });
-            assert_eq!(state.is_closed, mode == Mode::MaximumProtection);
+            assert_eq!(state.is_closed(), mode == Mode::MaximumProtection);
             assert_eq!(encode(&state), bytes);
         }
     }
 
     #[test]
     fn a_state_survives_its_row() {
-        for (mode, is_closed) in [
-            (Mode::MaximumAvailability, true),
-            (Mode::MaximumAvailability, false),
-            (Mode::MaximumPerformance, false),
-            (Mode::MaximumProtection, true),
+        for (mode, waits_for) in [
+            (Mode::MaximumAvailability, WaitsFor::OtherSite),
+            (Mode::MaximumAvailability, WaitsFor::Witness),
+            (Mode::MaximumAvailability, WaitsFor::Nobody),
+            (Mode::MaximumPerformance, WaitsFor::Nobody),
+            (Mode::MaximumProtection, WaitsFor::OtherSite),
         ] {
-            let timers = Timers { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000 };
+            let timers = Timers { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, shrink_ms: 600_000 };
             let rule = Protection { mode, acks: 2, timers };
             let (id, losses_us) = ([3; 16], vec![5, 6]);
             let (at_index, since_us, former_degrade_ms, open_us) = (7, 8, 9, 10);
             let state =
-                ProtectionState { rule, is_closed, id, at_index, since_us, losses_us, former_degrade_ms, open_us };
+                ProtectionState { rule, waits_for, id, at_index, since_us, losses_us, former_degrade_ms, open_us };
             assert_eq!(decode(encode(&state)).expect("its own"), state);
         }
     }

@@ -104,6 +104,7 @@ fn entries() -> Vec<LogEntry> {
         peer_address: "127.0.0.1:7101".into(),
         client_address: "127.0.0.1:7001".into(),
         folder_id: vec![0xf1; 16].into(),
+        demoted: false,
     };
     let membership = MembershipRecord {
         configs: vec![VoterSet { node_ids: vec![1] }],

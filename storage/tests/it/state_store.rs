@@ -11,7 +11,7 @@ use saola_storage::engine::memory::MemoryHome;
 use saola_storage::error::StoreError;
 use saola_storage::failover::{Failover, Policy};
 use saola_storage::goal::Goal;
-use saola_storage::protection::{Mode, Protection};
+use saola_storage::protection::{Mode, Protection, WaitsFor};
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings};
 
 use crate::state_support::*;
@@ -68,13 +68,13 @@ fn protection_is_what_was_set_last_on_every_engine_and_after_a_restart() {
     let mut digests = Vec::new();
     for home in homes() {
         let store = started(&home);
-        assert_eq!((store.protection().rule, store.protection().is_closed), (Protection::default(), false));
+        assert_eq!((store.protection().rule, store.protection().is_closed()), (Protection::default(), false));
         let version = store.keyring_version();
         assert!(matches!(decide(&store, set(Mode::MaximumProtection, 1, 1)), Decision::Done(_)));
         assert!(store.keyring_version() > version, "who caches it is told");
         decide(&store, set(Mode::MaximumProtection, 2, 2));
         let there = store.protection();
-        assert_eq!((there.rule, there.is_closed, there.id), (rule(Mode::MaximumProtection, 2), true, [2; 16]));
+        assert_eq!((there.rule, there.is_closed(), there.id), (rule(Mode::MaximumProtection, 2), true, [2; 16]));
         store.flush().expect("a flush");
         let view = store.view();
         let digest = view.kept_digest().expect("a digest");
@@ -92,7 +92,7 @@ fn the_gate_moves_only_from_the_state_that_was_looked_at_and_only_under_maximum_
     let change = |from: u8, to: u8| MoveGate { from: vec![from; 16].into(), to: vec![to; 16].into() };
     let degrade = |from, to| decide(&store, command(Op::Degrade(change(from, to))));
     let synchronize = |from, to| decide(&store, command(Op::Synchronize(change(from, to))));
-    let stands = || (store.protection().is_closed, store.protection().id[0], store.protection().losses_us.len());
+    let stands = || (store.protection().is_closed(), store.protection().id[0], store.protection().losses_us.len());
     decide(&store, set(Mode::MaximumAvailability, 1, 1));
     assert!(matches!(synchronize(9, 2), Decision::OtherState(_)), "another state was looked at");
     assert!(matches!(degrade(1, 2), Decision::OtherState(_)), "it is open");
@@ -102,12 +102,20 @@ fn the_gate_moves_only_from_the_state_that_was_looked_at_and_only_under_maximum_
     assert!(matches!(degrade(1, 3), Decision::OtherState(_)), "a late entry of an older state");
     assert!(matches!(degrade(2, 3), Decision::Done(_)));
     assert_eq!(stands(), (false, 3, 1));
+    let stand_in = |from, to| decide(&store, command(Op::WaitForWitness(change(from, to))));
+    assert!(matches!(stand_in(3, 6), Decision::Done(_)), "nobody was waited for");
+    assert_eq!((stands(), store.protection().waits_for), ((false, 6, 1), WaitsFor::Witness));
+    assert!(matches!(stand_in(6, 7), Decision::OtherState(_)), "it is waited for");
+    assert!(matches!(degrade(6, 7), Decision::Done(_)), "it is given up");
+    assert!(matches!(stand_in(7, 8), Decision::Done(_)) && matches!(synchronize(8, 9), Decision::Done(_)));
+    assert!(matches!(stand_in(9, 10), Decision::Done(_)), "the other site is given up, and the witness is there");
+    assert_eq!((stands(), store.protection().waits_for), ((false, 10, 2), WaitsFor::Witness));
     for (mode, closed) in [(Mode::MaximumPerformance, false), (Mode::MaximumProtection, true)] {
         decide(&store, set(mode, 1, 4));
-        assert!(
-            matches!(degrade(4, 5), Decision::OtherState(_)) && matches!(synchronize(4, 5), Decision::OtherState(_))
-        );
-        assert_eq!(stands(), (closed, 4, 1));
+        for moved in [degrade(4, 5), synchronize(4, 5), stand_in(4, 5)] {
+            assert!(matches!(moved, Decision::OtherState(_)));
+        }
+        assert_eq!(stands(), (closed, 4, 2));
     }
     let unnamed = MoveGate { to: Default::default(), ..change(4, 5) };
     assert!(matches!(decide(&store, command(Op::Degrade(unnamed))), Decision::Reseal(_)));

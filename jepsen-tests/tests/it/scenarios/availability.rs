@@ -23,7 +23,7 @@ fn either(seed: u64) -> Sites {
 
 /// The replicated part: whether the gate is closed.
 fn is_closed(status: &ReplicaStatus) -> bool {
-    status.protection.as_ref().is_some_and(|protection| protection.replicated.is_closed)
+    status.protection.as_ref().is_some_and(|protection| protection.replicated.is_closed())
 }
 
 /// A leader may say that all that is acknowledged is at the other site: then whatever any node shows is there.
@@ -100,7 +100,7 @@ fn writes_wait_for_a_silent_site_as_long_as_the_timer_says_and_then_go_on_withou
             let waited = cut.elapsed() + acknowledged + Duration::from_millis(Timing::LAN.heartbeat_ms / 2 + 1);
             assert!(waited >= DEGRADE && waited < DEGRADE + Duration::from_secs(1), "{waited:?}");
             let begun = status(cluster, 1).protection.expect("a data node knows").replicated;
-            assert!(!begun.is_closed && begun.losses_us.len() == 1, "{begun:?}");
+            assert!(!begun.is_closed() && begun.losses_us.len() == 1, "{begun:?}");
             // From now on it is not waited for.
             let quick = clerk.put_surely(cluster, &sites.main, 0, PATIENCE).await;
             assert!(quick < DEGRADE / 2, "{quick:?}");

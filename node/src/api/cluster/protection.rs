@@ -3,8 +3,6 @@
 //! With the gate off an acknowledged write is on a quorum of voters, with the gate on also on data nodes of other sites.
 //! A site is protected when every quorum reaches beyond it and the nodes beyond it can go on by themselves.
 
-use std::collections::BTreeSet;
-
 use saola_client::proto::{Loss, Member, Missing, Protection, ProtectionMode as Mode, ProtectionStatus, Role};
 
 /// A data node that lags by no more than this many log entries counts as current.
@@ -15,6 +13,10 @@ pub const CURRENT_LAG: u64 = 1000;
 pub struct NodeView {
     /// Who it is.
     pub member: Member,
+    /// If its role votes, it has a vote.
+    pub has_vote: bool,
+    /// It had one, which was taken because its site was lost.
+    pub vote_taken: bool,
     /// It answered, as a node of this cluster whose Raft runs.
     pub takes_part: bool,
     /// A data node that cannot open its keys.
@@ -25,7 +27,7 @@ pub struct NodeView {
 
 impl NodeView {
     fn votes(&self) -> bool {
-        matches!(self.member.role(), Role::Voter | Role::Witness)
+        self.has_vote && matches!(self.member.role(), Role::Voter | Role::Witness)
     }
 
     fn keeps_records(&self) -> bool {
@@ -56,12 +58,11 @@ pub struct Glance {
 }
 
 /// What the loss of the site that leads (`main_site`) would mean now. `stand`: how the sites stand to each other, as the
-/// leader says, or only what is replicated; none on a witness. `voter_sets`: two while the membership is joint.
+/// leader says, or only what is replicated; none on a witness.
 pub fn of_cluster(
     main_site: &str,
     nodes: &[NodeView],
     committed_index: u64,
-    voter_sets: &[BTreeSet<u64>],
     stand: Option<&ProtectionStatus>,
 ) -> Glance {
     let threat = threat(main_site, nodes, committed_index);
@@ -72,7 +73,7 @@ pub fn of_cluster(
     if !nodes.iter().any(|n| n.member.site != main_site && n.keeps_records()) {
         return Glance { sentence: threat.unwrap_or_default(), rpo: None };
     }
-    let rpo = rpo(main_site, nodes, voter_sets, stand);
+    let rpo = rpo(main_site, nodes, stand);
     let goes_on = threat.map_or(String::new(), |why| format!(", but the rest would not go on by itself: {why}"));
     let meaning = meaning(main_site, nodes, stand, rule, &loss_in_words(main_site, rpo.as_ref()), &goes_on);
     let Some(meaning) = meaning else {
@@ -113,7 +114,13 @@ fn meaning(
         ),
         false => format!("bring back {}", names(silent.iter().copied())),
     };
-    let quiet = span(stand.acknowledged_ago_ms);
+    let (whom, quiet, without) = match stand.waits_for_witness {
+        true => {
+            ("the witness".to_owned(), span(stand.witness_acknowledged_ago_ms), format!("it, at {main_site} alone"))
+        }
+        false => (format!("outside {main_site}"), span(stand.acknowledged_ago_ms), "the other site".to_owned()),
+    };
+    let single = single_site(main_site, nodes, stand);
     let stored = format!("every acknowledged write is stored at {acks} data node{} outside {main_site}", plural(acks));
     let may_degrade = rule.mode() == Mode::MaximumAvailability;
     Some(match stand.state.as_str() {
@@ -125,13 +132,13 @@ fn meaning(
             "WRITES WAIT: no quorum of voters answers this leader; bring back voters".to_owned()
         }
         "SUSPECT" if may_degrade => format!(
-            "writes wait: no acknowledgement from outside {main_site} for {quiet}; after {} the cluster goes on without",
+            "writes wait: no acknowledgement from {whom} for {quiet}; after {} the cluster goes on without {without}",
             span(rule.degrade_ms)
         ),
-        "SUSPECT" => format!("writes wait: no acknowledgement from outside {main_site} for {quiet}; {needs}"),
-        "DEGRADING" => "writes wait for a moment: the cluster is about to go on without the other site".to_owned(),
+        "SUSPECT" => format!("writes wait: no acknowledgement from {whom} for {quiet}; {needs}"),
+        "DEGRADING" => format!("writes wait for a moment: the cluster is about to go on without {without}"),
         "STALLED" => format!(
-            "WRITES WAIT: no acknowledgement from outside {main_site} for {quiet}; {needs}, or lower the protection \
+            "WRITES WAIT: no acknowledgement from {whom} for {quiet}; {needs}, or lower the protection \
              (`saola protection set`)"
         ),
         "RESYNCHRONIZING" if stand.gate_closed => {
@@ -140,7 +147,8 @@ fn meaning(
             )
         }
         "RESYNCHRONIZING" => format!(
-            "the data nodes outside {main_site} get what they lack and must have everything for {}; {lost}",
+            "{}the data nodes outside {main_site} get what they lack and must have everything for {}; {lost}",
+            single.map_or(String::new(), |single| single + "; "),
             span(rule.parity_ms)
         ),
         "UNSYNCHRONIZED" if rule.mode() == Mode::MaximumPerformance => {
@@ -152,13 +160,33 @@ fn meaning(
                 "it synchronizes by itself once {acks} of them {have} answered for {} and have everything",
                 span(stand.return_after_ms)
             );
+            let waits = single.unwrap_or_else(|| "acknowledgements wait for no other site".to_owned());
             match silent.is_empty() && up.len() >= acks {
-                true => format!("acknowledgements wait for no other site; {lost}; {by_itself}"),
-                false => format!("acknowledgements wait for no other site; {lost}; {needs}; {by_itself}"),
+                true => format!("{waits}; {lost}; {by_itself}"),
+                false => format!("{waits}; {lost}; {needs}; {by_itself}"),
             }
         }
         _ => return None,
     })
+}
+
+/// What is to be said when votes of another site were taken, or are about to be.
+fn single_site(main_site: &str, nodes: &[NodeView], stand: &ProtectionStatus) -> Option<String> {
+    let names = names(nodes.iter().filter(|n| n.member.site != main_site && n.vote_taken));
+    let for_whom = match stand.waits_for_witness {
+        true => "acknowledgements wait for the witness, which keeps the sealed log",
+        false => {
+            "acknowledgements wait for nobody outside it: the witness did not answer, and is waited for again once it has \
+             for a while"
+        }
+    };
+    match names.is_empty() {
+        true => stand.waits_for_witness.then(|| for_whom.to_owned()),
+        false => Some(format!(
+            "SINGLE-SITE DATA: {names} stayed away and have no votes until they have everything again, so that \
+             {main_site} may lose a node; {for_whom}"
+        )),
+    }
 }
 
 fn loss_in_words(main_site: &str, rpo: Option<&Loss>) -> String {
@@ -177,18 +205,23 @@ fn loss_in_words(main_site: &str, rpo: Option<&Loss>) -> String {
 }
 
 /// What the loss of a site would cost, of what has been acknowledged.
-fn rpo(main_site: &str, nodes: &[NodeView], voter_sets: &[BTreeSet<u64>], stand: &ProtectionStatus) -> Option<Loss> {
-    let here = |id: &u64| nodes.iter().any(|n| n.member.node_id == *id && n.member.site == main_site);
-    let needs_others = |set: &BTreeSet<u64>| set.iter().filter(|id| here(id)).count() <= set.len() / 2;
-    let by_arithmetic = !voter_sets.is_empty() && voter_sets.iter().all(needs_others);
+fn rpo(main_site: &str, nodes: &[NodeView], stand: &ProtectionStatus) -> Option<Loss> {
+    let (voters, here) = (votes(nodes.iter()), votes(nodes.iter().filter(|n| n.member.site == main_site)));
+    let by_arithmetic = here <= voters / 2;
     if stand.state.is_empty() {
         return None;
     }
-    if stand.in_force || (by_arithmetic && !stand.witness_released) {
+    let witness_elsewhere = nodes.iter().any(|n| !n.keeps_records() && n.member.site != main_site);
+    let in_its_log = stand.witness_has_all && witness_elsewhere;
+    if stand.in_force || ((by_arithmetic || in_its_log) && !stand.witness_released) {
         return Some(Loss::default());
     }
     let Missing { entries, revisions, ms } = stand.missing_elsewhere?;
     Some(Loss { entries, revisions, ms: if entries == 0 { 0 } else { ms } })
+}
+
+fn votes<'n>(nodes: impl Iterator<Item = &'n NodeView>) -> usize {
+    nodes.filter(|n| n.votes()).count()
 }
 
 fn plural(count: usize) -> &'static str {
@@ -208,13 +241,17 @@ fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String
     if !beyond.iter().any(|n| n.keeps_records()) {
         return Some("ONE SITE: nothing survives the loss of this site".into());
     }
-    let voters = nodes.iter().filter(|n| n.votes()).count();
+    let (voters, voters_here) = (votes(nodes.iter()), votes(here.iter().copied()));
     let quorum = voters / 2 + 1;
-    let voters_here = here.iter().filter(|n| n.votes()).count();
     if voters_here >= quorum {
+        let without_vote = names(beyond.iter().copied().filter(|n| n.vote_taken));
+        let they = match without_vote.is_empty() {
+            true => String::new(),
+            false => format!("; {without_vote} have no vote now, see `saola why`"),
+        };
         return Some(format!(
             "NOT PROTECTED: {voters_here} of {voters} voters are at {site}, so a commit may have no copy elsewhere \
-             and the rest cannot go on by itself"
+             and the rest cannot go on by itself{they}"
         ));
     }
     let up = beyond.iter().filter(|n| n.votes() && n.takes_part).count();
@@ -252,7 +289,8 @@ mod tests {
     use super::*;
 
     fn stand(state: &str, mode: Mode, acks: u32) -> ProtectionStatus {
-        let rule = Protection { mode: mode.into(), acks, degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000 };
+        let times = Protection { degrade_ms: 800, return_ms: 30_000, parity_ms: 10_000, ..Protection::default() };
+        let rule = Protection { mode: mode.into(), acks, ..times };
         ProtectionStatus {
             rule: Some(rule),
             gate_closed: matches!(state, "SYNCHRONIZED" | "SUSPECT" | "DEGRADING" | "STALLED" | "WITNESS_LOST"),
@@ -267,15 +305,21 @@ mod tests {
     }
 
     fn glance(nodes: &[NodeView], stand: &ProtectionStatus) -> (String, Option<Loss>) {
-        let voters: BTreeSet<u64> = nodes.iter().filter(|n| n.votes()).map(|n| n.member.node_id).collect();
-        let Glance { sentence, rpo } = of_cluster("main", nodes, 5000, &[voters], Some(stand));
+        let Glance { sentence, rpo } = of_cluster("main", nodes, 5000, Some(stand));
         (sentence, rpo)
     }
 
     fn view(members: Vec<Member>) -> Vec<NodeView> {
         members
             .into_iter()
-            .map(|member| NodeView { member, takes_part: true, sealed: false, applied_index: 5000 })
+            .map(|member| NodeView {
+                member,
+                has_vote: true,
+                vote_taken: false,
+                takes_part: true,
+                sealed: false,
+                applied_index: 5000,
+            })
             .collect()
     }
 
@@ -285,6 +329,50 @@ mod tests {
         for site in ["main", "dr", "third"] {
             assert_eq!(of_site(site, &nodes, 5000), "protected");
         }
+    }
+
+    #[test]
+    fn a_site_without_votes_leaves_its_data_at_one_site_and_that_is_said_first() {
+        let mut nodes = view(five());
+        for dr in &mut nodes[2..4] {
+            (dr.has_vote, dr.vote_taken, dr.takes_part) = (false, true, false);
+        }
+        let stands_in = ProtectionStatus {
+            waits_for_witness: true,
+            witness_has_all: true,
+            witness_acknowledged_ago_ms: 500,
+            ..stand("UNSYNCHRONIZED", Mode::MaximumAvailability, 1)
+        };
+        let (sentence, rpo) = glance(&nodes, &stands_in);
+        for part in [
+            "UNSYNCHRONIZED: SINGLE-SITE DATA: dr-1, dr-2 stayed away and have no votes until they have everything again",
+            "acknowledgements wait for the witness, which keeps the sealed log",
+            "losing main now would lose nothing that was acknowledged",
+            "bring back dr-1, dr-2; it synchronizes by itself",
+        ] {
+            assert!(sentence.contains(part), "{part:?} in: {sentence}");
+        }
+        assert_eq!(rpo, Some(Loss::default()));
+        let threat = of_site("main", &nodes, 5000);
+        assert!(
+            threat.contains("2 of 3 voters are at main") && threat.contains("dr-1, dr-2 have no vote now"),
+            "{threat}"
+        );
+        assert_eq!(of_site("dr", &nodes, 5000), "protected", "it is lost already");
+        let suspect = ProtectionStatus { state: "SUSPECT".into(), ..stands_in.clone() };
+        let expected = "writes wait: no acknowledgement from the witness for 500 ms; after 800 ms the cluster goes on without \
+                        it, at main alone";
+        assert!(glance(&nodes, &suspect).0.contains(expected), "{}", glance(&nodes, &suspect).0);
+        nodes[4].takes_part = false;
+        let alone = ProtectionStatus { waits_for_witness: false, witness_has_all: false, ..stands_in };
+        let (sentence, rpo) = glance(&nodes, &alone);
+        assert!(sentence.contains("wait for nobody outside it: the witness did not answer"), "{sentence}");
+        assert_eq!(rpo, Some(Loss { entries: 8, revisions: 7, ms: 400 }));
+        // One that is being added has no vote either, and nothing was taken from it.
+        let mut nodes = view(five());
+        nodes[3].has_vote = false;
+        let (sentence, _) = glance(&nodes, &stand("UNSYNCHRONIZED", Mode::MaximumAvailability, 1));
+        assert!(sentence.starts_with("UNSYNCHRONIZED: acknowledgements wait for no other site"), "{sentence}");
     }
 
     #[test]
