@@ -3,11 +3,10 @@
 //!
 //! Clients, nodes and bench share the machine, so the figures are those of one box, not of a network.
 
-use std::io::{Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use saola_benches::{COLLECTION, asked_to_measure, five_nodes, record_id, value};
+use saola_benches::{COLLECTION, asked_to_measure, bare_syncs, five_nodes, record_id, value};
 use saola_client::{Client, Error};
 use saola_ops::exit::Failure;
 use saola_ops::launch::LocalCluster;
@@ -114,21 +113,4 @@ async fn log_syncs(cluster: &LocalCluster) -> Result<f64, Failure> {
     let nodes = cluster.client().cluster_status(false).await?.nodes;
     let syncs: u64 = nodes.iter().map(|node| node.log_syncs).sum();
     Ok(syncs as f64 / nodes.len().max(1) as f64)
-}
-
-/// How often a second this disk syncs 4 KiB over blocks written before.
-fn bare_syncs(folder: &std::path::Path) -> std::io::Result<f64> {
-    let mut file = std::fs::File::create(folder.join("bare"))?;
-    let page = value(4096);
-    file.write_all(&page.repeat(256))?;
-    file.sync_all()?;
-    let start = Instant::now();
-    let mut syncs = 0;
-    while start.elapsed() < Duration::from_secs(2) {
-        file.seek(SeekFrom::Start(syncs % 256 * 4096))?;
-        file.write_all(&page)?;
-        file.sync_data()?;
-        syncs += 1;
-    }
-    Ok(syncs as f64 / start.elapsed().as_secs_f64())
 }

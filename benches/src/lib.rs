@@ -7,12 +7,18 @@
 //! - `benches/snapshot.rs`: a state moved from one RocksDB to a new one;
 //! - `benches/cluster_write.rs`: five processes, acknowledged puts a second and their latency;
 //! - `benches/failover.rs`: how long no write is acknowledged after SIGKILL of the leader and of the main site;
+//! - `benches/sites.rs`: five processes, 1, 20 and 40 ms between their sites: latencies, and gaps when a site is lost;
 //! - `benches/large.rs`: three processes with many records: load, latency, disk, memory, cold start, rebuild;
 //! - `benches/history_heap.rs`: memory of one node's log and state machine while the history of its records grows.
 //!
+//! What several of them need: [`gaps`] (writers that never stop, and how long nothing is acknowledged) and [`wan`] (sites in
+//! network namespaces, with a distance between them).
+//!
 //! `make bench` runs them all; `cargo bench -p saola-benches --bench seal` runs one.
 
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use saola_client::CreateCollection as NewCollection;
@@ -24,6 +30,9 @@ use saola_storage::seal::{Dek, DekId, SealContext, SealError, seal};
 use saola_storage::store::{ApplyEntry, ApplyPayload};
 use saola_storage::types::{LeaderId, LogId};
 use zeroize::Zeroizing;
+
+pub mod gaps;
+pub mod wan;
 
 /// Collection that all benches write to.
 pub const COLLECTION: &str = "bench";
@@ -128,13 +137,41 @@ fn entry(index: u64, commands: Vec<Command>) -> ApplyEntry {
     ApplyEntry { log_id: log_id(index), payload: ApplyPayload::Commands(CommandBatch { stamp_us, commands }) }
 }
 
+/// How often a second this disk syncs 4 KiB over blocks written before.
+///
+/// # Errors
+/// Those of the disk.
+pub fn bare_syncs(folder: &Path) -> std::io::Result<f64> {
+    let mut file = std::fs::File::create(folder.join("bare"))?;
+    let page = value(4096);
+    file.write_all(&page.repeat(256))?;
+    file.sync_all()?;
+    let start = Instant::now();
+    let mut syncs = 0;
+    while start.elapsed() < Duration::from_secs(2) {
+        file.seek(SeekFrom::Start(syncs % 256 * 4096))?;
+        file.write_all(&page)?;
+        file.sync_data()?;
+        syncs += 1;
+    }
+    Ok(syncs as f64 / start.elapsed().as_secs_f64())
+}
+
 /// Five nodes (2+2+w) with the benches' collection, their files in a new folder `cluster` of `folder`.
 ///
 /// # Errors
 /// A node program that is not there, or a cluster that does not start.
 pub async fn five_nodes(folder: &Path) -> Result<LocalCluster, Failure> {
     let plan = Plan { cluster_name: "bench".to_string(), ..Plan::two_sites_and_witness() };
-    let mut cluster = LocalCluster::prepare(&plan, Place::Folder(folder.join("cluster")), &node_binary()?)?;
+    started(&plan, folder).await
+}
+
+/// The nodes of a plan with the benches' collection, their files in a new folder `cluster` of `folder`.
+///
+/// # Errors
+/// As [`five_nodes`].
+pub async fn started(plan: &Plan, folder: &Path) -> Result<LocalCluster, Failure> {
+    let mut cluster = LocalCluster::prepare(plan, Place::Folder(folder.join("cluster")), &node_binary()?)?;
     cluster.start_all().await?;
     cluster.init().await?;
     cluster.client().create_collection(NewCollection::new(COLLECTION)).await?;

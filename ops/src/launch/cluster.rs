@@ -172,7 +172,8 @@ impl LocalCluster {
         if local.process.is_some() {
             return Err(Failure::new(Exit::Other, format!("start node {name}: it runs already"), "kill it first"));
         }
-        local.process = Some(NodeProcess::start(&self.binary, name, &local.files.settings, &local.files.log)?);
+        let inside = self.plan.inside(&local.node.site);
+        local.process = Some(NodeProcess::start(&self.binary, name, &local.files.settings, &local.files.log, inside)?);
         Ok(())
     }
 

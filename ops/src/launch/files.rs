@@ -208,7 +208,7 @@ fn write_node(
     folder: &Path,
     authority: &Authority,
 ) -> Result<Node, Failure> {
-    let address = |port: usize| format!("127.0.0.1:{}", ports[port]);
+    let address = |port: usize| format!("{}:{}", plan.address(&planned.site), ports[port]);
     let node = &Node {
         node_id,
         name: planned.name.clone(),

@@ -10,6 +10,6 @@ pub mod process;
 pub mod wait;
 
 pub use cluster::{LocalCluster, Place};
-pub use plan::{Plan, PlannedNode};
+pub use plan::{Plan, PlannedNode, SiteNetwork};
 pub use process::node_binary;
 pub use wait::wait_until;

@@ -1,5 +1,7 @@
 //! Which nodes a local cluster has.
 
+use std::collections::BTreeMap;
+
 use crate::topology::Role;
 
 /// The nodes of a local cluster; the n-th has node id n.
@@ -13,6 +15,17 @@ pub struct Plan {
     pub timing: String,
     /// Below so much free space a node refuses writes, bytes.
     pub min_free_bytes: u64,
+    /// Sites that are not on the loopback device of this process, but in networks of their own.
+    pub networks: BTreeMap<String, SiteNetwork>,
+}
+
+/// Where the nodes of a site run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteNetwork {
+    /// Their address.
+    pub address: String,
+    /// What runs a program there, as `ip netns exec NAME`.
+    pub inside: Vec<String>,
 }
 
 /// One node.
@@ -40,6 +53,7 @@ impl Plan {
             timing: "lan".to_owned(),
             // Local clusters are small; the product's own mark would keep them from small disks.
             min_free_bytes: 64 << 20,
+            networks: BTreeMap::new(),
         }
     }
 
@@ -58,6 +72,16 @@ impl Plan {
     /// `1`: one node, for trying.
     pub fn one_node() -> Plan {
         Plan::new("dev", &[("dev-1", "dev", Role::Voter)])
+    }
+
+    /// Address of a site's nodes.
+    pub fn address(&self, site: &str) -> &str {
+        self.networks.get(site).map_or("127.0.0.1", |network| &network.address)
+    }
+
+    /// What runs a program at a site; nothing: this process may.
+    pub fn inside(&self, site: &str) -> &[String] {
+        self.networks.get(site).map_or(&[], |network| &network.inside)
     }
 
     /// Sites with data nodes, in order.

@@ -48,17 +48,32 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Starts a node; what it prints is added to `log`. Needs a tokio runtime.
+    /// Starts a node; what it prints is added to `log`. `inside`: what runs it, if that is not this process. Needs a tokio
+    /// runtime.
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn start(binary: &Path, name: &str, settings: &Path, log: &Path) -> Result<NodeProcess, Failure> {
+    pub fn start(
+        binary: &Path,
+        name: &str,
+        settings: &Path,
+        log: &Path,
+        inside: &[String],
+    ) -> Result<NodeProcess, Failure> {
         let doing = format!("start node {name}");
         let open = || OpenOptions::new().create(true).append(true).open(log);
         let output = open().and_then(|out| Ok((out.try_clone()?, out)));
         let (out, errors) =
             output.map_err(|source| Failure::file(format!("{doing}: open {}", log.display()), &source))?;
-        let mut child = Command::new(binary)
+        let mut command = match inside.split_first() {
+            None => Command::new(binary),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
+                command
+            }
+        };
+        let mut child = command
             .arg("--config")
             .arg(settings)
             // The other end closes when this process dies, however it does, and the node ends in order.
