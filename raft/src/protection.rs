@@ -183,7 +183,7 @@ impl Watch {
                 let open = next.open(view, limits, now_ms);
                 match held_up(view, view.witness_acknowledged_ms.unwrap_or(u64::MAX), limits) {
                     None => open,
-                    Some(state) => (state, (state == State::Degrading).then_some(Action::Degrade)),
+                    Some(state) => (state, open.1.or((state == State::Degrading).then_some(Action::Degrade))),
                 }
             }
         };
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn a_witness_that_has_nothing_to_stand_in_for_is_waited_for_no_more_after_a_while() {
         let mut seen = Watch::default();
-        let unneeded = |_| View { needs_witness: false, ..SHRUNK };
+        let unneeded = |_| View { needs_witness: false, witness_acknowledged_ms: Some(500), ..SHRUNK };
         assert_eq!(watch(&mut seen, 0, 30_100, unneeded), [(30_000, Action::Degrade)]);
         let mut seen = Watch::default();
         assert_eq!(watch(&mut seen, 0, 59_000, |now| View { needs_witness: now == 29_000, ..SHRUNK }), []);
@@ -468,6 +468,10 @@ mod tests {
         let moves =
             |now| View { waits_for: if now < 5_000 { WaitsFor::Witness } else { WaitsFor::Nobody }, ..back(now) };
         assert_eq!(watch(&mut seen, 0, 40_100, moves).last(), Some(&(40_000, Action::Synchronize)));
+        // A witness that is always late does not keep it away.
+        let mut seen = Watch::default();
+        let late = |now| View { witness_acknowledged_ms: Some(500), ..back(now) };
+        assert_eq!(watch(&mut seen, 0, 40_100, late), [(40_000, Action::Synchronize)]);
         // While the witness is late or the quorum away, breaks count all the same.
         let mut seen = Watch::default();
         let breaks = |now| View { has_quorum: now > 35_000, answering: usize::from(now != 34_000), ..back(now) };

@@ -102,7 +102,7 @@ pub struct ProtectionState {
     pub id: [u8; 16],
     /// Entry that began it.
     pub at_index: u64,
-    /// When it began.
+    /// Since when the other site has been waited for, or has not, under this rule.
     pub since_us: u64,
     /// When the gate was opened because the other site did not answer, the newest last.
     pub losses_us: Vec<u64>,
@@ -154,6 +154,10 @@ impl ProtectionState {
             if next.losses_us.len() > LOSSES {
                 next.losses_us.remove(0);
             }
+        }
+        if !self.is_closed() && !next.is_closed() {
+            // The other site has been away for as long as before.
+            (next.since_us, next.open_us) = (self.since_us, self.open_us);
         }
         next
     }
@@ -299,6 +303,9 @@ mod tests {
         assert_eq!((state.losses_within(MINUTE_US, now), state.losses_within(60 * MINUTE_US, now)), (2, LOSSES));
         let without_witness = state.waiting_for(WaitsFor::Nobody, at(98, now));
         assert_eq!(without_witness.losses_us, state.losses_us, "the witness is not the other site");
+        assert_eq!(without_witness.since_us, state.since_us, "which has been away since then");
+        let later = now + MINUTE_US;
+        assert_eq!(without_witness.open_in_quarter_us(later), state.open_in_quarter_us(later));
         let earlier = state.waiting_for(WaitsFor::OtherSite, at(99, 5));
         assert_eq!(earlier.since_us, state.since_us);
     }

@@ -190,8 +190,12 @@ pub(super) async fn start(plan: &Plan) -> LocalCluster {
     cluster
 }
 
+/// A node that does not answer for a moment, as on a busy machine, is refused leadership: it is asked for again.
 async fn lead(client: &Client, node: u64) {
-    client.transfer(TransferTo::Node(node)).await.expect("a voter that has caught up can lead");
+    let led = wait_until("a voter that has caught up leads", LIMIT, || async {
+        client.transfer(TransferTo::Node(node)).await.map_err(|error| error.to_string())
+    });
+    must(led.await);
 }
 
 /// A started node at dr that no cluster knows.

@@ -237,7 +237,8 @@ pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::Protecti
         gate_closed: replicated.is_closed(),
         waits_for_witness: replicated.waits_for == WaitsFor::Witness,
         witness_has_all: seen.is_some_and(|seen| seen.witness_stands_in),
-        without_vote: without_vote(status),
+        needs_witness: seen.is_some_and(|seen| seen.needs_witness),
+        needs_two_sites: seen.is_some_and(|seen| seen.needs_two_sites),
         witness_acknowledged_ago_ms: seen.and_then(|seen| seen.witness_acknowledged_ms).unwrap_or(0),
         state_id: Bytes::copy_from_slice(&replicated.id),
         since_us: replicated.since_us,
@@ -259,19 +260,20 @@ pub fn protection_status(status: &raft::ReplicaStatus) -> Option<proto::Protecti
 }
 
 /// Members whose role votes and who have no vote: until a change is complete one that it gives does not help.
-fn without_vote(status: &raft::ReplicaStatus) -> Vec<proto::WithoutVote> {
+pub fn without_vote(status: &raft::ReplicaStatus) -> Vec<proto::WithoutVote> {
     let votes = |id: u64| status.voter_sets.iter().all(|set| set.contains(&id));
+    let gets_it = |id: u64| status.voter_sets.last().is_some_and(|set| set.contains(&id));
     let without = status.members.iter().filter(|it| it.role_value().votes() && !votes(it.node_id));
-    let why = |demoted| match demoted {
-        true => {
+    let why = |it: &raft::Member| match () {
+        () if gets_it(it.node_id) => "it gets one just now",
+        () if it.demoted => {
             "its site was lost and its vote taken; it gets it back by itself once it answers, its site is waited for again \
              and it has everything; replace it if it is gone for good (saola cluster replace)"
         }
-        false => "it has not caught up since it was added; if it is not being added just now, repeat that command",
+        () => "it has not caught up since it was added; if it is not being added just now, repeat that command",
     };
-    without
-        .map(|it| proto::WithoutVote { node_id: it.node_id, why: why(it.demoted).to_owned(), taken: it.demoted })
-        .collect()
+    let said = |it: &raft::Member| proto::WithoutVote { node_id: it.node_id, why: why(it).into(), taken: it.demoted };
+    without.map(said).collect()
 }
 
 /// On the leader: how long each member takes to answer.

@@ -48,9 +48,9 @@ struct View {
     degrade_ms: u64,
     is_closed: bool,
     in_force: bool,
-    /// A site has lost its votes.
-    vote_taken: bool,
-    /// The witness stands in for it.
+    /// The leader's site could commit alone, as another one has lost its votes.
+    needs_witness: bool,
+    /// The witness stands in for that one.
     waits_for_witness: bool,
     /// It does, and has all that is acknowledged.
     witness_has_all: bool,
@@ -88,7 +88,7 @@ impl View {
             witness_has_all: status.protection_status.as_ref().is_some_and(|stand| stand.witness_has_all),
             witness_released: status.protection_status.as_ref().is_some_and(|stand| stand.witness_released),
             is_held: status.failover.as_ref().is_some_and(|known| !known.held.is_empty()),
-            vote_taken: status.nodes.iter().any(|node| node.vote_taken),
+            needs_witness: status.protection_status.as_ref().is_some_and(|stand| stand.needs_witness),
             seats,
         }
     }
@@ -153,7 +153,7 @@ impl View {
                 "writes WAIT (maximum protection) until the other site is back; reads go on".to_owned()
             }
             ProtectionMode::MaximumAvailability if lacks => match self.is_closed {
-                true if self.vote_taken && self.has_witness(alive) => {
+                true if self.needs_witness && self.has_witness(alive) => {
                     format!("writes wait {} ms once, then go on and wait for the witness alone", self.degrade_ms)
                 }
                 true => format!("writes wait {} ms once, then go on unprotected", self.degrade_ms),

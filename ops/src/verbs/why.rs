@@ -98,7 +98,6 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
     }));
     let start = || because_to_do(status);
     let lower = "go on without the other site for now: `saola protection set maximum-performance`".to_owned();
-    let without_votes = status.nodes.iter().any(|node| node.vote_taken);
     let silent = match stand.waits_for_witness {
         true => format!(
             "no acknowledgement by the witness, which stands in for the other site, for {} ms",
@@ -124,7 +123,7 @@ pub fn answer(status: &StatusResponse, stand: &ProtectionStatus) -> Why {
         ),
         "SUSPECT" if mode(stand) == ProtectionMode::MaximumAvailability => (
             Some(silent),
-            match without_votes && stand.gate_closed {
+            match stand.needs_witness && stand.gate_closed {
                 true => format!("after {} ms without one writes wait for the witness alone", rule.degrade_ms),
                 false => {
                     format!("after {} ms without one the gate is opened, and writes go on unprotected", rule.degrade_ms)

@@ -26,8 +26,7 @@ impl<RT: Runtime> Replica<RT> {
     pub async fn set_goal(&self, goal: Option<Goal>, deadline: Duration) -> Result<(), ProposeError> {
         let why = goal.and_then(|goal| self.shared.breaks(goal, |_| {}).map(|why| (goal, why)));
         if let Some((goal, why)) = why {
-            let taken = self.shared.members().iter().any(|it| it.demoted && !self.shared.has_vote(it.node_id));
-            let next = match taken {
+            let next = match self.shared.votes_are_taken() {
                 true => "bring back the site that has lost its votes (saola why)",
                 false => "add nodes first (saola cluster add)",
             };

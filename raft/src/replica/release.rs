@@ -66,10 +66,10 @@ impl<RT: Runtime> Shared<RT> {
         let by_choice = self.store.protection().rule.mode == Mode::MaximumPerformance;
         let seen = *self.protection_seen.lock();
         let in_force = seen.is_some_and(|seen| seen.is_in_force);
-        let taken = self.members().iter().any(|it| it.demoted && !self.has_vote(it.node_id));
         let is_open = self.store.protection().waits_for == WaitsFor::Nobody;
         let lost = |ms: u64| ms >= WITNESS_LOST_MS;
-        let given_up = taken && is_open && seen.and_then(|seen| seen.witness_acknowledged_ms).is_some_and(lost);
+        let given_up =
+            self.votes_are_taken() && is_open && seen.and_then(|seen| seen.witness_acknowledged_ms).is_some_and(lost);
         !elsewhere.is_empty() && !by_choice && !in_force && !given_up
     }
 

@@ -1,13 +1,12 @@
 //! The votes of a site that stays away: what [`crate::shrink`] decides is done here, at the leader.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::{ChangeMembers, Instant as _};
+use openraft::Instant as _;
 use saola_storage::protection::WaitsFor;
 use saola_storage::types::NodeId;
 
-use super::changes::{caught_up, demotion, promotion};
+use super::changes::{Change, Seen, caught_up, demotion, promotion};
 use super::{AdminError, InstantOf, Replica, Shared};
 use crate::member::Member;
 use crate::shrink::{Seat, ShrinkView, Step};
@@ -22,23 +21,11 @@ pub(super) async fn watch<RT: Runtime>(replica: Replica<RT>) {
     let every = Duration::from_millis(shared.timing.election_max_ms);
     while !shared.has_stopped() {
         RT::sleep(every).await;
-        if shared.votes_step() == Step::Nothing {
-            continue;
-        }
-        let _one_at_a_time = shared.admin.lock().await;
-        let (what, ids, changed) = match shared.votes_step() {
-            Step::Nothing => continue,
-            Step::Take(ids) => {
-                ("taken from voters of a lost site, until it is back", ids.clone(), replica.take_votes(ids).await)
-            }
-            Step::GiveBack(ids) => ("given back", ids.clone(), replica.give_votes_back(ids).await),
-        };
-        match changed {
-            Ok(()) => tracing::warn!(nodes = ?ids, "votes are {what}"),
-            Err(error) => {
-                tracing::warn!(nodes = ?ids, "votes are not {what}: {error}; it is tried again");
-                RT::sleep(PAUSE).await;
-            }
+        if shared.votes_step() != Step::Nothing
+            && let Err(error) = replica.move_votes().await
+        {
+            tracing::warn!("take votes of a lost site, or give them back: {error}; it is tried again");
+            RT::sleep(PAUSE).await;
         }
     }
 }
@@ -52,6 +39,13 @@ impl<RT: Runtime> Shared<RT> {
         let is_current = replicated.id == seen.state_id && (seen.is_in_force || seen.witness_stands_in);
         let has_all = if is_current { replicated.waits_for } else { WaitsFor::Nobody };
         self.shrink_view(seen.led_ms, seen.has_quorum).step(has_all)
+    }
+
+    /// A member has no vote because its site was lost.
+    pub(super) fn votes_are_taken(&self) -> bool {
+        let sets = self.voter_sets();
+        let votes = |id: NodeId| sets.last().is_some_and(|set| set.contains(&id));
+        self.members().iter().any(|it| it.demoted && !votes(it.node_id))
     }
 
     /// What is known of the votes, by a leader that has led for so long.
@@ -90,28 +84,31 @@ impl<RT: Runtime> Shared<RT> {
 }
 
 impl<RT: Runtime> Replica<RT> {
-    /// They stay members, with a mark by which they get their votes back. For callers that hold `Shared::admin`.
-    async fn take_votes(&self, ids: BTreeSet<NodeId>) -> Result<(), AdminError> {
-        self.check_quorum_after(&[ChangeMembers::RemoveVoters(ids)]).await?;
-        self.change(|seen| {
-            // They may have answered meanwhile.
-            Ok(match self.shared.votes_step() {
-                Step::Take(ids) => Some(demotion(seen.members(), &ids)),
-                _ => None,
-            })
-        })
-        .await
+    /// Those whose votes are taken stay members, with a mark by which they get them back.
+    async fn move_votes(&self) -> Result<(), AdminError> {
+        let shared = &self.shared;
+        let _one_at_a_time = shared.admin.lock().await;
+        let (step, before) = (shared.votes_step(), shared.voter_sets());
+        let steps: Vec<Change> = step.change([].iter()).into_iter().collect();
+        self.check_quorum_after(&steps).await?;
+        // They may have answered meanwhile.
+        let still = |seen: &Seen<RT>| step.change(seen.members()).filter(|_| shared.votes_step() == step);
+        self.change(|seen| Ok(still(seen))).await?;
+        let after = shared.voter_sets();
+        if after != before {
+            tracing::warn!(?before, ?after, "votes of a site that was lost are taken until it is back, or given back");
+        }
+        Ok(())
     }
+}
 
-    /// For callers that hold `Shared::admin`.
-    async fn give_votes_back(&self, ids: BTreeSet<NodeId>) -> Result<(), AdminError> {
-        self.check_quorum_after(&[ChangeMembers::AddVoterIds(ids)]).await?;
-        self.change(|seen| {
-            Ok(match self.shared.votes_step() {
-                Step::GiveBack(ids) => Some(promotion(seen.members(), &ids)),
-                _ => None,
-            })
-        })
-        .await
+impl Step {
+    /// The change of the membership that it takes.
+    fn change<'m>(&self, members: impl Iterator<Item = &'m Member>) -> Option<Change> {
+        match self {
+            Step::Nothing => None,
+            Step::Take(ids) => Some(demotion(members, ids)),
+            Step::GiveBack(ids) => Some(promotion(members, ids)),
+        }
     }
 }

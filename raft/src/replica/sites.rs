@@ -44,6 +44,10 @@ pub struct Seen {
     pub acknowledged_ms: u64,
     /// The same of the witness; none: there is none.
     pub witness_acknowledged_ms: Option<u64>,
+    /// The witness is to stand in for the other site: without that one's votes this site could commit alone.
+    pub needs_witness: bool,
+    /// No site can commit alone: every commit has a copy at another one.
+    pub needs_two_sites: bool,
     /// What no data node of another site has; none: this leader has not heard what they have.
     pub missing: Option<Missing>,
     /// The witness has forgotten entries that a data node lacks: arithmetic alone protects nothing.
@@ -123,6 +127,8 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
             has_quorum: view.has_quorum,
             acknowledged_ms: view.since_ack_ms.unwrap_or(view.acknowledged_ms),
             witness_acknowledged_ms: view.witness_acknowledged_ms,
+            needs_witness: view.needs_witness,
+            needs_two_sites: needs_two_sites(&shared.voter_sets(), &shared.members()),
             missing: shared.missing_elsewhere(lead, &replicated, &view, limits),
             is_released: shared.witness_lets_go(),
         });

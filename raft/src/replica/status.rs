@@ -43,6 +43,8 @@ pub struct ReplicaStatus {
     /// Who of them votes; two sets while a change is under way. A member whose role votes and who is in none waits to
     /// catch up, or for the command that added it to be repeated.
     pub voter_sets: Vec<BTreeSet<NodeId>>,
+    /// Entry that set them.
+    pub membership_index: u64,
     /// Free bytes on the log's disk.
     pub disk_free_bytes: u64,
     /// Size of the records on disk, approximately.
@@ -128,6 +130,9 @@ impl<RT: Runtime> Replica<RT> {
             voter_sets: shared
                 .with_metrics(|metrics| metrics.membership_config.membership().get_joint_config().clone())
                 .unwrap_or_default(),
+            membership_index: shared
+                .with_metrics(|metrics| metrics.membership_config.log_id().as_ref().map_or(0, |at| at.index))
+                .unwrap_or(0),
             disk_free_bytes: shared.free_bytes(),
             data_bytes: shared.store.data_bytes(),
             log_syncs: shared.log.stats().syncs,

@@ -170,21 +170,21 @@ fn meaning(
     })
 }
 
-/// What is to be said when votes of another site were taken, or are about to be.
+/// What is to be said when the site that leads could commit alone, or is about to, without the votes of another one.
 fn single_site(main_site: &str, nodes: &[NodeView], stand: &ProtectionStatus) -> Option<String> {
     let names = names(nodes.iter().filter(|n| n.member.site != main_site && n.vote_taken));
-    let for_whom = match stand.waits_for_witness {
-        true => "acknowledgements wait for the witness, which keeps the sealed log",
+    let whom = match stand.waits_for_witness {
+        true => "acknowledgements wait for the witness, which keeps the sealed log".to_owned(),
         false => {
-            "acknowledgements wait for nobody outside it: the witness did not answer, and is waited for again once it has \
-             for a while"
+            let steady = span(stand.rule.map_or(0, |rule| rule.return_ms));
+            format!("acknowledgements wait for nobody outside it until the witness has answered for {steady}")
         }
     };
-    match names.is_empty() {
-        true => stand.waits_for_witness.then(|| for_whom.to_owned()),
-        false => Some(format!(
+    match stand.needs_witness && !names.is_empty() {
+        false => stand.waits_for_witness.then_some(whom),
+        true => Some(format!(
             "SINGLE-SITE DATA: {names} stayed away and have no votes until they have everything again, so that \
-             {main_site} may lose a node; {for_whom}"
+             {main_site} may lose a node; {whom}"
         )),
     }
 }
@@ -206,14 +206,12 @@ fn loss_in_words(main_site: &str, rpo: Option<&Loss>) -> String {
 
 /// What the loss of a site would cost, of what has been acknowledged.
 fn rpo(main_site: &str, nodes: &[NodeView], stand: &ProtectionStatus) -> Option<Loss> {
-    let (voters, here) = (votes(nodes.iter()), votes(nodes.iter().filter(|n| n.member.site == main_site)));
-    let by_arithmetic = here <= voters / 2;
     if stand.state.is_empty() {
         return None;
     }
     let witness_elsewhere = nodes.iter().any(|n| !n.keeps_records() && n.member.site != main_site);
     let in_its_log = stand.witness_has_all && witness_elsewhere;
-    if stand.in_force || ((by_arithmetic || in_its_log) && !stand.witness_released) {
+    if stand.in_force || ((stand.needs_two_sites || in_its_log) && !stand.witness_released) {
         return Some(Loss::default());
     }
     let Missing { entries, revisions, ms } = stand.missing_elsewhere?;
@@ -305,7 +303,9 @@ mod tests {
     }
 
     fn glance(nodes: &[NodeView], stand: &ProtectionStatus) -> (String, Option<Loss>) {
-        let Glance { sentence, rpo } = of_cluster("main", nodes, 5000, Some(stand));
+        let here = votes(nodes.iter().filter(|n| n.member.site == "main"));
+        let stand = ProtectionStatus { needs_two_sites: here <= votes(nodes.iter()) / 2, ..stand.clone() };
+        let Glance { sentence, rpo } = of_cluster("main", nodes, 5000, Some(&stand));
         (sentence, rpo)
     }
 
@@ -340,6 +340,7 @@ mod tests {
         let stands_in = ProtectionStatus {
             waits_for_witness: true,
             witness_has_all: true,
+            needs_witness: true,
             witness_acknowledged_ago_ms: 500,
             ..stand("UNSYNCHRONIZED", Mode::MaximumAvailability, 1)
         };
@@ -366,7 +367,7 @@ mod tests {
         nodes[4].takes_part = false;
         let alone = ProtectionStatus { waits_for_witness: false, witness_has_all: false, ..stands_in };
         let (sentence, rpo) = glance(&nodes, &alone);
-        assert!(sentence.contains("wait for nobody outside it: the witness did not answer"), "{sentence}");
+        assert!(sentence.contains("wait for nobody outside it until the witness has answered for 30 s"), "{sentence}");
         assert_eq!(rpo, Some(Loss { entries: 8, revisions: 7, ms: 400 }));
         // One that is being added has no vote either, and nothing was taken from it.
         let mut nodes = view(five());

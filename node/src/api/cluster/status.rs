@@ -66,6 +66,8 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         log_kept: String::new(),
         without_vote: String::new(),
         vote_taken: false,
+        known_without_vote: convert::without_vote(status),
+        membership_index: status.membership_index,
         protection: convert::protection_status(status),
         failover: convert::failover_status(status),
     }
@@ -88,7 +90,10 @@ pub(super) async fn of_cluster(node: &Node, local: bool) -> StatusResponse {
     let leading = nodes.iter().find(leads).cloned();
     let stand = leading.as_ref().and_then(|leader| leader.protection.clone());
     let stand = stand.or_else(|| convert::protection_status(&own));
-    for voteless in stand.iter().flat_map(|stand| &stand.without_vote) {
+    // The leader knows; without one, whoever knows the newest membership.
+    let newest = nodes.iter().filter(|node| takes_part(node)).max_by_key(|node| node.membership_index);
+    let voteless = leading.as_ref().filter(|node| takes_part(node)).or(newest);
+    for voteless in voteless.map(|node| node.known_without_vote.clone()).unwrap_or_default() {
         let of = |node: &&mut NodeStatus| node.member.as_ref().is_some_and(|it| it.node_id == voteless.node_id);
         for node in nodes.iter_mut().filter(of) {
             (node.without_vote, node.vote_taken) = (voteless.why.clone(), voteless.taken);
