@@ -91,7 +91,7 @@ pub struct View {
     /// Milliseconds since the newest acknowledgement by the witness was asked for, or since this leader may count; none:
     /// there is no witness.
     pub witness_acknowledged_ms: Option<u64>,
-    /// The other site has no votes, or is about to lose them: the witness is to stand in for it.
+    /// Without the votes of the other site this leader's could commit alone, or is about to: the witness is to stand in.
     pub needs_witness: bool,
     /// How many times within the last hour the other site was lost.
     pub losses: u32,

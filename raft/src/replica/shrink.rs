@@ -95,8 +95,16 @@ impl<RT: Runtime> Replica<RT> {
         let still = |seen: &Seen<RT>| step.change(seen.members()).filter(|_| shared.votes_step() == step);
         self.change(|seen| Ok(still(seen))).await?;
         let after = shared.voter_sets();
-        if after != before {
-            tracing::warn!(?before, ?after, "votes of a site that was lost are taken until it is back, or given back");
+        match step {
+            _ if after == before => {}
+            Step::GiveBack(nodes) => tracing::info!(?nodes, "nodes of a site that was lost have their votes back"),
+            Step::Take(nodes) => {
+                tracing::warn!(
+                    ?nodes,
+                    "a site is lost for long: its nodes have no votes until it is back; see `saola why`"
+                )
+            }
+            Step::Nothing => {}
         }
         Ok(())
     }

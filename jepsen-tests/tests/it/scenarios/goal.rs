@@ -8,7 +8,7 @@ use saola_storage::goal::Goal;
 use super::sites::Sites;
 use super::{add, remove, status, under_seeds, until};
 
-async fn declare(cluster: &Cluster, goal: Option<Goal>) -> Result<(), ProposeError> {
+pub(super) async fn declare(cluster: &Cluster, goal: Option<Goal>) -> Result<(), ProposeError> {
     let replica = cluster.replica(1).expect("it runs");
     let set = spawn_on(1, async move { replica.set_goal(goal, CALL).await });
     set.await.expect("the node does not crash")

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
+use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
 use saola_raft::protection::State;
-use saola_raft::sim::{random_u64, spawn_on};
+use saola_raft::sim::random_u64;
 use saola_raft::{AdminError, Member, Role, Timing};
 use saola_storage::goal::Goal;
 use saola_storage::protection::{Protection, Timers, WaitsFor};
 use tokio::time::Instant;
 
+use super::goal::declare;
 use super::sites::{Sites, set, until_state};
 use super::{leader, leads, of_seeds, on, pick, replicas_are_equal, status, until};
 
@@ -72,12 +73,6 @@ fn what_leaders_say_of_the_witness_is_true(cluster: &Cluster) -> bool {
 /// What was to be seen in some runs was, if there were many.
 fn some_run_saw<T>(what: &str, runs: &[T], saw: impl Fn(&T) -> bool) {
     assert!(runs.len() < 5 || runs.iter().any(saw), "in no run: {what}");
-}
-
-async fn declare(cluster: &Cluster, node: u64, goal: Goal) -> bool {
-    let replica = cluster.replica(node).expect("callers name nodes that run");
-    let declared = spawn_on(node, async move { replica.set_goal(Some(goal), CALL).await });
-    declared.await.expect("the node does not crash").is_ok()
 }
 
 async fn replace(cluster: &Cluster, through: u64, old: u64, member: Member) -> Result<Vec<Member>, AdminError> {
@@ -207,7 +202,7 @@ fn a_witness_that_has_nothing_to_stand_in_for_any_more_is_not_waited_for() {
         clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
         until("the witness stands in", 2 * SHRINK, || waits_for(&sites.cluster, 1) == WaitsFor::Witness).await;
         // Just now somebody decides that votes stay.
-        if !declare(&sites.cluster, 1, Goal::Site).await {
+        if declare(&sites.cluster, Some(Goal::Site)).await.is_err() {
             return false;
         }
         until("nobody is waited for", RETURN, || waits_for(&sites.cluster, 1) == WaitsFor::Nobody).await;
@@ -263,7 +258,7 @@ fn votes_stay_where_the_survival_of_a_site_is_declared() {
     of_seeds("shrink::votes_stay_where_the_survival_of_a_site_is_declared", RUNS, async |seed| {
         let mut sites = either(seed);
         let mut clerk = sites.begin().await;
-        assert!(declare(&sites.cluster, 1, Goal::Site).await, "these topologies bear it");
+        declare(&sites.cluster, Some(Goal::Site)).await.expect("these topologies bear it");
         set_timers(&sites, Timers { shrink_ms: SHRINK.as_millis() as u64, ..Timers::default() }).await;
         let all = voters(&sites.cluster, 1);
         let dr = sites.dr.clone();
@@ -275,7 +270,7 @@ fn votes_stay_where_the_survival_of_a_site_is_declared() {
             assert_eq!(waits_for(&sites.cluster, 1), WaitsFor::Nobody, "nobody has to stand in");
         }
         // Somebody decides otherwise.
-        assert!(declare(&sites.cluster, 1, Goal::Node).await, "less than before");
+        declare(&sites.cluster, Some(Goal::Node)).await.expect("less than before");
         let rest: Vec<u64> = sites.main.iter().copied().chain([witness(&sites.cluster)]).collect();
         until_voters(&sites.cluster, 1, &rest, PATIENCE).await;
     });
