@@ -1,15 +1,16 @@
 //! Five real processes (2+2+w, mutual TLS, sealing on) at three sites that 1, 20 and 40 ms lie between, there and back:
 //! a put and a linearizable read at the leader with nothing else in flight, back to back and with pauses, beside a byte and a
-//! call to the other site and back; and how long no write is acknowledged when the leader or a site is killed.
+//! call to the other site and back; how long no write is acknowledged when the leader or a site is killed; and how long
+//! when leadership is moved to the other site and back (`saola switchover`).
 //!
 //! Each site is a network namespace of its own ([`saola_benches::wan`]): it needs root, and says so. `SAOLA_ROUNDS` kills
-//! of each kind (5).
+//! of each kind (5), `SAOLA_SWITCHOVERS` switchovers (50).
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use saola_benches::gaps::{Acks, PATIENCE, gap, leader, write};
+use saola_benches::gaps::{Acks, PATIENCE, gap, leader, pause, write};
 use saola_benches::wan::Wan;
 use saola_benches::{COLLECTION, asked_to_measure, bare_syncs, record_id, started, value};
 use saola_client::proto::{Protection, StatusResponse};
@@ -31,7 +32,8 @@ fn main() -> Result<(), Failure> {
     if !asked_to_measure() {
         return Ok(());
     }
-    let rounds = std::env::var("SAOLA_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<usize>().ok());
+    let (rounds, switchovers) = (number("SAOLA_ROUNDS").unwrap_or(5), number("SAOLA_SWITCHOVERS").unwrap_or(50));
     let wan = match Wan::new(&["main", "dr", "third"]) {
         Ok(wan) => wan,
         Err(failure) => {
@@ -62,6 +64,12 @@ fn main() -> Result<(), Failure> {
         let to_dr: Vec<f64> = wan.echo("dr", 200)?.iter().map(|time| time.as_secs_f64() * 1000.0).collect();
         let least_ms = Least { to_dr_ms: quantile(&to_dr, 0.5), sync_ms: 1000.0 / syncs };
         runtime.block_on(measure(&plan, &place, &name, least_ms))?;
+        let pauses = runtime.block_on(switch_over(&plan, &place.join("switchovers"), switchovers))?;
+        let cells = [0.5, 0.99, 1.0].map(|part| format!("{:.0}", quantile(&pauses, part))).join(" / ");
+        println!(
+            "{name:<10}  {} switchovers pause the writes for {cells} ms: half, 99 of 100, the longest",
+            pauses.len()
+        );
         let mut times = [Vec::new(), Vec::new(), Vec::new()];
         for round in 0..rounds {
             runtime.block_on(lose(&plan, &place.join(round.to_string()), &mut times))?;
@@ -134,6 +142,28 @@ async fn lose(plan: &Plan, folder: &Path, times: &mut [Vec<f64>; 3]) -> Result<(
     Ok(())
 }
 
+/// Moves leadership to the other site and back under load; answers how long no write was acknowledged each time, ms.
+async fn switch_over(plan: &Plan, folder: &Path, times: usize) -> Result<Vec<f64>, Failure> {
+    let cluster = started(plan, folder).await?;
+    cluster.client().with_deadline(PATIENCE).transfer(TransferTo::Node(1)).await?;
+    let acks = Arc::new(Acks::default());
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..CLIENTS {
+        writers.spawn(write(cluster.new_client()?, number, CLIENTS, acks.clone()));
+    }
+    let mut pauses = Vec::new();
+    for site in ["dr", "main"].into_iter().cycle().take(times) {
+        let move_it = async {
+            cluster.client().with_deadline(PATIENCE).transfer(TransferTo::Site(site.to_string())).await?;
+            Ok(())
+        };
+        pauses.push(pause(&acks, ACKNOWLEDGED, move_it).await?.as_secs_f64() * 1000.0);
+        cluster.wait_for_status("protect each other", synchronized).await?;
+    }
+    writers.abort_all();
+    Ok(pauses)
+}
+
 /// Times of calls in milliseconds: back to back, or with pauses, at all moments between two heartbeats.
 async fn latencies<F>(client: &Client, pauses: bool, call: impl Fn(Client, String) -> F) -> Result<Vec<f64>, Error>
 where
@@ -167,14 +197,17 @@ async fn mend(cluster: &mut LocalCluster, names: &[&str]) -> Result<(), Failure>
     for name in names {
         cluster.wait_for_answer(name).await?;
     }
-    let synchronized = |status: &StatusResponse| match &status.protection_status {
-        Some(stand) if stand.state == "SYNCHRONIZED" && status.nodes.iter().all(|node| node.reachable) => Ok(()),
-        _ => Err(status.protection.clone()),
-    };
     cluster.wait_for_status("protect each other", synchronized).await?;
     if leader(cluster).await? != MAIN[0] {
         cluster.client().with_deadline(PATIENCE).transfer(TransferTo::Node(1)).await?;
         cluster.wait_for_status("protect each other", synchronized).await?;
     }
     Ok(())
+}
+
+fn synchronized(status: &StatusResponse) -> Result<(), String> {
+    match &status.protection_status {
+        Some(stand) if stand.state == "SYNCHRONIZED" && status.nodes.iter().all(|node| node.reachable) => Ok(()),
+        _ => Err(status.protection.clone()),
+    }
 }

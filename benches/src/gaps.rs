@@ -82,11 +82,23 @@ pub async fn leader(cluster: &LocalCluster) -> Result<String, Failure> {
 /// # Errors
 /// Writing that does not go on.
 pub async fn gap(cluster: &mut LocalCluster, names: &[&str], acks: &Acks, count: u64) -> Result<Duration, Failure> {
+    pause(acks, count, cluster.kill(names)).await
+}
+
+/// The same for anything else that is done under load.
+///
+/// # Errors
+/// Writing that does not go on; what is done fails.
+pub async fn pause(
+    acks: &Acks,
+    count: u64,
+    disturb: impl Future<Output = Result<(), Failure>>,
+) -> Result<Duration, Failure> {
     acks.reset();
-    wait_until("write before the kill", PATIENCE, || async { acknowledged(acks, count) }).await?;
+    wait_until("write before it", PATIENCE, || async { acknowledged(acks, count) }).await?;
     acks.reset();
-    cluster.kill(names).await?;
-    wait_until("write after the kill", PATIENCE, || async { acknowledged(acks, count) }).await?;
+    disturb.await?;
+    wait_until("write after it", PATIENCE, || async { acknowledged(acks, count) }).await?;
     Ok(acks.gap().longest)
 }
 

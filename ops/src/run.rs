@@ -49,6 +49,10 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
             verbs::cluster::cluster(&client, change_limit, verb, format).await
         }
         Verb::Protection(verb) => verbs::protection::protection(&records()?, verb, format).await,
+        Verb::Validate(verb) => verbs::validate::validate(&records()?, verb, format).await,
+        Verb::Switchover(args) => {
+            verbs::switchover::switchover(&connect::client(&global, CLUSTER_TIMEOUT)?, args, format).await
+        }
         Verb::Goal(verb) => verbs::goal::goal(&records()?, verb, format).await,
         Verb::AutoFailover(verb) => verbs::failover::failover(&records()?, verb, format).await,
         Verb::Witness(WitnessVerb::Status) => verbs::witness::status(&records()?, format).await,

@@ -10,7 +10,7 @@
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
 //! `acknowledgements`, [`protection`] and [`failover`] (how the sites stand to each other, who takes over), `shrink` and `goal` (whose votes are
 //! taken for a while, what a membership bears),
-//! [`wire`] and `convert` (peer messages), `network` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
+//! [`wire`] and `convert` (peer messages), `network` with `log_end` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
 //! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links` and [`round_trips`], `pins` (revisions that stay readable),
 //! `verdict` (which copy is wrong), [`clock`], `sim`.
 
@@ -22,6 +22,7 @@ pub mod failover;
 pub mod frontier;
 mod goal;
 mod links;
+mod log_end;
 mod log_store;
 pub mod member;
 mod network;

@@ -111,6 +111,11 @@ impl<I: Copy> Links<I> {
         peers.filter_map(|peer| offsets.get(&peer).copied()).collect()
     }
 
+    /// The same of all peers.
+    pub(crate) fn clocks_ahead_us(&self) -> BTreeMap<NodeId, i64> {
+        self.clock_offsets_us.lock().clone()
+    }
+
     /// A follower answered this leader at `at`, and said how much room its disk has.
     pub(crate) fn answered(&self, peer: NodeId, at: I, room: DiskRoom) {
         self.answers.lock().insert(peer, (at, room));

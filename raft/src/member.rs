@@ -29,6 +29,11 @@ pub(crate) fn membership_from_record(record: MembershipRecord) -> Result<Members
     Membership::new(configs, nodes).map_err(|error| format!("membership record: {error}"))
 }
 
+/// Whether those that `has` tells of are a majority of each set of voters. There are two sets while a membership is joint.
+pub(crate) fn is_quorum(voter_sets: &[BTreeSet<NodeId>], has: impl Fn(NodeId) -> bool) -> bool {
+    !voter_sets.is_empty() && voter_sets.iter().all(|set| set.iter().filter(|id| has(**id)).count() > set.len() / 2)
+}
+
 /// All members of a membership in node-id order.
 pub(crate) fn members_of(membership: &Membership) -> Vec<Member> {
     membership.nodes().map(|(_, member)| member.clone()).collect()

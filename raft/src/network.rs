@@ -24,19 +24,20 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{Instant as _, OptionalSend};
 use parking_lot::Mutex;
 use prost::Message;
-use saola_storage::types::NodeId;
+use saola_storage::types::{LogId, NodeId};
 
 use crate::convert::{
     StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot, wire_log_id,
     wire_vote,
 };
 use crate::links::{DiskRoom, Holding};
+use crate::log_end::{LogEnd, Says, says};
 use crate::member::{Member, Role, membership_to_record};
 use crate::pins::Confirmation;
 use crate::replica::Shared;
 use crate::state_machine::SnapshotBody;
 use crate::transport::{Lane, PeerAddress, TransportError};
-use crate::types::{Runtime, TypeConfig};
+use crate::types::{Runtime, TypeConfig, log_id_from};
 use crate::wire::{
     Answer, AppendReply, AppendRequest, PeerRequest, Question, Refusal, RefusalCode, SnapshotOffer, TakeOver,
 };
@@ -58,7 +59,8 @@ impl<RT: Runtime> Network<RT> {
     }
 
     fn client(&self, target: NodeId, member: &Member, lane: Lane) -> PeerClient<RT> {
-        PeerClient { shared: self.shared.clone(), member: Member { node_id: target, ..member.clone() }, lane }
+        let member = Member { node_id: target, ..member.clone() };
+        PeerClient { shared: self.shared.clone(), member, lane, log_end: Arc::default() }
     }
 }
 
@@ -83,6 +85,15 @@ pub(crate) struct PeerClient<RT: Runtime> {
     shared: Arc<Shared<RT>>,
     member: Member,
     lane: Lane,
+    /// Where the peer's log ends, as it last said.
+    log_end: Arc<Mutex<Option<LogEnd<RT::Instant>>>>,
+}
+
+impl<RT: Runtime> Clone for PeerClient<RT> {
+    fn clone(&self) -> Self {
+        let (shared, member) = (self.shared.clone(), self.member.clone());
+        Self { shared, member, lane: self.lane, log_end: self.log_end.clone() }
+    }
 }
 
 type RpcError<RT> = RPCError<TypeConfig<RT>>;
@@ -157,6 +168,7 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
         let room = DiskRoom { free_bytes: reply.free_bytes, mark_bytes: reply.min_free_bytes };
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
+        let log_end = self.hear_log_end(term, sent, &result, reply.flushed_last.map(LogId::from));
         let AppendReply { state_next, room_from, log_from, .. } = reply;
         let holding = Holding { state_next, room_from, log_from };
         self.shared.links.holds(self.member.node_id, holding);
@@ -165,12 +177,40 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.answered(self.member.node_id, RT::Instant::now(), room);
         self.shared.links.confirmed(self.member.node_id, said);
         if let Ok(Some(flushed)) = &result {
-            let next = flushed.index.saturating_add(1);
+            let next = flushed.index.max(log_end.unwrap_or(0)).saturating_add(1);
             self.shared.links.count_flushed(self.member.node_id, term, next);
             self.shared.frontier.flushed(self.member.node_id, term, next);
             self.shared.acknowledgements.lock().answered(self.member.node_id, term, sent, next);
         }
         Ok(result)
+    }
+
+    /// Remembers where the peer's log ends, if this node's log has that entry; answers its index.
+    fn hear_log_end(
+        &self,
+        term: u64,
+        asked: RT::Instant,
+        result: &StreamResult<RT>,
+        last: Option<LogId>,
+    ) -> Option<u64> {
+        let accepted = !matches!(result, Err(StreamAppendError::HigherVote(_)));
+        let last = last.filter(|last| accepted && self.shared.log.log_id_at(last.index) == Some(*last));
+        *self.log_end.lock() = last.map(|last| LogEnd { term, last, asked });
+        last.map(|last| last.index)
+    }
+
+    /// The peer's answer, if it is known without asking. As an answer it counts as a sign of life too, and so it must be
+    /// one: within half an election's time of the question that the peer answered no other leader can have come up.
+    fn known_answer(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>) -> Option<StreamResult<RT>> {
+        let recent = Duration::from_millis(self.shared.election_min_ms() / 2);
+        let known = *self.log_end.lock();
+        let end = known.filter(|it| it.term == rpc.vote.leader_id.term && it.asked.elapsed() < recent)?;
+        let last = rpc.entries.last()?.log_id;
+        match says(end.last, rpc.prev_log_id.as_ref().map(log_id_from::<RT>), Some(log_id_from::<RT>(&last))) {
+            Says::HasThem => Some(Ok(Some(last))),
+            Says::LacksTheOneBefore => rpc.prev_log_id.map(|prev| Err(StreamAppendError::Conflict(prev))),
+            Says::Unknown => None,
+        }
     }
 
     async fn append_once(
@@ -198,7 +238,7 @@ impl<RT: Runtime> PeerClient<RT> {
         // Sending times of the requests that are not answered yet.
         let owed = Arc::new(Mutex::new(VecDeque::new()));
         let term = Arc::new(AtomicU64::new(0));
-        let sender = PeerClient { shared: self.shared.clone(), member: self.member.clone(), lane: self.lane };
+        let sender = self.clone();
         let (owed_by_input, term_of_input) = (owed.clone(), term.clone());
         // Openraft hands the next payload to whichever request stream asks first: one that a transport still holds after its
         // session has ended would send it into a dead connection, and nobody would send it again.
@@ -313,7 +353,11 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
     {
         Box::pin(async move {
             if self.lane != Lane::Control {
-                return self.open_stream(input).await;
+                let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
+                return match self.known_answer(&first) {
+                    Some(result) => Ok(futures::stream::iter([Ok(result)]).boxed()),
+                    None => self.open_stream(futures::stream::iter([first]).chain(input)).await,
+                };
             }
             // A heartbeat is one question; a stream of its own would only cost more messages.
             let responses: Responses<'s, RT> = match input.next().await {

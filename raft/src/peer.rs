@@ -106,6 +106,10 @@ impl<RT: Runtime> PeerService<RT> {
                 self.take_over(&raft, take_over).await
             }
             Question::Greet(Nothing {}) => Ok(Answer::Done(Nothing {})),
+            Question::LastVote(Nothing {}) => {
+                let vote = self.shared().log.state().vote.unwrap_or_default();
+                Ok(Answer::LastVote(vote.into()))
+            }
             Question::OfferSnapshot(offer) => {
                 check_speaks_for_itself(&header, offer.vote.as_ref())?;
                 self.shared().take_offer(header, caller.clone(), &raft, offer).await.map(Answer::Ballot)
@@ -260,6 +264,7 @@ impl<RT: Runtime> PeerService<RT> {
                     state_next: holding.state_next,
                     room_from: holding.room_from,
                     log_from: holding.log_from,
+                    flushed_last: free.log.flushed_last().map(Into::into),
                 }
             }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),

@@ -116,7 +116,9 @@ pub struct Limits {
     pub witness_lost_ms: u64,
 }
 
-/// Losses within an hour that change nothing; each further one doubles the time that the site must answer.
+/// Losses further apart than this have nothing to do with each other.
+pub(crate) const FLAPPING_MS: u64 = 3_600_000;
+/// Losses within that time that change nothing; each further one doubles the time that the site must answer.
 const FORGIVEN: u32 = 3;
 /// … up to this.
 const LONGEST_RETURN_MS: u64 = 600_000;
@@ -160,6 +162,9 @@ pub struct Watch {
     parity_since_ms: Option<u64>,
     /// Since when the witness has acknowledged without a break, while nobody is waited for.
     witness_since_ms: Option<u64>,
+    /// How many times it was given up, none of them an hour after the one before, and when last.
+    witness_losses: u32,
+    witness_lost_ms: Option<u64>,
     /// Since when it is waited for and need not be.
     unneeded_since_ms: Option<u64>,
     /// When something was proposed that nothing has come of yet.
@@ -175,6 +180,11 @@ impl Watch {
             if [view.waits_for, self.waits_for].contains(&WaitsFor::OtherSite) {
                 (next.steady_since_ms, next.parity_since_ms) = (None, None);
             }
+        }
+        if view.needs_witness && (self.waits_for, view.waits_for) == (WaitsFor::Witness, WaitsFor::Nobody) {
+            let flaps = self.witness_lost_ms.is_some_and(|at| now_ms.saturating_sub(at) < FLAPPING_MS);
+            next.witness_losses = if flaps { self.witness_losses + 1 } else { 1 };
+            next.witness_lost_ms = Some(now_ms);
         }
         let (state, action) = match view.waits_for {
             WaitsFor::OtherSite => closed(view, limits),
@@ -213,9 +223,12 @@ impl Watch {
         let answers = view.witness_acknowledged_ms.is_some_and(|ms| ms < limits.degrade_ms / 2);
         self.witness_since_ms = since(!stands_in && answers, self.witness_since_ms);
         self.unneeded_since_ms = since(stands_in && !view.needs_witness, self.unneeded_since_ms);
+        let witness_returns_ms = limits.return_after(self.witness_losses, true);
         let otherwise = match () {
             () if !view.has_quorum => None,
-            () if view.needs_witness && lasts(self.witness_since_ms, limits.return_ms) => Some(Action::WaitForWitness),
+            () if view.needs_witness && lasts(self.witness_since_ms, witness_returns_ms) => {
+                Some(Action::WaitForWitness)
+            }
             () if lasts(self.unneeded_since_ms, limits.return_ms) => Some(Action::Degrade),
             () => None,
         };
@@ -436,6 +449,29 @@ mod tests {
         let mut seen = Watch::default();
         let votes = |_| View { needs_witness: false, ..alone(SHRUNK) };
         assert_eq!(watch(&mut seen, 0, 99_000, votes), []);
+    }
+
+    #[test]
+    fn a_witness_that_comes_and_goes_is_waited_for_after_longer_and_longer_pauses() {
+        let mut seen = Watch::default();
+        let (mut pauses, mut now) = (Vec::new(), 0);
+        for lost in 0..7 {
+            // It is waited for, and given up.
+            (seen, _) = seen.next(&SHRUNK, LIMITS, now);
+            let begun = now + 100;
+            loop {
+                now += 100;
+                let (next, action) = seen.next(&View { waits_for: WaitsFor::Nobody, ..SHRUNK }, LIMITS, now);
+                seen = next;
+                if action == Some(Action::WaitForWitness) {
+                    break;
+                }
+            }
+            pauses.push((now - begun) / 1_000);
+            // The last but one of them is long ago at the end.
+            now += if lost == 5 { FLAPPING_MS } else { 0 };
+        }
+        assert_eq!(pauses, [30, 30, 30, 60, 120, 240, 30]);
     }
 
     #[test]

@@ -15,8 +15,8 @@ use openraft::raft::VoteRequest;
 use saola_storage::log::LogState;
 use saola_storage::types::{LeaderId, LogId, NodeId, Vote};
 
-use crate::member::{Member, Role};
-use crate::replica::{RaftOf, Replica, Shared};
+use crate::member::{Member, Role, is_quorum};
+use crate::replica::{RaftOf, Replica, Shared, Writes};
 use crate::types::{Runtime, log_id_to, vote_to};
 use crate::wire::{Answer, Nothing, Question};
 
@@ -92,13 +92,12 @@ pub fn decide(view: &WitnessView, patience_ms: u64) -> WitnessAction {
             (true, _) => WitnessAction::Wait,
         };
     }
-    let votes = |id: &&NodeId| **id == view.own_id || view.reachable.iter().any(|voter| voter.node_id == **id);
-    let is_quorum = |set: &BTreeSet<NodeId>| set.iter().filter(votes).count() > set.len() / 2;
+    let votes = |id| id == view.own_id || view.reachable.iter().any(|voter| voter.node_id == id);
     let alone_ahead = view.reachable.iter().all(|voter| voter.last < view.own_last && !voter.knows_leader);
     if !view.leader_known
         && view.leaderless_ms >= patience_ms
         && !view.reachable.is_empty()
-        && view.voter_sets.iter().all(is_quorum)
+        && is_quorum(&view.voter_sets, votes)
         && alone_ahead
     {
         return WitnessAction::Campaign;
@@ -154,7 +153,7 @@ pub(crate) async fn run<RT: Runtime>(replica: Replica<RT>) {
                 let mut result = Ok(());
                 for to in whole {
                     tracing::info!(to, "the witness hands leadership to a data node");
-                    result = replica.transfer_here(to).await.map_err(|error| error.to_string());
+                    result = replica.transfer_here(to, Writes::MayBeUnderWay).await.map_err(|error| error.to_string());
                     if result.is_ok() {
                         break;
                     }

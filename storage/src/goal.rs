@@ -19,14 +19,17 @@ impl Goal {
             Goal::Site => "survive=site",
         }
     }
+}
 
-    /// What a command sets; an error: a newer release's goal.
-    pub(crate) fn of_command(survive: i32) -> Result<Option<Goal>, ()> {
-        match SurvivalGoal::try_from(survive).map_err(drop)? {
-            SurvivalGoal::Nothing => Ok(None),
-            SurvivalGoal::Node => Ok(Some(Goal::Node)),
-            SurvivalGoal::Site => Ok(Some(Goal::Site)),
-        }
+/// The goal that a command names.
+///
+/// # Errors
+/// It is one of a newer release, which has this number.
+pub fn of_command(survive: i32) -> Result<Option<Goal>, i32> {
+    match SurvivalGoal::try_from(survive).map_err(|_| survive)? {
+        SurvivalGoal::Nothing => Ok(None),
+        SurvivalGoal::Node => Ok(Some(Goal::Node)),
+        SurvivalGoal::Site => Ok(Some(Goal::Site)),
     }
 }
 

@@ -18,10 +18,13 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use saola_client::{Client, CreateCollection};
 use saola_jepsen::history::{self, Recorder};
+use saola_jepsen::operation::Outcome;
 use saola_ops::exit::Failure;
 use saola_ops::launch::{LocalCluster, Place, Plan, node_binary};
 use saola_ops::topology::Role;
 use tokio::time::Instant;
+
+use super::protection_live::{said, saola};
 
 use self::workload::{COLLECTION, Caller, DEADLINE};
 
@@ -30,12 +33,30 @@ const LOAD: Duration = Duration::from_secs(15);
 /// How long all may take to come back once the faults end.
 const HEAL: Duration = Duration::from_secs(60);
 
+/// What happens to the cluster under load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// One node after another is killed and started again.
+    Kills,
+    /// `saola switchover` moves leadership to the other site and back, again and again.
+    Switchovers,
+}
+
 #[test]
 fn killed_nodes_lose_nothing_and_show_nothing_wrong() {
+    with_seed(Trouble::Kills);
+}
+
+#[test]
+fn switchovers_lose_nothing_double_nothing_and_leave_no_write_in_doubt() {
+    with_seed(Trouble::Switchovers);
+}
+
+fn with_seed(trouble: Trouble) {
     let seed = seed();
     println!("live: seed {seed}; the same choices again: SAOLA_SEED={seed} cargo test -p saola-jepsen --test it live");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(run(seed));
+    runtime.expect("a runtime").block_on(run(seed, trouble));
 }
 
 /// `SAOLA_SEED`, or a new one.
@@ -53,7 +74,7 @@ fn folder(seed: u64) -> PathBuf {
     folder
 }
 
-async fn run(seed: u64) {
+async fn run(seed: u64, trouble: Trouble) {
     let folder = folder(seed);
     let mut cluster = start(&folder.join("cluster")).await;
     let callers = callers(&cluster, seed);
@@ -67,7 +88,10 @@ async fn run(seed: u64) {
             tokio::spawn(async move { caller.run(&recorder, end).await })
         })
         .collect();
-    disturb(&mut cluster, &nodes, &recorder, seed, end).await;
+    match trouble {
+        Trouble::Kills => kill(&mut cluster, &nodes, &recorder, seed, end).await,
+        Trouble::Switchovers => switch_over(&cluster, &recorder, end).await,
+    }
     for client in load {
         client.await.expect("a client does not panic");
     }
@@ -85,6 +109,10 @@ async fn run(seed: u64) {
     }
     let mut wrong = verdict::judge(&operations, &kept);
     wrong.extend(verdict::digests(cluster.client(), healed).await);
+    if trouble == Trouble::Switchovers {
+        let doubts = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Unknown { .. }));
+        wrong.extend(doubts.map(|operation| format!("nobody knows what came of {operation:?}")));
+    }
     let quiet = verdict::too_quiet(&operations, &faults);
     println!("live: {}", verdict::summary(&operations, &faults));
     let place = folder.display();
@@ -126,7 +154,7 @@ fn data_nodes(cluster: &LocalCluster, client: &Client) -> Vec<(u64, Client)> {
 }
 
 /// Kills one node after another, about every two seconds, and starts it again.
-async fn disturb(cluster: &mut LocalCluster, nodes: &[(u64, String)], recorder: &Recorder, seed: u64, end: Instant) {
+async fn kill(cluster: &mut LocalCluster, nodes: &[(u64, String)], recorder: &Recorder, seed: u64, end: Instant) {
     let mut rng = SmallRng::seed_from_u64(seed);
     loop {
         let calm = Duration::from_millis(rng.random_range(1000..1800));
@@ -141,6 +169,22 @@ async fn disturb(cluster: &mut LocalCluster, nodes: &[(u64, String)], recorder: 
         tokio::time::sleep(away).await;
         must(cluster.start(name));
         recorder.fault("start", *node);
+    }
+}
+
+/// Moves leadership to the other site and back, without a pause.
+async fn switch_over(cluster: &LocalCluster, recorder: &Recorder, end: Instant) {
+    for site in ["dr", "main"].into_iter().cycle() {
+        if Instant::now() > end {
+            return;
+        }
+        let told = said(saola(cluster, &["validate", "switchover", "--to", site, "--strict"]).await);
+        assert!(told.starts_with(&format!("READY for a switchover to {site}")), "{told}");
+        let told = said(saola(cluster, &["switchover", "--to", site]).await);
+        assert!(told.contains(&format!(" at {site} leads, after ")), "{told}");
+        assert!(told.contains("SYNCHRONIZED"), "{told}");
+        let leader = cluster.client().cluster_status(true).await.map(|status| status.leader).unwrap_or_default();
+        recorder.fault("switchover", leader);
     }
 }
 

@@ -134,14 +134,14 @@ async fn a_site_that_stays_away_loses_its_votes_and_the_command_says_so_until_th
     reads_back(cluster.client(), 0..40).await;
 }
 
-async fn saola(cluster: &LocalCluster, args: &[&str]) -> Output {
+pub async fn saola(cluster: &LocalCluster, args: &[&str]) -> Output {
     let mut command = Command::new(must(node_binary()).with_file_name("saola"));
     command.arg("--profile").arg(cluster.folder().join("profile.toml")).args(args);
     let run = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends");
     run.expect("saola is built: `make build`")
 }
 
-fn said(output: Output) -> String {
+pub fn said(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

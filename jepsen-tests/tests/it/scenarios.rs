@@ -14,7 +14,8 @@
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node;
 //! - `protection`, `availability` with `sites`: what an acknowledgement waits for, and what is done without the other site;
-//! - `table`: what each loss costs, as printed in `ops/README.md`;
+//! - `switchover`: leadership goes to the other site on purpose;
+//! - `table` with `load`: what each loss costs, as printed in `ops/README.md`;
 //! - `failover`: who takes over when a site is lost, and where leadership belongs;
 //! - `shrink`: a site that stays away loses its votes until it is back;
 //! - `retention`: old versions go, and nothing that was promised goes with them.
@@ -31,6 +32,7 @@ mod hangs;
 mod init;
 mod latency;
 mod leadership;
+mod load;
 mod membership;
 mod protection;
 mod reads;
@@ -41,6 +43,7 @@ mod scrub;
 mod shrink;
 mod sites;
 mod snapshots;
+mod switchover;
 mod table;
 mod topologies;
 mod witness;

@@ -285,6 +285,7 @@ pub fn links(status: &raft::ReplicaStatus) -> Vec<proto::LinkStatus> {
         p50_us: trip.p50_us,
         p99_us: trip.p99_us,
         samples: trip.samples,
+        clock_ahead_us: status.clocks_ahead_us.get(node_id).copied().unwrap_or(0),
     })
     .collect()
 }

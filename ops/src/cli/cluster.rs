@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::help;
+use crate::time;
 use crate::topology::{self, Node, Role};
 
 /// `saola cluster …`
@@ -177,6 +178,49 @@ pub enum WitnessVerb {
 pub enum TopologyVerb {
     /// What happens when a node, a site, the witness or a link is lost, for the cluster as it is now
     Explain,
+}
+
+/// `saola validate …`
+#[derive(Debug, Subcommand)]
+pub enum ValidateVerb {
+    /// May leadership go to another site now?
+    Switchover {
+        /// The site [default: the one that does not lead]
+        #[arg(long, value_name = "SITE")]
+        to: Option<String>,
+        /// A warning counts as a reason against it
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Would the loss of any one site lose nothing and stop nothing?
+    Failover {
+        /// A warning counts as a reason against it
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Is all of that so, there and back, so that a drill may begin?
+    Drill {
+        /// The site that the drill goes to [default: the one that does not lead]
+        #[arg(long, value_name = "SITE")]
+        to: Option<String>,
+        /// A warning counts as a reason against it
+        #[arg(long)]
+        strict: bool,
+    },
+}
+
+/// Arguments of `saola switchover`.
+#[derive(Debug, Args)]
+pub struct SwitchoverArgs {
+    /// The site that leads afterwards
+    #[arg(long, value_name = "SITE")]
+    pub to: String,
+    /// Only say what stands against it, as `saola validate switchover` does
+    #[arg(long, conflicts_with = "at")]
+    pub dry_run: bool,
+    /// Wait until then, as in 2026-07-01T02:00:00Z, check again, and begin
+    #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
+    pub at: Option<u64>,
 }
 
 /// `saola scrub …`

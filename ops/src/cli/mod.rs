@@ -17,7 +17,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use cluster::{
     CertVerb, ClusterVerb, DemoArgs, DevCertArgs, FailoverVerb, GoalArg, GoalVerb, NewNode, PolicyArg, ProtectionMode,
-    ProtectionVerb, ScrubVerb, TopologyVerb, TransferArgs, WitnessVerb,
+    ProtectionVerb, ScrubVerb, SwitchoverArgs, TopologyVerb, TransferArgs, ValidateVerb, WitnessVerb,
 };
 #[cfg(feature = "offline")]
 pub use offline::{
@@ -150,6 +150,11 @@ pub enum Verb {
     /// What the cluster is declared to survive
     #[command(subcommand)]
     Goal(GoalVerb),
+    /// Would it go well now? One verdict, with codes, causes and next commands; exit 0 ready, 5 with warnings, 6 not ready
+    #[command(subcommand)]
+    Validate(ValidateVerb),
+    /// Hand leadership to another site on purpose: no write is lost, none doubled, clients follow by themselves
+    Switchover(SwitchoverArgs),
     /// Check the copies of the records on all data nodes, and repair one
     #[command(subcommand)]
     Scrub(ScrubVerb),

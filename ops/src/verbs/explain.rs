@@ -268,6 +268,11 @@ impl View {
     }
 }
 
+/// What the loss of a site would mean now.
+pub fn site_loss(status: &StatusResponse, site: &str) -> Case {
+    View::of(status).case(format!("site {site}"), &|it| it.site == site)
+}
+
 /// What the loss of each part would mean now.
 pub fn losses(status: &StatusResponse) -> Vec<Case> {
     let view = View::of(status);

@@ -103,7 +103,8 @@ mod tests {
 
     fn with(p99_us: u64, timers: Timers) -> StatusResponse {
         let member = Some(Member { node_id: 2, name: "dr-1".into(), ..Member::default() });
-        let links = vec![LinkStatus { node_id: 2, p50_us: p99_us / 2, p99_us, samples: ENOUGH }];
+        let links =
+            vec![LinkStatus { node_id: 2, p50_us: p99_us / 2, p99_us, samples: ENOUGH, ..LinkStatus::default() }];
         let leader = NodeStatus { state: "leader".into(), links, timers: Some(timers), ..NodeStatus::default() };
         let nodes = vec![leader, NodeStatus { member, ..NodeStatus::default() }];
         StatusResponse { nodes, ..StatusResponse::default() }

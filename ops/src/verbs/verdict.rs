@@ -2,12 +2,9 @@
 
 use saola_client::proto::{Member, NodeStatus, ProtectionMode, Role, SiteStatus, StatusResponse};
 
+use super::findings::node::faults;
 use super::{goal, links};
 use crate::exit::Exit;
-use crate::time;
-
-/// A certificate that ends sooner than this wants attention.
-const CERTIFICATE_ENDS_SOON_S: i64 = 14 * 86_400;
 
 /// How the cluster fares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +53,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     held_back.dedup();
     notes.extend(held_back.into_iter().filter(|why| !why.is_empty()).map(str::to_owned));
     for node in &status.nodes {
-        notes.extend(node_notes(node));
+        notes.extend(faults(node).into_iter().map(|fault| fault.what));
     }
     notes.extend(links::note(status));
     // Without a quorum no site is protected, and the notes above say what to bring back.
@@ -154,45 +151,6 @@ fn name(node: &NodeStatus) -> &str {
 /// It answers, and takes no part in the cluster.
 pub(super) fn is_out(node: &NodeStatus) -> bool {
     matches!(node.state.as_str(), "refused" | "stopped" | "waiting" | "repairing")
-}
-
-fn node_notes(node: &NodeStatus) -> Vec<String> {
-    let name = name(node);
-    if !node.reachable {
-        let mut notes = vec![format!("node {name} does not answer: {}; start it, or see its log", node.error)];
-        if !node.log_kept.is_empty() {
-            notes.push(format!("node {name}: {}", node.log_kept));
-        }
-        return notes;
-    }
-    let mut notes = Vec::new();
-    match node.error.as_str() {
-        _ if !is_out(node) => {}
-        "" if node.state == "waiting" => notes.push(format!("node {name} waits to be made part of a cluster")),
-        "" => notes.push(format!("node {name} is {}", node.state)),
-        error => notes.push(format!("node {name} is {}: {error}", node.state)),
-    }
-    if !node.without_vote.is_empty() {
-        notes.push(format!("node {name} has no vote: {}", node.without_vote));
-    }
-    if node.sealed {
-        notes.push(format!("node {name} is sealed: {}", node.seal_reason));
-    }
-    if let Some(copy) = node.copy.as_ref().filter(|copy| !copy.alarm.is_empty()) {
-        notes.push(format!("records of node {name}: {}; see `saola scrub status`", copy.alarm));
-    }
-    if !node.disk_hangs.is_empty() {
-        notes.push(format!("node {name}: {}", node.disk_hangs));
-    } else if node.writes_refused {
-        notes.push(format!("node {name} refuses writes: {}", node.writes_refused_reason));
-    }
-    if node.certificate_expires_in_s < CERTIFICATE_ENDS_SOON_S {
-        notes.push(match u64::try_from(node.certificate_expires_in_s) {
-            Ok(left) => format!("node {name}: its certificate ends in {}", time::span(left)),
-            Err(_) => format!("node {name}: its certificate has expired"),
-        });
-    }
-    notes
 }
 
 #[cfg(test)]

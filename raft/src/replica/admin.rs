@@ -96,6 +96,16 @@ impl<RT: Runtime> Replica<RT> {
         self.admin(Admin::Transfer(to)).await.map(|_| ())
     }
 
+    /// Hands leadership to a voter with records at a site, the writes under way settled first; answers to whom. What is
+    /// not under way within five seconds is not begun.
+    pub async fn transfer_to_site(&self, site: &str) -> Result<NodeId, AdminError> {
+        self.admin(Admin::TransferToSite(site.to_owned())).await?;
+        let there = |leader: &NodeId| self.shared.member(*leader).is_some_and(|it| it.site == site);
+        let until = InstantOf::<RT>::now() + LEADER_LIMIT;
+        let leader = self.shared.until_deadline(until, || std::future::ready(self.shared.leader().filter(there))).await;
+        leader.ok_or_else(|| AdminError::Unknown(format!("leadership went to site {site} and on to another one")))
+    }
+
     /// Adds a fresh node: as learner until it has caught up, then in its role. Answers the members after. The leader
     /// goes on when the caller goes away; called again, it finishes what is left.
     pub async fn add_member(&self, member: Member) -> Result<Vec<Member>, AdminError> {
@@ -263,7 +273,11 @@ impl<RT: Runtime> Replica<RT> {
         match verb {
             Admin::Transfer(to) => {
                 let _one_at_a_time = self.shared.admin.lock().await;
-                self.move_on_purpose(to).await
+                self.move_on_purpose(vec![to]).await
+            }
+            Admin::TransferToSite(site) => {
+                let _one_at_a_time = self.shared.admin.lock().await;
+                self.move_to_site(&site).await
             }
             Admin::Add(member) => self.add_here(member).await,
             Admin::Remove(node_id) => self.remove_here(node_id).await,

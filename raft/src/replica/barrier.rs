@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::errors::{LinearizableReadError, RaftError};
-use openraft::{Instant as _, ReadPolicy};
-use saola_storage::types::LeaderId;
+use openraft::Instant as _;
 use tokio::sync::{mpsc, oneshot};
 
+use super::confirm::Rounds;
 use super::propose::TimeLeft;
 use super::{InstantOf, Replica, Shared};
 use crate::member::Role;
@@ -151,7 +150,7 @@ impl<RT: Runtime> Shared<RT> {
         answer.await.map_err(|_| Refusal::new(RefusalCode::Stopped, "the node is stopping"))?
     }
 
-    async fn round(&self, limit: Duration) -> Result<u64, Refusal> {
+    async fn round(self: &Arc<Self>, rounds: &mut Rounds, limit: Duration) -> Result<u64, Refusal> {
         let Some(leader) = self.leader() else {
             return Err(Refusal::new(
                 RefusalCode::NotLeader,
@@ -159,7 +158,7 @@ impl<RT: Runtime> Shared<RT> {
             ));
         };
         if leader == self.claim.node_id {
-            return self.leader_round(limit).await;
+            return self.leader_round(rounds, limit).await;
         }
         let Some(member) = self.member(leader) else {
             return Err(Refusal::new(RefusalCode::NotLeader, "the leader is not in the membership of this node"));
@@ -179,31 +178,18 @@ impl<RT: Runtime> Shared<RT> {
         }
     }
 
-    async fn leader_round(&self, limit: Duration) -> Result<u64, Refusal> {
-        let raft = self.raft().ok_or_else(|| Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"))?;
-        let refuse = |message: String| Refusal::new(RefusalCode::NotLeader, message);
+    async fn leader_round(self: &Arc<Self>, rounds: &mut Rounds, limit: Duration) -> Result<u64, Refusal> {
+        if self.raft().is_none() {
+            return Err(Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"));
+        }
         let until = InstantOf::<RT>::now() + limit;
-        let linearizer = RT::timeout(limit, raft.get_read_linearizer(ReadPolicy::ReadIndex))
-            .await
-            .map_err(|_| refuse(self.no_quorum(limit)))?
-            .map_err(|error| match error {
-                RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => refuse(self.no_quorum(limit)),
-                RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => {
-                    refuse(format!("node {} does not lead any more", self.claim.node_id))
-                }
-                RaftError::Fatal(_) => Refusal::new(RefusalCode::Stopped, "Raft has stopped on this node"),
-            })?;
-        drop(linearizer);
+        let leader = rounds.confirm(self, limit).await?;
         // What former leaders have acknowledged lies before this leadership's first entry, and all that this one has
         // acknowledged below its frontier.
-        let Some(term) = self.with_metrics(|metrics| metrics.current_term) else {
-            return Err(refuse("this node does not lead any more".into()));
-        };
-        let leader = LeaderId { term, node_id: self.claim.node_id };
         // Less than the asking node waits, so that it hears the reason.
         let patience = until.saturating_duration_since_now().min(limit / 2);
         let covered = RT::timeout(patience, self.frontier.covers(leader)).await;
-        covered.map_err(|_| refuse(self.not_covered(limit)))
+        covered.map_err(|_| Refusal::new(RefusalCode::NotLeader, self.not_covered(limit)))
     }
 
     /// Why a leader may not answer reads yet.
@@ -219,7 +205,7 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// What a leader says that its voters leave alone.
-    fn no_quorum(&self, limit: Duration) -> String {
+    pub(super) fn no_quorum(&self, limit: Duration) -> String {
         let voters = self.with_metrics(|metrics| metrics.membership_config.voter_ids().collect::<Vec<_>>());
         let voters = voters.unwrap_or_default();
         let reached = |id: &&u64| {
@@ -257,12 +243,13 @@ impl<RT: Runtime> Shared<RT> {
 /// Runs the rounds of one node. One task per node; it ends with the queue.
 pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::Receiver<Waiting>) {
     let limit = Duration::from_millis(2 * shared.timing.election_max_ms);
+    let mut rounds = Rounds::default();
     while let Some(first) = queue.recv().await {
         let mut waiting = vec![first];
         while let Ok(next) = queue.try_recv() {
             waiting.push(next);
         }
-        let result = shared.round(limit).await;
+        let result = shared.round(&mut rounds, limit).await;
         for reader in waiting {
             let _reader_gone = reader.send(result.clone());
         }

@@ -16,7 +16,7 @@ use openraft::{ChangeMembers, Instant as _};
 use saola_storage::types::NodeId;
 
 use super::admin::invalid;
-use super::{AdminError, InstantOf, Replica, Shared, protection};
+use super::{AdminError, InstantOf, Replica, Shared, Writes, protection};
 use crate::frontier::FrontierCell;
 use crate::member::{Member, MembershipRecord, Role, membership_to_record};
 use crate::types::{Runtime, TypeConfig};
@@ -486,7 +486,7 @@ pub(super) async fn leave_joint_memberships<RT: Runtime>(replica: Replica<RT>) {
         // The change may be this node's own removal.
         if !shared.has_vote(shared.claim.node_id)
             && let Some(to) = replica.successor().await
-            && let Err(error) = replica.transfer_here(to).await
+            && let Err(error) = replica.transfer_here(to, Writes::MayBeUnderWay).await
         {
             tracing::warn!("hand leadership over after the removal of this node: {error}");
         }

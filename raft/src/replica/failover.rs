@@ -8,6 +8,7 @@ use saola_storage::command::{CameBy, Command, LeadFrom, Op};
 use saola_storage::failover::{Failover, FailoverState, Held};
 use saola_storage::protection::Mode;
 
+use super::admin::invalid;
 use super::{AdminError, InstantOf, ProposeError, Replica, Shared};
 use crate::failover::{CampaignView, goes_home, may_campaign};
 use crate::member::{Member, Role};
@@ -199,21 +200,39 @@ impl<RT: Runtime> Replica<RT> {
         SAY_PAUSE
     }
 
-    /// Somebody moves leadership to a node: unless that is where it belongs it stays there. For callers that hold
+    /// Somebody moves leadership to one of these: unless that is where it belongs it stays there. For callers that hold
     /// `Shared::admin`.
-    pub(super) async fn move_on_purpose(&self, to: u64) -> Result<(), AdminError> {
+    pub(super) async fn move_on_purpose(&self, candidates: Vec<u64>) -> Result<(), AdminError> {
         let shared = &self.shared;
+        if candidates.contains(&shared.claim.node_id) {
+            return Ok(());
+        }
         shared.is_moving.store(true, Ordering::Release);
-        if let Some(site) = shared.member(to).map(|it| it.site).filter(|site| *site != shared.claim.site) {
+        let site = candidates.first().and_then(|to| shared.member(*to)).map(|it| it.site);
+        if let Some(site) = site.filter(|site| *site != shared.claim.site) {
             let lead = LeadFrom { site, came_by: CameBy::Request.into() };
             let command = Command { request: None, op: Some(Op::LeadFrom(lead)) };
             if let Err(refusal) = self.propose_within(command, SAY_LIMIT).await {
                 tracing::warn!("note that leadership is moved on purpose: {}", refusal.message);
             }
         }
-        let moved = self.transfer_here(to).await;
+        let moved = self.transfer_to_any(candidates).await;
         shared.is_moving.store(false, Ordering::Release);
         moved
+    }
+
+    /// The same to a site.
+    pub(super) async fn move_to_site(&self, site: &str) -> Result<(), AdminError> {
+        if self.shared.claim.site == site {
+            return Ok(());
+        }
+        let candidates = self.candidates_at(site);
+        if candidates.is_empty() {
+            let said =
+                format!("site {site:?} has no voter that keeps records, answers and has room: see `saola status`");
+            return Err(invalid(said));
+        }
+        self.move_on_purpose(candidates).await
     }
 
     /// This voter campaigns for the lost site although nobody is to take over by itself, until a leader is known.
@@ -230,21 +249,9 @@ impl<RT: Runtime> Replica<RT> {
     async fn go_home(&self, home: &str) -> Duration {
         let shared = &self.shared;
         let _one_at_a_time = shared.admin.lock().await;
-        let has_room = |id: u64| shared.links.last_answer(id).is_some_and(|(_, room)| !room.is_low());
-        let at_home = shared.members().into_iter().filter(|it| {
-            let votes = it.role_value() == Role::Voter && shared.has_vote(it.node_id);
-            it.site == home && votes && has_room(it.node_id)
-        });
-        let mut at_home: Vec<u64> = at_home.map(|it| it.node_id).collect();
-        at_home.sort_by_key(|id| std::cmp::Reverse(shared.matched_index(*id).flatten()));
-        for to in at_home {
-            match self.transfer_here(to).await {
-                Ok(()) => {
-                    tracing::info!(to, home, "leadership goes home");
-                    break;
-                }
-                Err(error) => tracing::warn!(to, home, "leadership does not go home now: {error}"),
-            }
+        match self.transfer_to_any(self.candidates_at(home)).await {
+            Ok(()) => tracing::info!(home, "leadership goes home"),
+            Err(error) => tracing::warn!(home, "leadership does not go home now: {error}"),
         }
         HOME_PAUSE
     }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use saola_storage::command::{Command, Op, SetGoal};
 use saola_storage::goal::{self, Goal};
 use saola_storage::types::NodeId;
+use tokio::sync::MutexGuard;
 
 use super::admin::invalid;
 use super::{AdminError, ProposeError, Replica, Shared};
 use crate::goal::broken;
 use crate::member::Member;
 use crate::types::Runtime;
+use crate::wire::{Refusal, RefusalCode};
 
 /// What is declared, and whether the membership bears it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,18 +26,31 @@ pub struct GoalStatus {
 impl<RT: Runtime> Replica<RT> {
     /// Declares what the cluster survives; none: nothing. Refused when the membership does not bear it.
     pub async fn set_goal(&self, goal: Option<Goal>, deadline: Duration) -> Result<(), ProposeError> {
-        let why = goal.and_then(|goal| self.shared.breaks(goal, |_| {}).map(|why| (goal, why)));
-        if let Some((goal, why)) = why {
-            let next = match self.shared.votes_are_taken() {
-                true => "bring back the site that has lost its votes (saola why)",
-                false => "add nodes first (saola cluster add)",
-            };
-            let said = format!("this cluster does not bear {}: {why}; {next}", goal.as_str());
-            return Err(ProposeError::Refused(said));
-        }
         let command =
             Command { request: None, op: Some(Op::SetGoal(SetGoal { survive: goal::to_command(goal).into() })) };
         self.propose(command, deadline).await.map(drop)
+    }
+
+    /// At the leader: refuses a goal that the membership does not bear. No change of the membership is made while the
+    /// guard lives: it is let go once the goal is applied, and the next change goes by it.
+    pub(super) async fn may_declare(&self, declared: &SetGoal) -> Result<MutexGuard<'_, ()>, Refusal> {
+        let shared = &self.shared;
+        let one_at_a_time = shared.admin.lock().await;
+        let goal = goal::of_command(declared.survive).map_err(|_| {
+            // In the log it would stop every node of this release.
+            Refusal::new(RefusalCode::Invalid, "the leader does not know this goal: run the same release on all nodes")
+        })?;
+        match goal.and_then(|goal| shared.breaks(goal, |_| {}).map(|why| (goal, why))) {
+            None => Ok(one_at_a_time),
+            Some((goal, why)) => {
+                let next = match shared.votes_are_taken() {
+                    true => "bring back the site that has lost its votes (saola why)",
+                    false => "add nodes first (saola cluster add)",
+                };
+                let said = format!("this cluster does not bear {}: {why}; {next}", goal.as_str());
+                Err(Refusal::new(RefusalCode::Invalid, said))
+            }
+        }
     }
 
     /// A change that would break what is declared is not begun; one of a membership that does not bear it already is, for

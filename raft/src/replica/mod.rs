@@ -1,6 +1,6 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
-//! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` (writes and reads),
+//! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` with `confirm` (writes and reads),
 //! `protection` and `sites` (what an acknowledgement waits for, and the leader's watch over the other site), `failover` (who campaigns, and leadership's way home), `goal` (what a membership must bear), `shrink` (the votes of a site that stays away), `release` (what a witness may forget),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
@@ -45,6 +45,7 @@ mod barrier;
 mod changes;
 mod collector;
 mod compare;
+mod confirm;
 mod copy;
 mod exports;
 mod failover;
@@ -75,6 +76,7 @@ pub use collector::CollectorSettings;
 pub use copy::{ScrubSettings, ScrubStatus};
 pub use failover::FailoverStatus;
 pub use goal::GoalStatus;
+pub(crate) use handover::Writes;
 pub use propose::ProposeError;
 pub use protection::ProtectionStatus;
 pub use sites::{Missing, Seen};
@@ -156,6 +158,8 @@ pub(crate) struct Shared<RT: Runtime> {
     renewing: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
     proposals: mpsc::Sender<propose::Queued>,
+    /// So many times is this leader about to hand over: writes wait in the queue.
+    paused: watch::Sender<u32>,
     barriers: mpsc::Sender<barrier::Waiting>,
     status_source: RwLock<Option<StatusSource>>,
     /// Held by each step that changes the membership, the leader, or what this node belongs to.
@@ -490,6 +494,10 @@ impl<RT: Runtime> Shared<RT> {
     /// Between two attempts at what is expected to work in a moment.
     fn pause(&self) -> Duration {
         Duration::from_millis(self.timing.heartbeat_ms / 10 + 1)
+    }
+
+    pub(crate) fn election_min_ms(&self) -> u64 {
+        self.timing.election_min_ms
     }
 
     pub(crate) fn election_max_ms(&self) -> u64 {

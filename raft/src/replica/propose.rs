@@ -214,6 +214,10 @@ impl<RT: Runtime> Replica<RT> {
                 "the leader does not know this command: run the same release on all nodes",
             ));
         }
+        let _no_change_meanwhile = match &command.op {
+            Some(Op::SetGoal(declared)) => Some(self.may_declare(declared).await?),
+            _ => None,
+        };
         // What ends the waiting must get through, and a protection is no matter of room.
         let moves = matches!(
             command.op,
@@ -269,8 +273,11 @@ impl<RT: Runtime> Shared<RT> {
 /// Turns queued commands into entries. One task per node; it ends with the queue.
 pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::Receiver<Queued>) {
     let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+    let mut paused = shared.paused.subscribe();
     while let Some(first) = queue.recv().await {
         let permit = in_flight.clone().acquire_owned().await.expect("this task owns the semaphore and never closes it");
+        // The sender lives in `shared`, so waiting can only end with the condition.
+        drop(paused.wait_for(|times| *times == 0).await);
         let (mut bytes, mut commands, mut answers, mut ids) = (0, Vec::new(), Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(Queued { command, answer }) = next {

@@ -16,8 +16,8 @@ use saola_storage::quarantine::Held;
 use saola_storage::store::ApplyEntry;
 use saola_storage::types::{LogId, NodeId};
 
-use super::Replica;
 use super::fetch::fetch_state;
+use super::{Replica, Writes};
 use crate::member::Member;
 use crate::payload;
 use crate::types::{Runtime, Takes};
@@ -66,7 +66,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         let Some(to) = self.successor().await else { return };
         tracing::warn!("this leader's copy of the records is bad: handing over to node {to}");
-        if let Err(error) = self.transfer_here(to).await {
+        if let Err(error) = self.transfer_here(to, Writes::MayBeUnderWay).await {
             tracing::error!("hand over to node {to}, because this node's copy is bad: {error}");
         }
     }

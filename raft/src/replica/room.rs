@@ -13,7 +13,7 @@ use std::time::Duration;
 use openraft::Instant as _;
 use saola_storage::types::NodeId;
 
-use super::{InstantOf, Replica, Shared};
+use super::{InstantOf, Replica, Shared, Writes};
 use crate::links::DiskRoom;
 use crate::member::Role;
 use crate::types::Runtime;
@@ -75,7 +75,7 @@ pub(super) async fn watch<RT: Runtime>(
             && let Some(to) = shared.successor_with_room(since)
         {
             tracing::warn!("this leader's disk is low, node {to} has room: handing over");
-            if let Err(error) = (Replica { shared: shared.clone() }).transfer_here(to).await {
+            if let Err(error) = (Replica { shared: shared.clone() }).transfer_here(to, Writes::MayBeUnderWay).await {
                 tracing::error!("hand over to node {to}, whose disk has room: {error}");
             }
         }

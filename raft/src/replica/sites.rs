@@ -15,11 +15,11 @@ use super::protection::new_id;
 use super::{InstantOf, Replica, Shared};
 use crate::frontier::{self, Gate};
 use crate::member::Member;
-use crate::protection::{Action, Limits, State, View, Watch};
+use crate::protection::{Action, FLAPPING_MS, Limits, State, View, Watch};
 use crate::types::{Runtime, detach};
 
 /// More losses than a few within so long make the cluster wait longer for the site.
-pub(super) const FLAPPING_US: u64 = 3_600_000_000;
+pub(super) const FLAPPING_US: u64 = 1_000 * FLAPPING_MS;
 /// A proposal that moves the gate may take so long.
 const MOVE_LIMIT: Duration = Duration::from_secs(10);
 

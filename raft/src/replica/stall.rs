@@ -8,7 +8,6 @@
 //! A node that does not lead says so in its status and waits: its own vote comes before each campaign, so it starts
 //! none. Nor does a leader end without which there is no quorum: nobody could lead in its place.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use openraft::Instant as _;
 use saola_storage::types::NodeId;
 
 use super::Shared;
-use crate::member::Role;
+use crate::member::{Role, is_quorum};
 use crate::timing::Timing;
 use crate::types::{Runtime, detach};
 
@@ -182,8 +181,7 @@ impl<RT: Runtime> Shared<RT> {
             let answered = self.links.last_answer(*id);
             *id != self.claim.node_id && answered.is_some_and(|(at, _)| at.elapsed() <= recent)
         };
-        let is_quorum = |set: &BTreeSet<NodeId>| set.iter().filter(|id| answers(id)).count() > set.len() / 2;
-        if !self.voter_sets().iter().all(is_quorum) {
+        if !is_quorum(&self.voter_sets(), |id| answers(&id)) {
             return None;
         }
         let may_lead = |id: &NodeId| {

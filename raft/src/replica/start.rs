@@ -20,7 +20,7 @@ use super::exports::Exports;
 use super::staleness::Staleness;
 use super::stall::{self, Stall};
 use super::{
-    AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, barrier, changes, collector, compare,
+    AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, Writes, barrier, changes, collector, compare,
     failover, maintenance, propose, room, scrub, shrink, sites,
 };
 use crate::acknowledgements::Acknowledgements;
@@ -191,6 +191,7 @@ impl<RT: Runtime> Replica<RT> {
             renewing: Mutex::new(None),
             stopped: watch::Sender::new(None),
             proposals,
+            paused: watch::Sender::new(0),
             barriers,
             status_source: RwLock::new(None),
             admin: tokio::sync::Mutex::new(()),
@@ -335,7 +336,7 @@ impl<RT: Runtime> Replica<RT> {
         if shared.is_leader()
             && shared.role().is_data()
             && let Some(to) = self.successor().await
-            && let Err(error) = self.transfer_here(to).await
+            && let Err(error) = self.transfer_here(to, Writes::MayBeUnderWay).await
         {
             tracing::warn!("hand leadership over before stopping: {error}");
         }

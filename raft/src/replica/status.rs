@@ -1,6 +1,6 @@
 //! What a replica says of itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::ServerState;
 use saola_storage::types::NodeId;
@@ -47,6 +47,8 @@ pub struct ReplicaStatus {
     pub membership_index: u64,
     /// Free bytes on the log's disk.
     pub disk_free_bytes: u64,
+    /// Below so many this node takes no writes.
+    pub disk_min_free_bytes: u64,
     /// Size of the records on disk, approximately.
     pub data_bytes: u64,
     /// Syncs of the log since the start.
@@ -65,6 +67,8 @@ pub struct ReplicaStatus {
     pub replication: Vec<(NodeId, u64)>,
     /// How long members took to answer this node's heartbeats while it led.
     pub round_trips: Vec<(NodeId, RoundTrip)>,
+    /// How far the members' clocks were ahead of this node's while it led, microseconds.
+    pub clocks_ahead_us: BTreeMap<NodeId, i64>,
     /// Timers in force at this node.
     pub timing: Timing,
     /// On the leader: what the log keeps for members that are dead, in words.
@@ -134,6 +138,7 @@ impl<RT: Runtime> Replica<RT> {
                 .with_metrics(|metrics| metrics.membership_config.log_id().as_ref().map_or(0, |at| at.index))
                 .unwrap_or(0),
             disk_free_bytes: shared.free_bytes(),
+            disk_min_free_bytes: shared.min_free_bytes(),
             data_bytes: shared.store.data_bytes(),
             log_syncs: shared.log.stats().syncs,
             log_bytes: shared.log.bytes_from(0),
@@ -148,6 +153,7 @@ impl<RT: Runtime> Replica<RT> {
                 .map(|(id, index)| (id, index.unwrap_or(0)))
                 .collect(),
             round_trips: shared.links.round_trips(),
+            clocks_ahead_us: shared.links.clocks_ahead_us(),
             timing: shared.timing,
             log_kept: if shared.is_leader() { shared.log_kept.lock().clone() } else { Vec::new() },
             refused_by_peers,

@@ -68,7 +68,7 @@ pub struct DigestAt {
 #[derive(Clone, PartialEq, Message)]
 pub struct AdminVerb {
     /// Which.
-    #[prost(oneof = "Admin", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Admin", tags = "1, 2, 3, 4, 5")]
     pub verb: Option<Admin>,
 }
 
@@ -87,6 +87,9 @@ pub enum Admin {
     /// Remove one, add another.
     #[prost(message, tag = "4")]
     Replace(ReplaceWith),
+    /// Hand leadership to a voter of this site.
+    #[prost(string, tag = "5")]
+    TransferToSite(String),
 }
 
 /// See [`Admin::Replace`].

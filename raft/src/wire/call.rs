@@ -6,7 +6,7 @@ use saola_storage::command::{Command, Outcome};
 
 use super::{
     AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, CopyAsk, CopyState, DigestAt, EntriesFrom,
-    EntriesReply, Header, Identity, Members, Refusal, SnapshotOffer, TakeOver, TakeOverReply,
+    EntriesReply, Header, Identity, Members, Refusal, SnapshotOffer, TakeOver, TakeOverReply, WireVote,
 };
 
 /// A single question to a peer.
@@ -16,7 +16,7 @@ pub struct PeerRequest {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     /// What.
-    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
+    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25")]
     pub question: Option<Question>,
 }
 
@@ -68,6 +68,9 @@ pub enum Question {
     /// The log cannot bring you up to date; this can.
     #[prost(message, tag = "24")]
     OfferSnapshot(SnapshotOffer),
+    /// For whom have you voted last?
+    #[prost(message, tag = "25")]
+    LastVote(Nothing),
 }
 
 /// Nothing to say.
@@ -78,7 +81,7 @@ pub struct Nothing {}
 #[derive(Clone, PartialEq, Message)]
 pub struct PeerReply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22")]
+    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23")]
     pub answer: Option<Answer>,
 }
 
@@ -124,6 +127,9 @@ pub enum Answer {
     /// What a node knows of its copy.
     #[prost(message, tag = "22")]
     Copy(CopyState),
+    /// The newest vote in this node's log; zeros: none.
+    #[prost(message, tag = "23")]
+    LastVote(WireVote),
 }
 
 /// Answer to [`Question::ReadBarrier`].

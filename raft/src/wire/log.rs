@@ -141,6 +141,9 @@ pub struct AppendReply {
     /// Of a witness: first index that its log has.
     #[prost(uint64, tag = "18")]
     pub log_from: u64,
+    /// The newest entry of the follower's log that is flushed, with all before it.
+    #[prost(message, optional, tag = "19")]
+    pub flushed_last: Option<WireLogId>,
 }
 
 /// See [`AppendReply`].

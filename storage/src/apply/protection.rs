@@ -13,7 +13,7 @@ use crate::digest::Item;
 use crate::engine::Kind;
 use crate::error::StoreError;
 use crate::failover::{Failover, FailoverState};
-use crate::goal::Goal;
+use crate::goal;
 use crate::keyspace::{failover, protection};
 use crate::protection::{Beginning, Mode, Protection, ProtectionState, WaitsFor};
 
@@ -94,7 +94,7 @@ impl Machine {
         place: Place,
     ) -> Result<Decision, StoreError> {
         // A newer release's goal says which nodes may go: nobody may go past it without knowing it.
-        let goal = Goal::of_command(set.survive).map_err(|()| StoreError::UnknownCommand { index: place.index })?;
+        let goal = goal::of_command(set.survive).map_err(|_| StoreError::UnknownCommand { index: place.index })?;
         let before = self.catalog.goal.map(failover::encode_goal);
         let written = before.map(|before| Item::new(Kind::Protection, failover::GOAL, &before));
         let key = Bytes::from_static(failover::GOAL);

@@ -56,8 +56,8 @@ pub fn encode_goal(goal: Option<Goal>) -> Bytes {
 /// Reads it.
 pub fn decode_goal(value: Bytes) -> Result<Option<Goal>, StoreError> {
     let row: SetGoal = decode_value(Kind::Protection, GOAL, value)?;
-    let unknown = |()| StoreError::corrupt(Kind::Protection, GOAL, "there is no such goal");
-    Goal::of_command(row.survive).map_err(unknown)
+    let unknown = |_| StoreError::corrupt(Kind::Protection, GOAL, "there is no such goal");
+    goal::of_command(row.survive).map_err(unknown)
 }
 
 /// Value of the row.

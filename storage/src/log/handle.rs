@@ -158,6 +158,13 @@ impl Log {
         self.0.0.inner.lock().index.log_id_at(index)
     }
 
+    /// The newest entry of which it is known that it and all before it are durable; the last purged one if there is
+    /// none behind it.
+    pub fn flushed_last(&self) -> Option<LogId> {
+        let inner = self.0.0.inner.lock();
+        inner.index.log_id_at(inner.index.flushed_index()?)
+    }
+
     /// Counters and sizes.
     pub fn stats(&self) -> LogStats {
         let inner = self.0.0.inner.lock();

@@ -187,6 +187,7 @@ pub fn seeds() -> Vec<Seed> {
         Question::Greet(Default::default()),
         Question::Digest(Default::default()),
         Question::ReadBarrier(Default::default()),
+        Question::LastVote(Default::default()),
         Question::Propose(store::put(1, b"ward/1")),
         Question::Admin(Default::default()),
     ];

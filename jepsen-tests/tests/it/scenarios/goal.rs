@@ -1,12 +1,14 @@
 //! The declared survival goal holds changes of the membership back.
 
+use std::time::Duration;
+
 use saola_jepsen::sim::{CALL, Cluster, PATIENCE};
 use saola_raft::sim::spawn_on;
 use saola_raft::{ProposeError, Role};
 use saola_storage::goal::Goal;
 
 use super::sites::Sites;
-use super::{add, remove, status, under_seeds, until};
+use super::{SEEDS, add, of_seeds, remove, status, under_seeds, until};
 
 pub(super) async fn declare(cluster: &Cluster, goal: Option<Goal>) -> Result<(), ProposeError> {
     let replica = cluster.replica(1).expect("it runs");
@@ -49,6 +51,27 @@ fn a_change_that_would_break_the_declared_goal_is_refused() {
         let refused = add(cluster, 1, member).await.expect_err("main and the witness are three of six").to_string();
         assert!(refused.contains("without site dr 3 of 6 voters would be left and 4 are needed"), "{refused}");
     });
+}
+
+#[test]
+fn a_goal_and_a_removal_that_breaks_it_do_not_both_pass() {
+    let removed = of_seeds("goal::a_goal_and_a_removal_that_breaks_it_do_not_both_pass", 2 * SEEDS, async |seed| {
+        let mut sites = Sites::with_witness();
+        sites.begin().await;
+        let cluster = &sites.cluster;
+        let declared = async {
+            tokio::time::sleep(Duration::from_millis(seed * 7 % 60)).await;
+            declare(cluster, Some(Goal::Site)).await.is_ok()
+        };
+        let (removed, declared) = tokio::join!(remove(cluster, 1, 4), declared);
+        let removed = removed.is_ok();
+        assert_ne!(removed, declared, "one of them comes first, and then the other one may not be");
+        until("the leader knows", PATIENCE, || status(cluster, 1).goal.is_some_and(|it| it.goal.is_some() == declared))
+            .await;
+        assert_eq!(status(cluster, 1).goal.and_then(|it| it.broken), None);
+        removed
+    });
+    println!("the removal came first in {} of {} runs", removed.iter().filter(|it| **it).count(), removed.len());
 }
 
 #[test]

@@ -21,13 +21,14 @@ const CALLS: u64 = 60;
 const MESSAGES_US: u64 = 3_500;
 const SYNC_US: u64 = 3_000;
 
-fn median(mut times: Vec<Duration>) -> u64 {
+/// What so many of ten calls do not exceed, microseconds.
+fn tenths(times: &mut [Duration], tenths: usize) -> u64 {
     times.sort_unstable();
-    times[times.len() / 2].as_micros() as u64
+    times[times.len() * tenths / 10].as_micros() as u64
 }
 
-/// Medians of a write and of a read at the leader, microseconds.
-async fn measure(round_trip: Duration) -> (u64, u64) {
+/// Medians of a write and of a read at the leader, and what nine of ten reads do not exceed; microseconds.
+async fn measure(round_trip: Duration) -> [u64; 3] {
     let mut sites = Sites::with_witness();
     sites.cluster.timing = if round_trip > Duration::from_millis(5) { Timing::WAN } else { Timing::LAN };
     sites.be_apart(round_trip);
@@ -39,7 +40,11 @@ async fn measure(round_trip: Duration) -> (u64, u64) {
         clerk.put(&sites.cluster, 1, call % 3).await.expect("nothing is lost here");
         writes.push(began.elapsed());
     }
-    for _ in 0..CALLS {
+    for call in 0..2 * CALLS {
+        // Back to back, and then with pauses, so that some meet a heartbeat under way.
+        if call >= CALLS {
+            tokio::time::sleep(Duration::from_millis(call * 17 % 100)).await;
+        }
         let leader = sites.cluster.replica(1).expect("it runs");
         let began = Instant::now();
         let read = spawn_on(1, async move { leader.read_point(CALL).await });
@@ -47,20 +52,24 @@ async fn measure(round_trip: Duration) -> (u64, u64) {
         reads.push(began.elapsed());
     }
     assert_eq!(status(&sites.cluster, 1).state, "leader", "the plot needs a leader at main");
-    (median(writes), median(reads))
+    [tenths(&mut writes, 5), tenths(&mut reads, 5), tenths(&mut reads, 9)]
 }
 
 #[test]
 fn a_write_takes_one_round_to_the_other_site_and_a_sync_there_and_a_read_one_round_to_a_quorum() {
-    println!("| between the sites | write, median | read, median |");
-    println!("|---|---|---|");
+    println!("| between the sites | write, median | read, median | read, p90 |");
+    println!("|---|---|---|---|");
     for round_trip_ms in [1, 20, 40] {
         let medians = of_seeds("latency", RUNS, async |_| measure(Duration::from_millis(round_trip_ms)).await);
-        let (write_us, read_us) = medians.iter().fold((0, 0), |most, it| (most.0.max(it.0), most.1.max(it.1)));
-        println!("| {round_trip_ms} ms | {:.1} ms | {:.1} ms |", write_us as f64 / 1e3, read_us as f64 / 1e3);
+        let [write_us, read_us, most_reads_us] =
+            [0, 1, 2].map(|which| medians.iter().map(|run| run[which]).max().unwrap_or(0));
+        let [write, read, most_reads] = [write_us, read_us, most_reads_us].map(|us| us as f64 / 1e3);
+        println!("| {round_trip_ms} ms | {write:.1} ms | {read:.1} ms | {most_reads:.1} ms |");
         let round_us = round_trip_ms * 1_000 + MESSAGES_US;
         assert!(write_us.min(read_us) >= round_trip_ms * 1_000, "{round_trip_ms} ms: the sites are not apart");
         assert!(write_us <= round_us + SYNC_US + 2_000, "{round_trip_ms} ms: a write takes {write_us} us");
         assert!(read_us <= round_us + 1_000, "{round_trip_ms} ms: a read takes {read_us} us");
+        // Not two rounds, when a heartbeat is under way.
+        assert!(most_reads_us <= round_us + 2_500, "{round_trip_ms} ms: one read of ten takes {most_reads_us} us");
     }
 }

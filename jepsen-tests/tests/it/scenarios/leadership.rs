@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE, records};
+use saola_raft::Timing;
 use saola_raft::sim::random_u64;
 
+use super::sites::Sites;
 use super::{have_lead, leader, leads, on, pick, replicas_are_equal, status, under_seeds};
 
 /// From an orderly hand-over to the next acknowledgement.
@@ -37,6 +39,25 @@ fn after_a_transfer_writes_go_on_at_once_and_nothing_is_lost() {
         }
         let error = on(&cluster, 1, |replica| async move { replica.transfer(5).await }).await.unwrap_err();
         assert!(error.to_string().contains("only a voter that is a data node can lead"), "{error}");
+    });
+}
+
+#[test]
+fn a_new_leader_on_wide_links_does_not_search_for_what_its_followers_have() {
+    under_seeds("leadership::a_new_leader_on_wide_links_does_not_search_for_what_its_followers_have", async |_| {
+        let mut sites = Sites::with_witness();
+        sites.cluster.timing = Timing::WAN;
+        let mut clerk = sites.begin().await;
+        for round in 0..600 {
+            clerk.put_surely(&sites.cluster, &[1], round % 3, PATIENCE).await;
+        }
+        let round_trip = Duration::from_millis(40);
+        sites.be_apart(round_trip);
+        on(&sites.cluster, 1, |replica| async move { replica.transfer(3).await }).await.expect("it is well");
+        // Its first entry and this write: the opening of a stream, the question where the log ends, the entry, and what a
+        // message and a sync take beyond the distance.
+        let took = clerk.put_surely(&sites.cluster, &[3], 0, PATIENCE).await;
+        assert!(took < 5 * round_trip, "the first write took {took:?}");
     });
 }
 

@@ -4,27 +4,19 @@
 //! `SAOLA_SEEDS=20 cargo test -p saola-jepsen --test it scenarios::table -- --nocapture` prints the table of
 //! `ops/README.md`: times are virtual, from the timers and the emulated round trips alone.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use saola_jepsen::sim::records::{history_at, put, value_of};
 use saola_jepsen::sim::{Cluster, PATIENCE};
+use saola_raft::Timing;
 use saola_raft::protection::State;
-use saola_raft::sim::spawn_on;
-use saola_raft::{Replica, Timing, sim::SimRuntime};
-use saola_storage::command::Decision;
 use tokio::time::Instant;
 
+use super::load::{Load, percentile};
 use super::sites::{MARK, Sites, maximum, set, until_state};
 use super::{have_lead, number, of_seeds};
 
 /// Cells are measured over so many runs each, unless `SAOLA_SEEDS` asks for another number.
 const RUNS: u64 = 2;
-/// A client's call, and its pause before the next.
-const CALL: Duration = Duration::from_millis(500);
-const PAUSE: Duration = Duration::from_millis(15);
 /// Before the loss, and after it.
 const BEFORE: Duration = Duration::from_millis(700);
 const AFTER: Duration = Duration::from_secs(6);
@@ -110,54 +102,6 @@ impl Loss {
     }
 }
 
-/// What clients of one node saw.
-#[derive(Default)]
-struct Saw {
-    writes: Vec<Instant>,
-    reads: Vec<Instant>,
-    /// Record and generation, and the value.
-    acked: BTreeMap<(u64, u64), u64>,
-}
-
-/// Writes and reads through one node, one call after the other, until the node ends or it is told to stop.
-fn clients(replica: &Replica<SimRuntime>, node: u64, saw: &Arc<Mutex<Saw>>, stop: &Arc<Mutex<bool>>) {
-    let (writer, seen, stops) = (replica.clone(), saw.clone(), stop.clone());
-    spawn_on(node, async move {
-        for sequence in 1.. {
-            if *stops.lock() {
-                return;
-            }
-            if let Ok(outcome) = writer.propose(put(node, sequence, node, 0), CALL).await
-                && let Some(Decision::Written(written)) = outcome.decision
-            {
-                let mut saw = seen.lock();
-                saw.writes.push(Instant::now());
-                saw.acked.insert((node, written.generation), value_of(node, sequence));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    });
-    let (reader, seen, stops) = (replica.clone(), saw.clone(), stop.clone());
-    spawn_on(node, async move {
-        while !*stops.lock() {
-            if reader.read_point(CALL).await.is_ok() {
-                seen.lock().reads.push(Instant::now());
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    });
-}
-
-/// The longest time without any of these between two moments; none: there was nothing more behind the second half.
-fn gap(mut times: Vec<Instant>, from: Instant, to: Instant) -> Option<Duration> {
-    times.retain(|at| *at >= from && *at <= to);
-    times.sort_unstable();
-    let last = *times.last()?;
-    let longest =
-        [from].into_iter().chain(times.iter().copied()).zip(times.iter().copied()).map(|(a, b)| b - a).max()?;
-    (to - last < Duration::from_secs(1)).then_some(longest)
-}
-
 /// What one run gave: the longest gaps in milliseconds, none where nothing came back by itself.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
@@ -176,57 +120,21 @@ async fn measure(loss: Loss, round_trip: Duration, protected: bool) -> Cell {
         set(&sites.cluster, 1, maximum(1)).await.expect("both sites are there");
     }
     until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
-    let (saw, stop) = (Arc::new(Mutex::new(Saw::default())), Arc::new(Mutex::new(false)));
-    for node in 1..=4 {
-        clients(&sites.cluster.replica(node).expect("all run"), node, &saw, &stop);
-    }
+    let load = Load::begin(&sites.cluster);
     tokio::time::sleep(BEFORE).await;
     let struck = Instant::now();
     loss.strike(&mut sites.cluster).await;
     tokio::time::sleep(AFTER).await;
     let until = Instant::now();
-    *stop.lock() = true;
-    let cell = {
-        let saw = saw.lock();
-        let ms = |gap: Option<Duration>| gap.map(|gap| gap.as_millis() as u64);
-        Cell {
-            write_gap_ms: ms(gap(saw.writes.clone(), struck, until)),
-            read_gap_ms: ms(gap(saw.reads.clone(), struck, until)),
-        }
-    };
+    load.stop();
+    let cell = Cell { write_gap_ms: load.write_gap_ms(struck, until), read_gap_ms: load.read_gap_ms(struck, until) };
     // What was acknowledged at any time is there, first at those that are left, then everywhere.
     if cell.read_gap_ms.is_some() {
-        check(&sites.cluster, &saw, false).await;
+        load.check(&sites.cluster, false).await;
     }
     loss.mend(&mut sites).await;
-    check(&sites.cluster, &saw, true).await;
+    load.check(&sites.cluster, true).await;
     cell
-}
-
-/// Every acknowledged write is read at every data node, or at some.
-async fn check(cluster: &Cluster, saw: &Arc<Mutex<Saw>>, everywhere: bool) {
-    let mut read = 0;
-    for node in cluster.running() {
-        let replica = cluster.replica(node).expect("it runs");
-        let patience = if everywhere { PATIENCE } else { CALL };
-        // A read need not show what is acknowledged only after it began.
-        let acked = saw.lock().acked.clone();
-        let Ok(point) = replica.read_point(patience).await else {
-            assert!(!everywhere, "node {node} serves no reads");
-            continue;
-        };
-        read += 1;
-        let histories: BTreeMap<u64, _> =
-            (1..=4).map(|record| (record, history_at(&replica, record, &point))).collect();
-        for ((record, generation), value) in &acked {
-            assert_eq!(histories[record].get(generation), Some(value), "node {node}: r{record} {generation} is lost");
-        }
-    }
-    assert!(read > 0, "some node serves reads");
-}
-
-fn percentile(sorted: &[u64], percent: usize) -> u64 {
-    sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1]
 }
 
 /// Runs a cell; prints `p50 / p99` of both gaps.
@@ -235,10 +143,9 @@ fn cell(name: &str, loss: Loss, round_trip_ms: u64, protected: bool, limit_ms: u
         let cell = measure(loss, Duration::from_millis(round_trip_ms), protected).await;
         let went_on = cell.write_gap_ms.is_some();
         assert_eq!(went_on, loss.goes_on(protected), "{name}, {round_trip_ms} ms, protected {protected}: {cell:?}");
-        assert!(
-            cell.write_gap_ms.is_none_or(|gap| gap <= limit_ms),
-            "{name}, {round_trip_ms} ms: {cell:?}, {limit_ms}"
-        );
+        for gap in [cell.write_gap_ms, cell.read_gap_ms].into_iter().flatten() {
+            assert!(gap <= limit_ms, "{name}, {round_trip_ms} ms: {cell:?}, {limit_ms}");
+        }
         cell
     });
     let show = |of: fn(&Cell) -> Option<u64>| {

@@ -165,38 +165,17 @@ fn members(node: &Node, members: Vec<saola_raft::Member>) -> MembershipResponse 
 }
 
 async fn transfer(node: &Node, call: TransferRequest) -> Result<TransferResponse, Refusal> {
-    let status = node.replica().status();
-    let to: Vec<u64> = match (call.node_id, call.site.as_str()) {
+    let leader = match (call.node_id, call.site.as_str()) {
         (0, "") => {
             return Err(Refusal::invalid("the call names neither a node nor a site".into(), "name one of them"));
         }
-        (0, site) => {
-            let leads_there = status
-                .leader
-                .filter(|leader| status.members.iter().any(|member| member.node_id == *leader && member.site == site));
-            let voters = status
-                .members
-                .iter()
-                .filter(|member| member.site == site && member.role_value() == saola_raft::Role::Voter)
-                .map(|member| member.node_id);
-            leads_there.map_or_else(|| voters.collect(), |leader| vec![leader])
+        (0, site) => node.replica().transfer_to_site(site).await?,
+        (to, _) => {
+            node.replica().transfer(to).await?;
+            to
         }
-        (id, _) => vec![id],
     };
-    let mut refused =
-        Refusal::invalid(format!("site {:?} has no voter that keeps records", call.site), "name another site");
-    // The first one that can take over; what it lacks is said before anything is begun.
-    for to in to {
-        if status.leader == Some(to) {
-            return Ok(TransferResponse { header: Some(header(node)), leader: to });
-        }
-        match node.replica().transfer(to).await {
-            Ok(()) => return Ok(TransferResponse { header: Some(header(node)), leader: to }),
-            Err(error @ AdminError::Invalid(_)) => refused = error.into(),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(refused)
+    Ok(TransferResponse { header: Some(header(node)), leader })
 }
 
 /// Lets nothing begin that would wait for voters in vain: its outcome would be unknown then.

@@ -46,6 +46,7 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         frontier_index: status.frontier_index,
         revision: status.revision,
         disk_free_bytes: status.disk_free_bytes,
+        disk_min_free_bytes: status.disk_min_free_bytes,
         data_bytes: status.data_bytes,
         rss_bytes: process::rss_bytes(),
         release: env!("CARGO_PKG_VERSION").into(),
