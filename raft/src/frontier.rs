@@ -239,14 +239,15 @@ impl FrontierCell {
     pub(crate) async fn reached(&self, index: u64) {
         let mut changes = self.shown.subscribe();
         // The sender lives in `self`, which outlives this borrow, so waiting can only end with the condition.
-        let _reached = changes.wait_for(|shown| shown.next > index).await;
+        drop(changes.wait_for(|shown| shown.next > index).await);
     }
 
     /// Resolves once the first entry of this leadership may be shown, and with it all that former leaders acknowledged;
     /// answers the frontier then.
     pub(crate) async fn covers(&self, leader: LeaderId) -> u64 {
         let mut changes = self.shown.subscribe();
-        let _covered = changes.wait_for(|shown| shown.covers(leader)).await;
+        // What it answers is a lock for reading. To look again while it is held would wait behind a writer that waits for it.
+        drop(changes.wait_for(|shown| shown.covers(leader)).await);
         self.next()
     }
 }
@@ -267,6 +268,30 @@ mod tests {
 
     fn on(acks: usize) -> Gate {
         Gate::On { members: vec![3, 4], acks }
+    }
+
+    #[test]
+    fn reads_that_wait_for_the_frontier_do_not_hold_up_what_moves_it() {
+        let cell = std::sync::Arc::new(FrontierCell::new(Some(OWN)));
+        cell.applied(id(2, OWN, 1_000_000), 1, Some(on(1)));
+        let (moved, mover) = (std::sync::mpsc::channel(), cell.clone());
+        let (reader, leader) = (cell, LeaderId { term: 2, node_id: OWN });
+        let ended = moved.0.clone();
+        std::thread::spawn(move || {
+            (1..200_000).for_each(|next| mover.flushed(3, 2, next));
+            // Nobody may be left to tell.
+            let _told = ended.send(());
+        });
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
+            while reader.next() < 199_999 {
+                runtime.block_on(reader.covers(leader));
+            }
+            let _told = moved.0.send(());
+        });
+        for _ in 0..2 {
+            moved.1.recv_timeout(std::time::Duration::from_secs(60)).expect("neither waits for the other");
+        }
     }
 
     #[test]

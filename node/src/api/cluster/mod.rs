@@ -13,7 +13,7 @@ use saola_client::proto::{
     SetProtectionRequest, SetProtectionResponse, Site, StatusRequest, StatusResponse, TransferRequest,
     TransferResponse,
 };
-use saola_raft::{AdminError, ReadError};
+use saola_raft::ReadError;
 use saola_storage::command::{AddSite, Command, Decision, Op, TakeDigest, WrappedDek};
 use saola_storage::keyring::wrap_dek;
 use saola_storage::seal::DekId;
