@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use saola_storage::types::NodeId;
@@ -22,6 +23,8 @@ pub(crate) struct Links<I> {
     holdings: Mutex<BTreeMap<NodeId, Holding>>,
     witness_keeps_from: AtomicU64,
     round_trips: Mutex<BTreeMap<NodeId, RoundTrips>>,
+    /// When this leader last answered in a peer's stead, and how much older than it looks such an answer was at most.
+    at_home: Mutex<Option<(I, Duration)>>,
 }
 
 /// What a peer last said of what it holds.
@@ -53,6 +56,7 @@ impl<I> Default for Links<I> {
             holdings: Mutex::default(),
             witness_keeps_from: AtomicU64::default(),
             round_trips: Mutex::default(),
+            at_home: Mutex::default(),
         }
     }
 }
@@ -70,7 +74,7 @@ impl DiskRoom {
     }
 }
 
-impl<I: Copy> Links<I> {
+impl<I: Copy + PartialOrd> Links<I> {
     /// A follower said that its log is flushed up to below `next`; it counts in leadership term `term`.
     pub(crate) fn count_flushed(&self, peer: NodeId, term: u64, next: u64) {
         let mut counted = self.counted.lock();
@@ -114,6 +118,18 @@ impl<I: Copy> Links<I> {
     /// The same of all peers.
     pub(crate) fn clocks_ahead_us(&self) -> BTreeMap<NodeId, i64> {
         self.clock_offsets_us.lock().clone()
+    }
+
+    /// A question to a peer was answered by what that peer had said `before`: openraft takes it for an answer of now.
+    pub(crate) fn answered_at_home(&self, now: I, before: Duration) {
+        let mut at_home = self.at_home.lock();
+        let oldest = at_home.map_or(before, |(_, oldest)| oldest.max(before));
+        *at_home = Some((now, oldest));
+    }
+
+    /// How much older than it looks an answer of a quorum may be that openraft knows of.
+    pub(crate) fn older_by(&self, acked: I) -> Duration {
+        self.at_home.lock().filter(|(last, _)| acked <= *last).map_or(Duration::ZERO, |(_, oldest)| oldest)
     }
 
     /// A follower answered this leader at `at`, and said how much room its disk has.

@@ -24,7 +24,7 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{Instant as _, OptionalSend};
 use parking_lot::Mutex;
 use prost::Message;
-use saola_storage::types::{LogId, NodeId};
+use saola_storage::types::{LeaderId, LogId, NodeId, Vote};
 
 use crate::convert::{
     StreamResult, raft_append_result, raft_ballot_reply, raft_log_id, raft_vote, wire_append, wire_ballot, wire_log_id,
@@ -168,7 +168,8 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.heard_clock(self.member.node_id, reply.clock_us, self.shared.now_us());
         let room = DiskRoom { free_bytes: reply.free_bytes, mark_bytes: reply.min_free_bytes };
         let result = raft_append_result::<RT>(reply.result).map_err(|refusal| self.refused(refusal))?;
-        let log_end = self.hear_log_end(term, sent, &result, reply.flushed_last.map(LogId::from));
+        let last_vote = reply.last_vote.map(|vote| Vote::from(vote).leader);
+        let log_end = self.hear_log_end(term, sent, &result, (reply.flushed_last.map(LogId::from), last_vote));
         let AppendReply { state_next, room_from, log_from, .. } = reply;
         let holding = Holding { state_next, room_from, log_from };
         self.shared.links.holds(self.member.node_id, holding);
@@ -191,26 +192,38 @@ impl<RT: Runtime> PeerClient<RT> {
         term: u64,
         asked: RT::Instant,
         result: &StreamResult<RT>,
-        last: Option<LogId>,
+        (last, voted_for): (Option<LogId>, Option<LeaderId>),
     ) -> Option<u64> {
-        let accepted = !matches!(result, Err(StreamAppendError::HigherVote(_)));
-        let last = last.filter(|last| accepted && self.shared.log.log_id_at(last.index) == Some(*last));
+        // By then it follows this leader still: a later one may have changed its log after the append.
+        let follows = voted_for == Some(LeaderId { term, node_id: self.shared.claim.node_id });
+        let matched = result.as_ref().ok().and_then(|flushed| flushed.as_ref().map(|flushed| flushed.index));
+        let is_end = |last: &LogId| last.index >= matched.unwrap_or(0);
+        let is_equal = |last: &LogId| self.shared.log.log_id_at(last.index) == Some(*last);
+        let last = last.filter(|last| follows && is_end(last) && is_equal(last));
         *self.log_end.lock() = last.map(|last| LogEnd { term, last, asked });
         last.map(|last| last.index)
     }
 
-    /// The peer's answer, if it is known without asking. As an answer it counts as a sign of life too, and so it must be
-    /// one: within half an election's time of the question that the peer answered no other leader can have come up.
+    /// The peer's answer, if it is known without asking. openraft takes it for a sign of life of this moment, so what
+    /// counts from such signs must know how old they are ([`crate::links::Links::answered_at_home`]).
     fn known_answer(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>) -> Option<StreamResult<RT>> {
         let recent = Duration::from_millis(self.shared.election_min_ms() / 2);
         let known = *self.log_end.lock();
         let end = known.filter(|it| it.term == rpc.vote.leader_id.term && it.asked.elapsed() < recent)?;
         let last = rpc.entries.last()?.log_id;
-        match says(end.last, rpc.prev_log_id.as_ref().map(log_id_from::<RT>), Some(log_id_from::<RT>(&last))) {
-            Says::HasThem => Some(Ok(Some(last))),
-            Says::LacksTheOneBefore => rpc.prev_log_id.map(|prev| Err(StreamAppendError::Conflict(prev))),
-            Says::Unknown => None,
+        // The newest entries are sent in any case: the peer hears with them what is committed.
+        let more_follow = self.shared.log.state().last.is_some_and(|newest| newest.index > last.index);
+        let answer =
+            match says(end.last, rpc.prev_log_id.as_ref().map(log_id_from::<RT>), Some(log_id_from::<RT>(&last))) {
+                Says::HasThem => Ok(Some(last)),
+                Says::LacksTheOneBefore => Err(StreamAppendError::Conflict(rpc.prev_log_id?)),
+                Says::Unknown => return None,
+            };
+        if !more_follow {
+            return None;
         }
+        self.shared.links.answered_at_home(RT::Instant::now(), end.asked.elapsed());
+        Some(answer)
     }
 
     async fn append_once(

@@ -253,6 +253,7 @@ impl<RT: Runtime> PeerService<RT> {
             Ok(result) => {
                 let said = free.pins.confirm(RT::Instant::now());
                 let holding = free.own_holding();
+                let flushed_last = free.log.flushed_last().map(Into::into);
                 AppendReply {
                     result: Some(wire_append_result::<RT>(result)),
                     free_bytes: free.free_bytes(),
@@ -264,7 +265,8 @@ impl<RT: Runtime> PeerService<RT> {
                     state_next: holding.state_next,
                     room_from: holding.room_from,
                     log_from: holding.log_from,
-                    flushed_last: free.log.flushed_last().map(Into::into),
+                    flushed_last,
+                    last_vote: free.log.state().vote.map(Into::into),
                 }
             }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),

@@ -20,7 +20,7 @@ use saola_client::{Client, CreateCollection};
 use saola_jepsen::history::{self, Recorder};
 use saola_jepsen::operation::Outcome;
 use saola_ops::exit::Failure;
-use saola_ops::launch::{LocalCluster, Place, Plan, node_binary};
+use saola_ops::launch::{LocalCluster, Place, Plan, node_binary, wait_until};
 use saola_ops::topology::Role;
 use tokio::time::Instant;
 
@@ -178,10 +178,15 @@ async fn switch_over(cluster: &LocalCluster, recorder: &Recorder, end: Instant) 
         if Instant::now() > end {
             return;
         }
-        // Warned it may be, of links that are slow for its timers, say, on a machine that has much to do.
-        let told = saola(cluster, &["validate", "switchover", "--to", site]).await;
-        let verdict = String::from_utf8_lossy(&told.stdout).into_owned();
-        assert!(verdict.starts_with("READY") && matches!(told.status.code(), Some(0 | 5)), "{verdict}");
+        // Warned it may be, of links that are slow for its timers, say, and late for a moment, on a machine that has much
+        // to do.
+        let ready = || async {
+            let told = saola(cluster, &["validate", "switchover", "--to", site]).await;
+            let verdict = String::from_utf8_lossy(&told.stdout).into_owned();
+            let is_ready = verdict.starts_with("READY") && matches!(told.status.code(), Some(0 | 5));
+            if is_ready { Ok(()) } else { Err(verdict) }
+        };
+        must(wait_until("be ready for a switchover", HEAL, ready).await);
         let told = said(saola(cluster, &["switchover", "--to", site]).await);
         assert!(told.contains(&format!(" at {site} leads, after ")), "{told}");
         assert!(told.contains("SYNCHRONIZED"), "{told}");

@@ -45,7 +45,7 @@ pub async fn failover(client: &Client, verb: FailoverVerb, format: Format) -> Re
 async fn override_for(client: &Client, site: &str, confirm: Option<String>) -> Result<Exit, Failure> {
     let status = cluster_view(client).await?;
     if status.leader != 0 {
-        let next = "`saola cluster transfer --site SITE` moves leadership";
+        let next = "`saola switchover --to SITE` moves leadership";
         return Err(Failure::new(Exit::Precondition, "there is a leader: nothing is held back", next));
     }
     confirmed(&status, &format!("have site {site} take over"), confirm).await?;
@@ -91,7 +91,7 @@ pub fn in_words(known: &FailoverStatus) -> String {
         ("", _) => "leadership belongs nowhere".to_owned(),
         (home, true) => format!("leadership belongs to {home} and goes back there by itself"),
         (home, false) => format!(
-            "leadership belongs to {home}; after a loss of that site it goes back with `saola cluster transfer --site {home}`"
+            "leadership belongs to {home}; after a loss of that site it goes back with `saola switchover --to {home}`"
         ),
     };
     format!(
@@ -125,7 +125,7 @@ mod tests {
             words.contains("takes over by itself when the one that leads is lost, 2 times within six hours (1 so far)")
         );
         assert!(
-            words.contains("saola cluster transfer --site main")
+            words.contains("saola switchover --to main")
                 && words.ends_with("; it is away from there since a loss or a transfer"),
             "{words}"
         );

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use saola_client::proto::{ProtectionMode, StatusResponse};
-use saola_client::{Client, TransferTo};
+use saola_client::proto::{Member, ProtectionMode, StatusResponse};
+use saola_client::{Client, Error, TransferTo};
 use serde_json::json;
 
-use super::findings::{Finding, Level, Question, findings};
+use super::findings::{Finding, Level, Question, findings, fit_voters};
 use super::validate::{copies, exit, print as print_verdict};
 use super::view::cluster_view;
 use crate::cli::SwitchoverArgs;
@@ -23,33 +23,58 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// Something stands against it, or it was not done; then leadership is where it was.
 pub async fn switchover(client: &Client, args: SwitchoverArgs, format: Format) -> Result<Exit, Failure> {
-    let mut found = look(client, &args.to).await?;
+    let (mut status, mut found) = look(client, &args.to).await?;
     if args.dry_run {
         print_verdict("switchover", Question::Switchover(&args.to), &found, false, format)?;
         return Ok(exit(&found, false));
     }
     if let Some(at_us) = args.at {
-        refuse(&args.to, &found)?;
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        if at_us <= now_us {
+            let next = "name a moment to come; without --at it begins at once";
+            return Err(Failure::usage(format!("{} is over", time::iso(at_us)), next));
+        }
+        refuse(&args.to, &found)?;
         eprintln!("ready; waits until {} (Ctrl-C ends it)", time::iso(at_us));
-        tokio::time::sleep(Duration::from_micros(at_us.saturating_sub(now_us))).await;
-        found = look(client, &args.to).await?;
+        tokio::time::sleep(Duration::from_micros(at_us - now_us)).await;
+        (status, found) = look(client, &args.to).await?;
     }
     if found.iter().any(|finding| finding.code == "LEADS_ALREADY") {
-        return done(&cluster_view(client).await?, &args.to, None, None, format);
+        return done(&status, &args.to, None, format);
     }
     refuse(&args.to, &found)?;
     let begun = Instant::now();
-    let what = format!("switch over to site {}", args.to);
-    client.transfer(TransferTo::Site(args.to.clone())).await.map_err(doing(what))?;
+    hand_over(client, &status, &args.to).await?;
     let moved = begun.elapsed();
-    let (status, protected) = until_protected(client, begun).await?;
-    done(&status, &args.to, Some(moved), protected, format)
+    match until_protected(client, &args.to, begun).await {
+        Ok((status, protected)) => done(&status, &args.to, Some((moved, protected)), format),
+        Err(said) => {
+            let what = format!("leadership went to site {}, and that is not protected: {said}", args.to);
+            Err(Failure::new(Exit::Degraded, what, "`saola why` tells what it waits for"))
+        }
+    }
 }
 
-async fn look(client: &Client, to: &str) -> Result<Vec<Finding>, Failure> {
+/// To the first voter there that can lead: a node that could not take it refuses before anything is begun.
+async fn hand_over(client: &Client, status: &StatusResponse, to: &str) -> Result<(), Failure> {
+    let mut refused = None;
+    for voter in fit_voters(status, to).iter().filter_map(|node| node.member.as_ref()) {
+        let what = format!("switch over to {} at site {to}", voter.name);
+        match client.transfer(TransferTo::Node(voter.node_id)).await {
+            Ok(_) => return Ok(()),
+            Err(error @ Error::Invalid(_)) => refused = Some(doing(what)(error)),
+            Err(error) => return Err(doing(what)(error)),
+        }
+    }
+    let none =
+        || Failure::new(Exit::Precondition, format!("no voter of site {to} can lead"), "`saola validate switchover`");
+    Err(refused.unwrap_or_else(none))
+}
+
+async fn look(client: &Client, to: &str) -> Result<(StatusResponse, Vec<Finding>), Failure> {
     let status = cluster_view(client).await?;
-    Ok(findings(&status, Question::Switchover(to), copies(client, &status).await))
+    let found = findings(&status, Question::Switchover(to), copies(client, &status).await);
+    Ok((status, found))
 }
 
 fn refuse(to: &str, found: &[Finding]) -> Result<(), Failure> {
@@ -59,51 +84,65 @@ fn refuse(to: &str, found: &[Finding]) -> Result<(), Failure> {
     Err(Failure::new(Exit::Precondition, what, next))
 }
 
-/// Waits until acknowledgements wait for the former leader's site; none: they did not within the limit.
-async fn until_protected(client: &Client, begun: Instant) -> Result<(StatusResponse, Option<Duration>), Failure> {
+/// Waits until the site leads and acknowledgements wait for another one; an error: what stood in the way to the end.
+async fn until_protected(
+    client: &Client,
+    to: &str,
+    begun: Instant,
+) -> Result<(StatusResponse, Option<Duration>), String> {
     loop {
-        let status = cluster_view(client).await?;
-        let by_choice = status.rule.is_some_and(|rule| rule.mode() == ProtectionMode::MaximumPerformance);
-        let in_force = status.protection_status.as_ref().is_some_and(|stand| stand.in_force);
-        let elapsed = begun.elapsed();
-        if in_force || by_choice || elapsed > PROTECTED_LIMIT {
-            return Ok((status, in_force.then_some(elapsed)));
+        // Just after a change of the leader a node may not answer, or tell of the one before.
+        let said = match cluster_view(client).await {
+            Ok(status) if leader(&status).site != to => format!("{} leads", leader(&status).name),
+            Ok(status) => {
+                let by_choice = status.rule.is_some_and(|rule| rule.mode() == ProtectionMode::MaximumPerformance);
+                let in_force = status.protection_status.as_ref().is_some_and(|stand| stand.in_force);
+                if in_force || by_choice {
+                    return Ok((status, in_force.then(|| begun.elapsed())));
+                }
+                status.protection
+            }
+            Err(failure) => failure.to_string(),
+        };
+        if begun.elapsed() > PROTECTED_LIMIT {
+            return Err(said);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
+fn leader(status: &StatusResponse) -> Member {
+    let known = status.nodes.iter().filter_map(|node| node.member.as_ref());
+    known.clone().find(|it| it.node_id == status.leader).cloned().unwrap_or_default()
+}
+
+/// `moved`: how long it took, and how long until the site was protected; none: nothing was done.
 fn done(
     status: &StatusResponse,
     to: &str,
-    moved: Option<Duration>,
-    protected: Option<Duration>,
+    moved: Option<(Duration, Option<Duration>)>,
     format: Format,
 ) -> Result<Exit, Failure> {
-    let leader = status.nodes.iter().filter_map(|node| node.member.as_ref()).find(|it| it.node_id == status.leader);
-    let leader = leader.cloned().unwrap_or_default();
-    let is_there = leader.site == to;
-    let ms = |span: Option<Duration>| span.map(|span| span.as_millis() as u64);
+    let leader = leader(status);
+    let ms = |span: Duration| span.as_millis() as u64;
     match format {
         Format::Json => print_json(
             "switchover",
             json!({
-                "to": to, "leader": leader.name, "site": leader.site, "done": is_there,
-                "moved_ms": ms(moved), "protected_after_ms": ms(protected), "protection": status.protection,
+                "to": to, "leader": leader.name, "site": leader.site, "changed": moved.is_some(),
+                "moved_ms": moved.map(|(moved, _)| ms(moved)),
+                "protected_after_ms": moved.and_then(|(_, protected)| protected).map(ms),
+                "protection": status.protection,
             }),
         )?,
         Format::Table => {
-            let moved = match ms(moved) {
-                Some(ms) => format!("{} at {} leads, after {ms} ms", leader.name, leader.site),
+            let moved = match moved {
+                Some((moved, _)) => format!("{} at {} leads, after {} ms", leader.name, leader.site, ms(moved)),
                 None => format!("{} at {} leads already: nothing was changed", leader.name, leader.site),
             };
             print_line(moved)?;
             print_line(&status.protection)?;
         }
     }
-    if is_there {
-        return Ok(Exit::Done);
-    }
-    let what = format!("leadership went to site {to} and on to {}", leader.site);
-    Err(Failure::new(Exit::Degraded, what, "`saola why` and the nodes' logs tell why"))
+    Ok(Exit::Done)
 }

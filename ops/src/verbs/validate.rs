@@ -23,7 +23,11 @@ pub async fn validate(client: &Client, verb: ValidateVerb, format: Format) -> Re
         ValidateVerb::Drill { to, strict } => ("drill", to.as_ref(), *strict),
     };
     let status = cluster_view(client).await?;
-    let to = to.map_or_else(|| other_site(&status), |to| to.to_owned());
+    let to = match (to, &verb) {
+        (Some(to), _) => to.clone(),
+        (None, ValidateVerb::Failover { .. }) => String::new(),
+        (None, _) => other_site(&status)?,
+    };
     let question = match verb {
         ValidateVerb::Switchover { .. } => Question::Switchover(&to),
         ValidateVerb::Failover { .. } => Question::Failover,
@@ -42,14 +46,22 @@ pub(super) async fn copies(client: &Client, status: &StatusResponse) -> Option<D
     client.digest().await.ok().map(|reply| compare(&reply))
 }
 
-/// A site with records that does not lead; empty: there is none.
-pub(super) fn other_site(status: &StatusResponse) -> String {
+/// The site with records that does not lead.
+fn other_site(status: &StatusResponse) -> Result<String, Failure> {
     let leads = |site: &str| {
         let leader = status.nodes.iter().filter_map(|node| node.member.as_ref()).find(|it| it.node_id == status.leader);
         leader.is_some_and(|it| it.site == site)
     };
     let others = status.sites.iter().filter(|site| site.data_nodes > 0 && !leads(&site.name));
-    others.map(|site| site.name.clone()).next().unwrap_or_default()
+    let others: Vec<&str> = others.map(|site| site.name.as_str()).collect();
+    match others[..] {
+        [] => Ok(String::new()),
+        [only] => Ok(only.to_owned()),
+        _ => {
+            let what = "there is more than one site that leadership could go to";
+            Err(Failure::usage(what, format!("name one with --to: {}", others.join(", "))))
+        }
+    }
 }
 
 /// 0, 5 with warnings, 6 when something blocks; `strict`: a warning blocks.

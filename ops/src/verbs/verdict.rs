@@ -53,7 +53,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     held_back.dedup();
     notes.extend(held_back.into_iter().filter(|why| !why.is_empty()).map(str::to_owned));
     for node in &status.nodes {
-        notes.extend(faults(node).into_iter().map(|fault| fault.what));
+        notes.extend(faults(node).into_iter().map(|fault| format!("{}; {}", fault.what, fault.next)));
     }
     notes.extend(links::note(status));
     // Without a quorum no site is protected, and the notes above say what to bring back.

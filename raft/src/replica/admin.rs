@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::Instant as _;
 use saola_storage::types::NodeId;
-use tokio::sync::oneshot;
+use tokio::sync::{MutexGuard, oneshot};
 
 use super::propose::TimeLeft;
 use super::{InstantOf, Replica};
@@ -23,6 +23,8 @@ pub(super) const QUESTION_LIMIT: Duration = Duration::from_secs(3);
 /// The node that was asked waits so long for the leader to carry out a verb. The leader itself gives up earlier, so
 /// that its reason arrives.
 pub(super) const CHANGE_LIMIT: Duration = Duration::from_secs(300);
+/// A step that is over in a moment waits so long for another change to end.
+const OTHER_CHANGE_LIMIT: Duration = Duration::from_secs(1);
 /// A leader is looked for so long, also when one was lost on the way.
 const LEADER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -269,14 +271,23 @@ impl<RT: Runtime> Replica<RT> {
         .map_err(Refusal::from)
     }
 
+    /// Held while a step is made that no other change may run beside; refused when one does and does not end soon.
+    pub(super) async fn alone(&self) -> Result<MutexGuard<'_, ()>, AdminError> {
+        let until = InstantOf::<RT>::now() + OTHER_CHANGE_LIMIT;
+        let locked = self.shared.until_deadline(until, || std::future::ready(self.shared.admin.try_lock().ok())).await;
+        locked.ok_or_else(|| {
+            invalid("another change of the cluster is under way: nothing was changed, try again when it has ended")
+        })
+    }
+
     async fn carry_out(&self, verb: Admin) -> Result<(), AdminError> {
         match verb {
             Admin::Transfer(to) => {
-                let _one_at_a_time = self.shared.admin.lock().await;
+                let _one_at_a_time = self.alone().await?;
                 self.move_on_purpose(vec![to]).await
             }
             Admin::TransferToSite(site) => {
-                let _one_at_a_time = self.shared.admin.lock().await;
+                let _one_at_a_time = self.alone().await?;
                 self.move_to_site(&site).await
             }
             Admin::Add(member) => self.add_here(member).await,

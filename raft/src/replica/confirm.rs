@@ -85,11 +85,14 @@ impl Rounds {
             let next = RT::timeout(until.saturating_duration_since_now(), self.questions.next());
             let heard = match next.await {
                 Ok(Some(heard)) => heard,
-                Ok(None) | Err(_) => {
-                    return Err(Refusal::new(RefusalCode::NotLeader, shared.no_quorum(limit)));
-                }
+                Ok(None) => return Err(shared.leads_no_more()),
+                Err(_) => return Err(Refusal::new(RefusalCode::NotLeader, shared.no_quorum(limit))),
             };
             self.asked.remove(&heard.voter);
+            if !sets.iter().any(|set| set.contains(&heard.voter)) {
+                // It was asked when it still had a vote.
+                continue;
+            }
             match worth(heard, self.round, leadership) {
                 Worth::Confirms => drop(confirmed.insert(heard.voter)),
                 Worth::AskAgain => self.ask(shared, heard.voter, leadership, limit / 4),

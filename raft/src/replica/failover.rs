@@ -200,24 +200,20 @@ impl<RT: Runtime> Replica<RT> {
         SAY_PAUSE
     }
 
-    /// Somebody moves leadership to one of these: unless that is where it belongs it stays there. For callers that hold
-    /// `Shared::admin`.
+    /// Notes that somebody moves leadership to a site, or that it stays after all.
+    pub(super) async fn say_moved(&self, site: String, limit: Duration) {
+        let lead = LeadFrom { site, came_by: CameBy::Request.into() };
+        let command = Command { request: None, op: Some(Op::LeadFrom(lead)) };
+        if let Err(refusal) = self.propose_within(command, limit.min(SAY_LIMIT)).await {
+            tracing::warn!("note that leadership is moved on purpose: {}", refusal.message);
+        }
+    }
+
+    /// Somebody moves leadership to one of these nodes. For callers that hold `Shared::admin`.
     pub(super) async fn move_on_purpose(&self, candidates: Vec<u64>) -> Result<(), AdminError> {
-        let shared = &self.shared;
-        if candidates.contains(&shared.claim.node_id) {
-            return Ok(());
-        }
-        shared.is_moving.store(true, Ordering::Release);
-        let site = candidates.first().and_then(|to| shared.member(*to)).map(|it| it.site);
-        if let Some(site) = site.filter(|site| *site != shared.claim.site) {
-            let lead = LeadFrom { site, came_by: CameBy::Request.into() };
-            let command = Command { request: None, op: Some(Op::LeadFrom(lead)) };
-            if let Err(refusal) = self.propose_within(command, SAY_LIMIT).await {
-                tracing::warn!("note that leadership is moved on purpose: {}", refusal.message);
-            }
-        }
-        let moved = self.transfer_to_any(candidates).await;
-        shared.is_moving.store(false, Ordering::Release);
+        self.shared.is_moving.store(true, Ordering::Release);
+        let moved = self.transfer_to_any(candidates, true).await;
+        self.shared.is_moving.store(false, Ordering::Release);
         moved
     }
 
@@ -229,7 +225,7 @@ impl<RT: Runtime> Replica<RT> {
         let candidates = self.candidates_at(site);
         if candidates.is_empty() {
             let said =
-                format!("site {site:?} has no voter that keeps records, answers and has room: see `saola status`");
+                format!("site {site:?} has no voter that keeps records and has room for writes: see `saola status`");
             return Err(invalid(said));
         }
         self.move_on_purpose(candidates).await
@@ -249,7 +245,7 @@ impl<RT: Runtime> Replica<RT> {
     async fn go_home(&self, home: &str) -> Duration {
         let shared = &self.shared;
         let _one_at_a_time = shared.admin.lock().await;
-        match self.transfer_to_any(self.candidates_at(home)).await {
+        match self.transfer_to_any(self.candidates_at(home), false).await {
             Ok(()) => tracing::info!(home, "leadership goes home"),
             Err(error) => tracing::warn!(home, "leadership does not go home now: {error}"),
         }

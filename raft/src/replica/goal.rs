@@ -32,17 +32,18 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     /// At the leader: refuses a goal that the membership does not bear. No change of the membership is made while the
-    /// guard lives: it is let go once the goal is applied, and the next change goes by it.
-    pub(super) async fn may_declare(&self, declared: &SetGoal) -> Result<MutexGuard<'_, ()>, Refusal> {
+    /// guard lives: it is let go once the goal may be shown, or its caller waits no longer.
+    pub(super) async fn may_declare(&self, declared: &SetGoal) -> Result<Option<MutexGuard<'_, ()>>, Refusal> {
         let shared = &self.shared;
-        let one_at_a_time = shared.admin.lock().await;
         let goal = goal::of_command(declared.survive).map_err(|_| {
             // In the log it would stop every node of this release.
             Refusal::new(RefusalCode::Invalid, "the leader does not know this goal: run the same release on all nodes")
         })?;
-        match goal.and_then(|goal| shared.breaks(goal, |_| {}).map(|why| (goal, why))) {
-            None => Ok(one_at_a_time),
-            Some((goal, why)) => {
+        let Some(goal) = goal else { return Ok(None) };
+        let one_at_a_time = self.alone().await?;
+        match shared.breaks(goal, |_| {}) {
+            None => Ok(Some(one_at_a_time)),
+            Some(why) => {
                 let next = match shared.votes_are_taken() {
                     true => "bring back the site that has lost its votes (saola why)",
                     false => "add nodes first (saola cluster add)",

@@ -1,13 +1,12 @@
 //! Handing leadership over: to whom, and how.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Instant as _;
 use saola_storage::types::NodeId;
 
 use super::admin::invalid;
-use super::propose::TimeLeft;
+use super::propose::{ENTRIES_IN_FLIGHT, TimeLeft};
 use super::{AdminError, InstantOf, Replica, Shared};
 use crate::member::{Member, Role};
 use crate::types::Runtime;
@@ -31,20 +30,7 @@ pub(crate) enum Writes {
 }
 
 /// While it lives, this leader's writes wait in its queue.
-struct Paused<RT: Runtime>(Arc<Shared<RT>>);
-
-impl<RT: Runtime> Paused<RT> {
-    fn begin(shared: &Arc<Shared<RT>>) -> Self {
-        shared.paused.send_modify(|times| *times += 1);
-        Self(shared.clone())
-    }
-}
-
-impl<RT: Runtime> Drop for Paused<RT> {
-    fn drop(&mut self) {
-        self.0.paused.send_modify(|times| *times -= 1);
-    }
-}
+type Paused = tokio::sync::OwnedRwLockWriteGuard<()>;
 
 /// A voter that keeps records, as the leader sees it before it hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +56,11 @@ fn choose(candidates: &[Candidate], own_next: u64) -> Option<NodeId> {
 }
 
 impl<RT: Runtime> Shared<RT> {
+    /// First index that a member is not known to have flushed.
+    fn matched_next(&self, node_id: NodeId) -> u64 {
+        self.matched_index(node_id).flatten().map_or(0, |matched| matched + 1)
+    }
+
     pub(super) fn is_at_own_site(&self, node_id: NodeId) -> bool {
         self.member(node_id).is_some_and(|member| member.site == self.claim.site)
     }
@@ -82,33 +73,51 @@ impl<RT: Runtime> Replica<RT> {
         if to == self.shared.claim.node_id {
             return Ok(());
         }
-        let _paused = self.prepare(to, writes).await?;
+        self.check_can_lead(to).await?;
+        let _paused = self.settle(to, writes).await?;
         self.hand_over(to).await
     }
 
-    /// The same to the first of these that can take over, all writes settled; begun within [`SWITCH_LIMIT`] or not at
-    /// all.
-    pub(super) async fn transfer_to_any(&self, candidates: Vec<NodeId>) -> Result<(), AdminError> {
+    /// Hands leadership to the first of these that can take over, each write settled, and says before that it is moved on
+    /// purpose, if it is: unless that is where it belongs it stays there then. What is not under way within
+    /// [`SWITCH_LIMIT`] is not begun. For callers that hold `Shared::admin`.
+    pub(super) async fn transfer_to_any(&self, candidates: Vec<NodeId>, on_purpose: bool) -> Result<(), AdminError> {
+        let shared = &self.shared;
+        if candidates.contains(&shared.claim.node_id) {
+            return Ok(());
+        }
         let until = InstantOf::<RT>::now() + SWITCH_LIMIT;
-        let mut refused = invalid("nobody there could lead");
+        let late = |doing: &str| {
+            let limit = SWITCH_LIMIT.as_secs();
+            invalid(format!("{doing} took longer than {limit} s, so leadership stays here: see `saola status`"))
+        };
+        let mut refused = Vec::new();
         for to in candidates {
-            let left = until.saturating_duration_since_now();
-            match RT::timeout(left, self.prepare(to, Writes::Settled)).await {
-                Ok(Ok(_paused)) => return self.hand_over(to).await,
-                Ok(Err(error)) => refused = error,
-                Err(_) => {
-                    let limit = SWITCH_LIMIT.as_secs();
-                    let said =
-                        format!("node {to} was not ready within {limit} s, so leadership stays here: `saola status`");
-                    return Err(invalid(said));
+            match RT::timeout(until.saturating_duration_since_now(), self.check_can_lead(to)).await {
+                Err(_) => refused.push(late(&format!("to ask whether node {to} can lead"))),
+                Ok(Err(error)) => refused.push(error),
+                Ok(Ok(())) => {
+                    let site = shared.member(to).map(|it| it.site).filter(|site| *site != shared.claim.site);
+                    let moved_to = site.filter(|_| on_purpose);
+                    if let Some(site) = &moved_to {
+                        self.say_moved(site.clone(), until.saturating_duration_since_now()).await;
+                    }
+                    let settled = RT::timeout(until.saturating_duration_since_now(), self.settle(to, Writes::Settled));
+                    let settled = settled.await.unwrap_or_else(|_| Err(late("to settle the writes under way")));
+                    if settled.is_err() && moved_to.is_some() {
+                        self.say_moved(shared.claim.site.clone(), SWITCH_LIMIT).await;
+                    }
+                    let _paused = settled?;
+                    return self.hand_over(to).await;
                 }
             }
         }
-        Err(refused)
+        let said: Vec<String> = refused.iter().map(ToString::to_string).collect();
+        Err(invalid(if said.is_empty() { "nobody there could lead".into() } else { said.join("; ") }))
     }
 
-    /// Waits until `to` can take over at once. While what is answered lives, no write is begun here.
-    async fn prepare(&self, to: NodeId, writes: Writes) -> Result<Paused<RT>, AdminError> {
+    /// Refuses what could not lead now, and waits for one that lacks a little.
+    async fn check_can_lead(&self, to: NodeId) -> Result<(), AdminError> {
         let shared = &self.shared;
         let member = self.known_member(to)?;
         if member.role_value() != Role::Voter {
@@ -137,22 +146,37 @@ impl<RT: Runtime> Replica<RT> {
                 member.name, member.peer_address
             )));
         }
-        let matched_next = |shared: &Shared<RT>| shared.matched_index(to).flatten().map_or(0, |matched| matched + 1);
-        let near = |shared: &Shared<RT>| is_near(matched_next(shared), shared.flushed_next());
-        if !self.within(CATCH_UP_LIMIT, near).await {
+        if !self.within(CATCH_UP_LIMIT, |shared| is_near(shared.matched_next(to), shared.flushed_next())).await {
             return Err(invalid(format!(
                 "node {to} ({}) has not caught up; `saola status` shows its lag, try again when it is small",
                 member.name
             )));
         }
-        let paused = Paused::begin(shared);
-        // A witness takes no writes and shows nothing.
+        Ok(())
+    }
+
+    /// Has new writes wait, and waits until those under way have their outcomes and `to` has the whole log. While what is
+    /// answered lives, no write is begun here.
+    async fn settle(&self, to: NodeId, writes: Writes) -> Result<Option<Paused>, AdminError> {
+        let shared = &self.shared;
+        if !shared.role().is_data() {
+            // A witness takes no writes and shows nothing.
+            return Ok(None);
+        }
+        let limit = Duration::from_millis(match writes {
+            Writes::Settled => 2 * shared.timing.election_max_ms,
+            // It leaves because it must, and what would settle the writes waits too.
+            Writes::MayBeUnderWay => shared.timing.election_min_ms,
+        });
+        let until = InstantOf::<RT>::now() + limit;
+        let paused = RT::timeout(limit, shared.proposing.clone().write_owned()).await.ok();
         let settled = |shared: &Shared<RT>| {
             let end = shared.flushed_next();
-            !shared.role().is_data() || (matched_next(shared) >= end && shared.frontier.next() >= end)
+            let none_under_way = shared.in_flight.available_permits() == ENTRIES_IN_FLIGHT;
+            none_under_way && shared.matched_next(to) >= end && shared.frontier.next() >= end
         };
-        let limit = Duration::from_millis(2 * shared.timing.election_max_ms);
-        if !self.within(limit, settled).await && writes == Writes::Settled {
+        let is_settled = paused.is_some() && self.within(until.saturating_duration_since_now(), settled).await;
+        if !is_settled && writes == Writes::Settled {
             return Err(invalid(format!(
                 "the writes under way were not settled within {} ms, so leadership stays here: `saola why` shows what they \
                  wait for",
@@ -177,16 +201,16 @@ impl<RT: Runtime> Replica<RT> {
         }
     }
 
-    /// Voters with records at a site that have room for writes, the one that has most first.
+    /// Voters with records at a site that have room for writes as far as they have told, the one that has most first.
     pub(super) fn candidates_at(&self, site: &str) -> Vec<NodeId> {
         let shared = &self.shared;
-        let has_room = |id: NodeId| shared.links.last_answer(id).is_some_and(|(_, room)| !room.is_low());
+        let has_room = |id: NodeId| shared.links.last_answer(id).is_none_or(|(_, room)| !room.is_low());
         let there = shared.members().into_iter().filter(|it| {
             let votes = it.role_value() == Role::Voter && shared.has_vote(it.node_id);
             it.site == site && votes && has_room(it.node_id)
         });
         let mut there: Vec<NodeId> = there.map(|it| it.node_id).collect();
-        there.sort_by_key(|id| std::cmp::Reverse(shared.matched_index(*id).flatten()));
+        there.sort_by_key(|id| std::cmp::Reverse(shared.matched_next(*id)));
         there
     }
 

@@ -158,8 +158,11 @@ pub(crate) struct Shared<RT: Runtime> {
     renewing: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
     proposals: mpsc::Sender<propose::Queued>,
-    /// So many times is this leader about to hand over: writes wait in the queue.
-    paused: watch::Sender<u32>,
+    /// Held for reading while a batch of writes is proposed, for writing while leadership is handed over: then writes wait
+    /// in the queue.
+    proposing: Arc<tokio::sync::RwLock<()>>,
+    /// One permit for each entry that may be proposed and not applied.
+    in_flight: Arc<tokio::sync::Semaphore>,
     barriers: mpsc::Sender<barrier::Waiting>,
     status_source: RwLock<Option<StatusSource>>,
     /// Held by each step that changes the membership, the leader, or what this node belongs to.
@@ -399,7 +402,8 @@ impl<RT: Runtime> Shared<RT> {
             let acked = metrics.last_quorum_acked.as_ref().filter(|_| self.frontier.is_covered(leader));
             // A quorum of one needs no answer.
             let alone = acked.is_some() && metrics.membership_config.voter_ids().all(|id| id == self.claim.node_id);
-            acked.map(|instant| if alone { Duration::ZERO } else { instant.elapsed() })
+            let age = |acked: &InstantOf<RT>| acked.elapsed() + self.links.older_by(*acked);
+            acked.map(|acked| if alone { Duration::ZERO } else { age(acked) })
         })
         .flatten()
     }

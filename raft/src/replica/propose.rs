@@ -9,7 +9,7 @@ use openraft::impls::OneshotResponder;
 use prost::Message;
 use saola_storage::command::{Command, CommandBatch, Op, Outcome};
 use saola_storage::protection::WaitsFor;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{InstantOf, Replica, Shared};
 use crate::member::Role;
@@ -25,7 +25,7 @@ const BATCH_COMMANDS: usize = 256;
 /// … and stops growing at this many bytes.
 const BATCH_BYTES: usize = 512 << 10;
 /// Entries proposed and not yet applied. While they are under way arriving commands gather for the next entry.
-const ENTRIES_IN_FLIGHT: usize = 4;
+pub(super) const ENTRIES_IN_FLIGHT: usize = 4;
 
 /// Applied entries that may wait for the other site; beyond that commands are answered with GateBusy. The store knows
 /// the revisions of many more of the newest entries, which reads behind the frontier need.
@@ -215,7 +215,7 @@ impl<RT: Runtime> Replica<RT> {
             ));
         }
         let _no_change_meanwhile = match &command.op {
-            Some(Op::SetGoal(declared)) => Some(self.may_declare(declared).await?),
+            Some(Op::SetGoal(declared)) => self.may_declare(declared).await?,
             _ => None,
         };
         // What ends the waiting must get through, and a protection is no matter of room.
@@ -272,12 +272,10 @@ impl<RT: Runtime> Shared<RT> {
 
 /// Turns queued commands into entries. One task per node; it ends with the queue.
 pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::Receiver<Queued>) {
-    let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
-    let mut paused = shared.paused.subscribe();
     while let Some(first) = queue.recv().await {
-        let permit = in_flight.clone().acquire_owned().await.expect("this task owns the semaphore and never closes it");
-        // The sender lives in `shared`, so waiting can only end with the condition.
-        drop(paused.wait_for(|times| *times == 0).await);
+        // Before the permit: one that is out while the writes wait is an entry under way.
+        let _proposing = shared.proposing.read().await;
+        let permit = shared.in_flight.clone().acquire_owned().await.expect("nobody closes the semaphore");
         let (mut bytes, mut commands, mut answers, mut ids) = (0, Vec::new(), Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(Queued { command, answer }) = next {

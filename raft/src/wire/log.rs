@@ -144,6 +144,9 @@ pub struct AppendReply {
     /// The newest entry of the follower's log that is flushed, with all before it.
     #[prost(message, optional, tag = "19")]
     pub flushed_last: Option<WireLogId>,
+    /// The follower's last vote, read after `flushed_last`: a later leader may have changed its log since the append.
+    #[prost(message, optional, tag = "20")]
+    pub last_vote: Option<WireVote>,
 }
 
 /// See [`AppendReply`].

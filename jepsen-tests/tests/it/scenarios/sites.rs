@@ -74,7 +74,7 @@ impl Sites {
         let (main, dr) = (self.main.clone(), self.dr.clone());
         let nodes: Vec<u64> = self.cluster.ids();
         self.end_what_has_stopped(down).await;
-        match random_u64() % 12 {
+        match random_u64() % 13 {
             0..4 if dr.is_empty() => self.cluster.cut_one(),
             0 => self.part(),
             1 => self.cluster.part(&[pick(&main)], &[pick(&dr)]),
@@ -93,12 +93,21 @@ impl Sites {
                 down.extend(site);
             }
             8 => self.cluster.disk(pick(&nodes)).fill(MARK / 2),
+            10 if !dr.is_empty() => self.ask_for_switchover(),
             9 => {
                 for node in down.drain(..) {
                     self.cluster.start(node).await;
                 }
             }
             _ => self.mend(),
+        }
+    }
+
+    /// Somebody has leadership moved to one of the sites, whatever comes of it.
+    fn ask_for_switchover(&self) {
+        let (through, site) = (pick(&self.cluster.running()), if random_u64() % 2 == 0 { "main" } else { "dr" });
+        if let Some(replica) = self.cluster.replica(through) {
+            drop(spawn_on(through, async move { replica.transfer_to_site(site).await }));
         }
     }
 

@@ -150,6 +150,14 @@ fn leads_from(status: &StatusResponse) -> String {
     leader.map(|member| member.site).unwrap_or_default()
 }
 
+/// Voters of a site that can lead now, the one that has most first.
+pub fn fit_voters<'s>(status: &'s StatusResponse, site: &str) -> Vec<&'s NodeStatus> {
+    let there = |node: &&NodeStatus| member(node).site == site && member(node).role() == Role::Voter;
+    let mut fit: Vec<_> = status.nodes.iter().filter(there).filter(|node| unfit(status, node).is_none()).collect();
+    fit.sort_by_key(|node| std::cmp::Reverse(node.last_log_index));
+    fit
+}
+
 /// Why a node could not lead now, if so.
 fn unfit(status: &StatusResponse, node: &NodeStatus) -> Option<String> {
     match () {
@@ -167,8 +175,16 @@ fn unfit(status: &StatusResponse, node: &NodeStatus) -> Option<String> {
     }
 }
 
+fn one_site() -> Finding {
+    let next = "add nodes at a second site and a witness at a third";
+    blocks("ONE_SITE", "records are kept at one site only", next)
+}
+
 fn switchover(status: &StatusResponse, to: &str) -> Vec<Finding> {
     let from = leads_from(status);
+    if data_sites(status).len() < 2 {
+        return vec![one_site()];
+    }
     if !data_sites(status).contains(&to) {
         let sites = data_sites(status).join(", ");
         return vec![blocks("NO_SUCH_SITE", format!("no site {to} keeps records"), format!("name one of {sites}"))];
@@ -228,11 +244,7 @@ fn failover(status: &StatusResponse) -> Vec<Finding> {
     let mut found = Vec::new();
     let sites = data_sites(status);
     if sites.len() < 2 {
-        return vec![blocks(
-            "ONE_SITE",
-            "records are kept at one site only",
-            "add nodes at a second site and a witness at a third",
-        )];
+        return vec![one_site()];
     }
     for site in &sites {
         let case = site_loss(status, site);
@@ -240,7 +252,13 @@ fn failover(status: &StatusResponse) -> Vec<Finding> {
         if !case.goes_on {
             found.push(blocks("SITE_LOSS_STOPS", what(&case.happens), case.to_do.clone()));
         }
-        if case.rpo != "0" && !case.rpo.starts_with("0:") {
+        // The leader knows what the others have; arithmetic alone must think of the worst.
+        let known = (*site == leads_from(status)).then_some(status.rpo).flatten();
+        let loses = match known {
+            Some(loss) => loss.entries > 0,
+            None => case.rpo != "0" && !case.rpo.starts_with("0:"),
+        };
+        if loses {
             found.push(blocks("SITE_LOSS_LOSES", what(&format!("it would lose {}", case.rpo)), "`saola why`"));
         }
         let left =

@@ -18,7 +18,7 @@ pub fn faults(node: &NodeStatus) -> Vec<Finding> {
     let name = member(node).name;
     if !node.reachable {
         let code = if keeps_records(node) { "NODE_SILENT" } else { "WITNESS_SILENT" };
-        let what = format!("node {name} does not answer: {}; start it, or see its log", node.error);
+        let what = format!("node {name} does not answer: {}", node.error);
         let mut found = vec![warns(code, what, "start it, or see its log")];
         if !node.log_kept.is_empty() {
             let next = "bring it back or replace it (`saola cluster replace`)";
@@ -42,8 +42,8 @@ pub fn faults(node: &NodeStatus) -> Vec<Finding> {
         found.push(warns("SEALED", what, "put the site's KEK in its place and restart the node"));
     }
     if let Some(copy) = node.copy.as_ref().filter(|copy| !copy.alarm.is_empty()) {
-        let what = format!("records of node {name}: {}; see `saola scrub status`", copy.alarm);
-        found.push(warns("COPY_DAMAGED", what, "`saola scrub status`"));
+        let what = format!("records of node {name}: {}", copy.alarm);
+        found.push(warns("COPY_DAMAGED", what, "see `saola scrub status`"));
     }
     if !node.disk_hangs.is_empty() {
         found.push(warns("DISK_HANGS", format!("node {name}: {}", node.disk_hangs), "look at that disk"));
@@ -84,7 +84,8 @@ pub fn doubts(status: &StatusResponse, node: &NodeStatus) -> Vec<Finding> {
     if behind > LAG {
         found.push(warns("BEHIND", format!("node {name} lacks {behind} entries"), "wait until it has caught up"));
     }
-    let leader = status.nodes.iter().find(|node| node.state == "leader");
+    let of_leader = |node: &&NodeStatus| super::member(node).node_id == status.leader && node.state == "leader";
+    let leader = status.nodes.iter().find(of_leader);
     let link = leader.and_then(|leader| leader.links.iter().find(|link| link.node_id == member.node_id));
     let ahead_us = link.map_or(0, |link| link.clock_ahead_us);
     if ahead_us.unsigned_abs() > CLOCK_TOLERANCE_US {
