@@ -105,7 +105,8 @@ impl Sites {
 
     /// Somebody has leadership moved to one of the sites, whatever comes of it.
     fn ask_for_switchover(&self) {
-        let (through, site) = (pick(&self.cluster.running()), if random_u64() % 2 == 0 { "main" } else { "dr" });
+        let site = pick(&["main", "dr"]);
+        let through = pick(&self.cluster.ids());
         if let Some(replica) = self.cluster.replica(through) {
             drop(spawn_on(through, async move { replica.transfer_to_site(site).await }));
         }
