@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use saola_client::proto::{Member, ProtectionMode, StatusResponse};
-use saola_client::{Client, Error, TransferTo};
+use saola_client::{Client, TransferTo};
 use serde_json::json;
 
 use super::findings::{Finding, Level, Question, findings, fit_voters};
@@ -55,20 +55,16 @@ pub async fn switchover(client: &Client, args: SwitchoverArgs, format: Format) -
     }
 }
 
-/// To the first voter there that can lead: a node that could not take it refuses before anything is begun.
+/// To the voter there that has most. Another one is not tried by itself: what keeps writes from being settled keeps it
+/// from all, and the answer would take as long again.
 async fn hand_over(client: &Client, status: &StatusResponse, to: &str) -> Result<(), Failure> {
-    let mut refused = None;
-    for voter in fit_voters(status, to).iter().filter_map(|node| node.member.as_ref()) {
-        let what = format!("switch over to {} at site {to}", voter.name);
-        match client.transfer(TransferTo::Node(voter.node_id)).await {
-            Ok(_) => return Ok(()),
-            Err(error @ Error::Invalid(_)) => refused = Some(doing(what)(error)),
-            Err(error) => return Err(doing(what)(error)),
-        }
-    }
-    let none =
-        || Failure::new(Exit::Precondition, format!("no voter of site {to} can lead"), "`saola validate switchover`");
-    Err(refused.unwrap_or_else(none))
+    let fit = fit_voters(status, to);
+    let Some(voter) = fit.first().and_then(|node| node.member.as_ref()) else {
+        let next = format!("`saola validate switchover --to {to}` tells why");
+        return Err(Failure::new(Exit::Precondition, format!("no voter of site {to} can lead"), next));
+    };
+    let what = format!("switch over to {} at site {to}", voter.name);
+    client.transfer(TransferTo::Node(voter.node_id)).await.map(drop).map_err(doing(what))
 }
 
 async fn look(client: &Client, to: &str) -> Result<(StatusResponse, Vec<Finding>), Failure> {

@@ -169,6 +169,7 @@ impl<RT: Runtime> Replica<RT> {
             Writes::MayBeUnderWay => shared.timing.election_min_ms,
         });
         let until = InstantOf::<RT>::now() + limit;
+        // None: a batch still waits for room among the entries under way.
         let paused = RT::timeout(limit, shared.proposing.clone().write_owned()).await.ok();
         let settled = |shared: &Shared<RT>| {
             let end = shared.flushed_next();
