@@ -215,9 +215,11 @@ impl<RT: Runtime> Shared<RT> {
                 format!("node {} is not part of a cluster yet", self.claim.node_id),
             ));
         };
-        let member = self.member(header.from);
+        // The log of a node that goes along in a new epoch does not know yet who is what there.
+        let member = self.member_by_plan(header.from).or_else(|| self.member(header.from));
         let absent_at = if member.is_none() { self.absent_at(header.from) } else { None };
-        check_sender(header, &identity, KnownSender { member: member.as_ref(), absent_at })?;
+        check_sender(header, &identity, KnownSender { member: member.as_ref(), absent_at })
+            .map_err(|refusal| self.with_record(header, refusal))?;
         if let Some(member) = &member {
             self.check_process(member, &header.from_boot).await?;
         }
@@ -229,6 +231,20 @@ impl<RT: Runtime> Shared<RT> {
         self.raft().ok_or_else(|| {
             Refusal::new(RefusalCode::Stopped, format!("Raft does not run on node {}", identity.node_id))
         })
+    }
+
+    /// Whoever is refused for its epoch hears how the present one began; of a later one this node looks for the record.
+    fn with_record(self: &Arc<Self>, header: &Header, refusal: Refusal) -> Refusal {
+        if refusal.kind() != RefusalCode::WrongEpoch {
+            return refusal;
+        }
+        match self.member(header.from).filter(|_| self.identity().is_some_and(|own| header.epoch > own.epoch)) {
+            Some(sender) => {
+                self.look_for_epoch(sender);
+                refusal
+            }
+            None => Refusal { record: self.record(), ..refusal },
+        }
     }
 
     /// Lets in a question that reads the log and changes nothing, from a member whose own process does not answer yet: it
@@ -324,9 +340,12 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// A peer did not let this node in. What holds for good ends its part in the cluster.
-    pub(crate) fn heard_refusal(&self, peer: NodeId, refusal: Refusal) {
+    pub(crate) fn heard_refusal(self: &Arc<Self>, peer: NodeId, refusal: Refusal) {
         if matches!(refusal.kind(), RefusalCode::Removed | RefusalCode::TwoProcesses) {
             self.refuse_to_run(refusal.message.clone());
+        }
+        if !refusal.record.is_empty() {
+            self.meet_later(refusal.record.clone());
         }
         self.links.refused(peer, refusal);
     }

@@ -64,6 +64,8 @@ pub(crate) fn wire_append<RT: Runtime>(rpc: &AppendEntriesRequest<TypeConfig<RT>
         collect_collection: 0,
         collect_below: 0,
         witness_keeps_from: 0,
+        heard_answer: 0,
+        acknowledged_age_ms: 0,
     }
 }
 

@@ -9,7 +9,7 @@
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
 //! `acknowledgements`, [`protection`] and [`failover`] (how the sites stand to each other, who takes over), `shrink` and `goal` (whose votes are
-//! taken for a while, what a membership bears),
+//! taken for a while, what a membership bears), [`promotion`] and `heard_back` (how a site goes on without the other by force, and what that loses),
 //! [`wire`] and `convert` (peer messages), `network` with `log_end` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
 //! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links` and [`round_trips`], `pins` (revisions that stay readable),
 //! `verdict` (which copy is wrong), [`clock`], `sim`.
@@ -21,6 +21,7 @@ mod convert;
 pub mod failover;
 pub mod frontier;
 mod goal;
+mod heard_back;
 mod links;
 mod log_end;
 mod log_store;
@@ -29,6 +30,7 @@ mod network;
 mod payload;
 pub mod peer;
 mod pins;
+pub mod promotion;
 pub mod protection;
 pub mod repair;
 pub mod replica;

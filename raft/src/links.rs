@@ -23,6 +23,8 @@ pub(crate) struct Links<I> {
     holdings: Mutex<BTreeMap<NodeId, Holding>>,
     witness_keeps_from: AtomicU64,
     round_trips: Mutex<BTreeMap<NodeId, RoundTrips>>,
+    /// Numbers of the newest answers to appends.
+    heard_answers: Mutex<BTreeMap<NodeId, u64>>,
     /// When this leader last answered in a peer's stead, and how much older than it looks such an answer was at most.
     at_home: Mutex<Option<(I, Duration)>>,
 }
@@ -56,6 +58,7 @@ impl<I> Default for Links<I> {
             holdings: Mutex::default(),
             witness_keeps_from: AtomicU64::default(),
             round_trips: Mutex::default(),
+            heard_answers: Mutex::default(),
             at_home: Mutex::default(),
         }
     }
@@ -99,6 +102,16 @@ impl<I: Copy + PartialOrd> Links<I> {
             Some(counted) if counted.term == term => counted.next,
             _ => 0,
         }
+    }
+
+    /// A follower's answer to an append has come.
+    pub(crate) fn hear_answer(&self, peer: NodeId, number: u64) {
+        self.heard_answers.lock().insert(peer, number);
+    }
+
+    /// Number of the newest one; 0: none has.
+    pub(crate) fn heard_answer(&self, peer: NodeId) -> u64 {
+        self.heard_answers.lock().get(&peer).copied().unwrap_or(0)
     }
 
     /// A follower's clock showed `clock_us` when this node's showed about `own_us`.

@@ -158,6 +158,8 @@ impl<RT: Runtime> PeerClient<RT> {
         request.collect_collection = announced.collection;
         request.collect_below = announced.below;
         request.witness_keeps_from = self.shared.links.witness_keeps_from();
+        request.heard_answer = self.shared.links.heard_answer(self.member.node_id);
+        request.acknowledged_age_ms = self.shared.acknowledged_age_ms(rpc.vote.leader_id.term);
         let sent = RT::Instant::now();
         let (node_id, own_next) = (self.member.node_id, self.shared.flushed_next());
         self.shared.acknowledgements.lock().sent(node_id, rpc.vote.leader_id.term, sent, own_next);
@@ -176,6 +178,7 @@ impl<RT: Runtime> PeerClient<RT> {
         let AppendReply { collect_term, collect_round, lowest_pin, .. } = reply;
         let said = Confirmation { term: collect_term, round: collect_round, lowest_pin };
         self.shared.links.answered(self.member.node_id, RT::Instant::now(), room);
+        self.shared.links.hear_answer(self.member.node_id, reply.answer);
         self.shared.links.confirmed(self.member.node_id, said);
         if let Ok(Some(flushed)) = &result {
             let next = flushed.index.max(log_end.unwrap_or(0)).saturating_add(1);

@@ -70,6 +70,7 @@ impl<RT: Runtime> PeerService<RT> {
                 return Ok(Answer::Done(Nothing {}));
             }
             Question::Status(Nothing {}) => return Ok(Answer::Status(self.shared().status_bytes())),
+            Question::Lineage(ask) => return self.replica.answer_about_lineage(&header, ask).await,
             Question::Entries(which) => {
                 self.shared().admit_reader(&header)?;
                 return self.entries(which).await.map(Answer::Entries);
@@ -128,7 +129,11 @@ impl<RT: Runtime> PeerService<RT> {
                 let members = self.replica.admin_here(verb).await?;
                 Ok(Answer::Members(Members { members }))
             }
-            Question::Identify(_) | Question::Adopt(_) | Question::Status(_) | Question::Entries(_) => {
+            Question::Identify(_)
+            | Question::Adopt(_)
+            | Question::Status(_)
+            | Question::Lineage(_)
+            | Question::Entries(_) => {
                 unreachable!("answered before the header check")
             }
         }
@@ -222,6 +227,7 @@ impl<RT: Runtime> PeerService<RT> {
                 let request = requests.next().await?;
                 let (frontier_next, needed_from) = (request.frontier_next, request.needed_from);
                 let (quorum_age_ms, witness_keeps_from) = (request.quorum_age_ms, request.witness_keeps_from);
+                let (heard_answer, acknowledged_age_ms) = (request.heard_answer, request.acknowledged_age_ms);
                 let (round, collection, below) =
                     (request.collect_round, request.collect_collection, request.collect_below);
                 let (header, caller) = &*sender;
@@ -235,6 +241,7 @@ impl<RT: Runtime> PeerService<RT> {
                         let term = rpc.vote.leader_id.term;
                         shared.heard_leader(header.from_role, term, frontier_next, needed_from, quorum_age_ms);
                         shared.links.set_witness_keeps_from(witness_keeps_from);
+                        shared.heard_back(heard_answer, acknowledged_age_ms);
                         shared.pins.hear(Announcement { term, round, collection, below }, RT::Instant::now());
                         Some((rpc, (requests, bad)))
                     }
@@ -267,6 +274,7 @@ impl<RT: Runtime> PeerService<RT> {
                     log_from: holding.log_from,
                     flushed_last,
                     last_vote: free.log.state().vote.map(Into::into),
+                    answer: free.heard_back.lock().answer(RT::Instant::now()),
                 }
             }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),

@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use crate::command::{Site, WrappedDek};
 use crate::engine::{EngineView, KeyRange, Kind};
+use crate::epoch::{Approvers, Epoch};
 use crate::error::StoreError;
 use crate::failover::FailoverState;
 use crate::goal::Goal;
 use crate::keyspace::collections::Collection;
 use crate::keyspace::meta::{self, InfoRow, NodeClaim};
-use crate::keyspace::{array, collections, decode_value, failover, keyring, protection, sites};
+use crate::keyspace::{array, collections, decode_value, epochs, failover, keyring, protection, sites};
 use crate::protection::ProtectionState;
 
 /// What the store is; known once the first command of the cluster has been applied.
@@ -70,6 +71,10 @@ pub(crate) struct Catalog {
     pub released_next: u64,
     /// What the cluster is declared to survive; the outer none: nobody has ever said.
     pub goal: Option<Option<Goal>>,
+    /// Who may approve a forced promotion, since when; the newest last.
+    pub approvers: Vec<Approvers>,
+    /// The epochs that forced promotions began, the newest last.
+    pub epochs: Vec<Epoch>,
 }
 
 impl Catalog {
@@ -113,6 +118,12 @@ impl Catalog {
         }
         if let Some(value) = view.get(Kind::Protection, failover::GOAL)? {
             catalog.goal = Some(failover::decode_goal(value)?);
+        }
+        if let Some(value) = view.get(Kind::Protection, epochs::APPROVERS)? {
+            catalog.approvers = epochs::decode_approvers(value)?;
+        }
+        if let Some(value) = view.get(Kind::Protection, epochs::EPOCHS)? {
+            catalog.epochs = epochs::decode_epochs(value)?;
         }
         Ok(catalog)
     }

@@ -7,11 +7,12 @@
 //! - [`disk`], [`log`]: files, and the durable log on them;
 //! - [`engine`], [`keyspace`]: where rows live, and the register of their keys and values;
 //! - [`collection`], [`chain`], [`digest`]: ids, the chain of versions, the state digest;
-//! - `apply`, `catalog`, [`retention`], [`protection`], [`failover`], [`goal`]: the state machine, a pure function from entries to rows and outcomes;
+//! - `apply`, `catalog`, [`retention`], [`protection`], [`failover`], [`goal`], [`epoch`]: the state machine, a pure function from entries to rows and outcomes;
 //! - [`store`], `read`: its owner, and the views that it gives;
 //! - [`export`], [`import`], [`heal`]: a whole state on its way, received, and put in place of a damaged one;
 //! - [`scrub`], [`quarantine`], `ruin`: finding damage, not serving it, and doing without a copy that cannot be used;
 //! - [`seal`], [`kek`], [`keyring`]: sealed values, a site's key pair, the data keys;
+//! - [`promotion`]: the plan of a forced promotion, and who approved it;
 //! - [`folder`], [`release`], [`error`]: a node's folder, which release wrote what, what can go wrong.
 
 mod apply;
@@ -22,6 +23,7 @@ pub mod command;
 pub mod digest;
 pub mod disk;
 pub mod engine;
+pub mod epoch;
 pub mod error;
 pub mod export;
 pub mod failover;
@@ -35,6 +37,7 @@ pub mod keyspace;
 pub mod log;
 pub mod member;
 pub mod payload;
+pub mod promotion;
 pub mod protection;
 pub mod quarantine;
 mod read;

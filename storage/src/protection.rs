@@ -162,6 +162,16 @@ impl ProtectionState {
         next
     }
 
+    /// The state that begins when a site goes on alone for good: under maximum protection nothing could be acknowledged
+    /// until there is another one.
+    pub(crate) fn alone(&self, at: Beginning) -> ProtectionState {
+        let mut next = self.waiting_for(WaitsFor::Nobody, at);
+        if next.rule.mode == Mode::MaximumProtection {
+            next.rule.mode = Mode::MaximumAvailability;
+        }
+        next
+    }
+
     fn moved(&self, waits_for: WaitsFor, at: Beginning) -> ProtectionState {
         let now_us = at.now_us.max(self.since_us);
         ProtectionState {

@@ -14,6 +14,7 @@ use crate::engine::{Batch, Engine, EngineError, EngineHome, EngineView, Kind};
 use crate::error::StoreError;
 use crate::export::Export;
 use crate::failover::FailoverState;
+use crate::epoch::{Approvers, Epoch};
 use crate::goal::Goal;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
@@ -205,6 +206,16 @@ impl Store {
     /// What the cluster is declared to survive, as of the newest apply call.
     pub fn goal(&self) -> Option<Goal> {
         self.shared.published.load().catalog.goal.flatten()
+    }
+
+    /// Who may approve a forced promotion, in the applied state, since when; the newest last.
+    pub fn approvers(&self) -> Vec<Approvers> {
+        self.shared.published.load().catalog.approvers.clone()
+    }
+
+    /// The epochs that forced promotions began, in the applied state; the newest last.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        self.shared.published.load().catalog.epochs.clone()
     }
 
     /// First index that the witness vouches for, as of the newest apply call; 0: for all that a data node lacks.

@@ -236,6 +236,10 @@ fn command_line(command: &Command) -> String {
             format!("set failover to {:?}, limit {}, home {:?}", set.policy(), set.limit, set.home)
         }
         Some(Op::SetGoal(set)) => format!("set the survival goal to {:?}", set.survive()),
+        Some(Op::SetApprovers(set)) => {
+            format!("set {} approvers, of whom {} must approve", set.approvers.len(), set.needed)
+        }
+        Some(Op::BeginEpoch(begin)) => format!("begin epoch {}, led from {}", begin.epoch, begin.site),
         Some(Op::ReleaseFloor(release)) => format!("the witness vouches for entries from {} on", release.next),
         Some(Op::LeadFrom(lead)) => format!("leadership is at {} ({:?})", lead.site, lead.came_by()),
         Some(Op::Degrade(_)) => "open the gate: the other site does not answer".to_owned(),

@@ -5,7 +5,8 @@
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
-//! records right, and what if not), `renew` (a start on records that cannot be used), `status`.
+//! records right, and what if not), `renew` (a start on records that cannot be used), `lineage` and `promote` (epochs: who
+//! takes no part any more, and how a site goes on without the other by force), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,6 +31,7 @@ use crate::admission::Processes;
 use crate::clock;
 use crate::folder::{DataFolder, FolderClaim, NodeIdentity};
 use crate::frontier::FrontierCell;
+use crate::heard_back::HeardBack;
 use crate::links::Links;
 use crate::member::{Member, MembershipRecord, Role, members_of};
 use crate::peer::PeerService;
@@ -53,9 +55,11 @@ mod fetch;
 mod goal;
 mod handover;
 mod init;
+mod lineage;
 mod maintenance;
 mod newcomer;
 mod offers;
+mod promote;
 mod propose;
 mod protection;
 mod release;
@@ -76,6 +80,7 @@ pub use collector::CollectorSettings;
 pub use copy::{ScrubSettings, ScrubStatus};
 pub use failover::FailoverStatus;
 pub use goal::GoalStatus;
+pub use promote::Steps;
 pub(crate) use handover::Writes;
 pub use propose::ProposeError;
 pub use protection::ProtectionStatus;
@@ -102,6 +107,10 @@ pub(crate) struct Shared<RT: Runtime> {
     pub(crate) frontier: Arc<FrontierCell>,
     pub(crate) links: Links<InstantOf<RT>>,
     pub(crate) acknowledgements: Mutex<Acknowledgements<InstantOf<RT>>>,
+    /// On a leader: its term, and the newest acknowledgement of the other site that no other leader preceded.
+    acknowledged: Mutex<Option<(u64, InstantOf<RT>)>>,
+    /// At the other site: when the leader last counted one.
+    pub(crate) heard_back: Mutex<HeardBack<InstantOf<RT>>>,
     /// On a leader: how the sites stand to each other.
     protection_seen: Mutex<Option<sites::Seen>>,
     /// Leadership is about to go to another node on purpose.
@@ -154,9 +163,17 @@ pub(crate) struct Shared<RT: Runtime> {
     stall: Mutex<stall::Stall>,
     /// Why this folder must not vote or acknowledge, if so.
     refused: Mutex<Option<String>>,
-    /// Why this node waits for other records before it takes part, if it does. Unlike `refused` it ends by itself.
-    renewing: Mutex<Option<String>>,
+    /// What this node waits for before it takes part: other records, or word of its epoch. Unlike `refused` it ends by itself.
+    waiting_for: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
+    /// When a quorum last confirmed the leader, as far as that leader said.
+    quorum_heard: Mutex<Option<(InstantOf<RT>, Duration)>>,
+    /// An operator lets this node take part although nobody has told it of its epoch.
+    may_go_unasked: AtomicBool,
+    /// A peer of a later epoch is being asked for its record.
+    asks_for_epoch: AtomicBool,
+    /// This process should start anew on its folder, which says another epoch now.
+    starts_anew: watch::Sender<bool>,
     proposals: mpsc::Sender<propose::Queued>,
     /// Held for reading while a batch of writes is proposed, for writing while leadership is handed over: then writes wait
     /// in the queue.
@@ -391,6 +408,7 @@ impl<RT: Runtime> Shared<RT> {
         // The wire carries whole milliseconds, rounded down.
         let before = Duration::from_millis(quorum_age_ms.saturating_add(1));
         let applied_next = *self.applied_next.borrow();
+        *self.quorum_heard.lock() = Some((InstantOf::<RT>::now(), before));
         self.staleness.lock().hear(InstantOf::<RT>::now(), frontier_next, before, applied_next);
     }
 
@@ -408,12 +426,17 @@ impl<RT: Runtime> Shared<RT> {
         .flatten()
     }
 
+    /// The same of another leader, as far as it has told.
+    fn heard_quorum_age(&self) -> Option<Duration> {
+        self.quorum_heard.lock().map(|(at, before)| at.elapsed().saturating_add(before))
+    }
+
     pub(crate) fn set_refused(&self, reason: String) {
         tell_once(&self.refused, reason);
     }
 
-    fn set_renewing(&self, reason: String) {
-        tell_once(&self.renewing, reason);
+    fn set_waiting_for(&self, reason: String) {
+        tell_once(&self.waiting_for, reason);
     }
 
     /// Takes this node out of Raft for good: its folder must not vote or acknowledge.

@@ -94,7 +94,7 @@ impl<RT: Runtime> Replica<RT> {
         let others = shared.members().into_iter().any(|it| it.role_value().is_data() && it.node_id != own);
         let next = if others { "takes those of another data node" } else { "reads all of them once more" };
         shared.copy.known.lock().bad = Some(why.clone());
-        shared.set_renewing(format!("node {own} takes no part: its records cannot be used ({why}), and it {next}"));
+        shared.set_waiting_for(format!("node {own} takes no part: its records cannot be used ({why}), and it {next}"));
         let replica = self.clone();
         detach::<RT>(async move {
             match replica.renew(&why, others).await {
@@ -140,7 +140,7 @@ impl<RT: Runtime> Replica<RT> {
                     Err(damage) => reason = format!("{reason}; its own, read once more: {damage}"),
                 }
             }
-            shared.set_renewing(format!(
+            shared.set_waiting_for(format!(
                 "node {} takes no part: its records cannot be used ({why}), and it waits for those of another data \
                  node: {reason}; start or mend the others; if no node has sound records restore a backup",
                 shared.claim.node_id
@@ -229,11 +229,11 @@ impl<RT: Runtime> Replica<RT> {
         let shared = &self.shared;
         let _one_at_a_time = shared.admin.lock().await;
         shared.copy.known.lock().bad = None;
-        *shared.renewing.lock() = None;
+        *shared.waiting_for.lock() = None;
         if self.may_run().is_err() {
             return;
         }
-        if let Err(error) = self.run_raft(identity).await {
+        if let Err(error) = self.take_part(identity.clone()).await {
             shared.stopped.send_replace(Some(error.to_string()));
         }
         if let (Err(_), Some(raft)) = (self.may_run(), shared.raft.get())

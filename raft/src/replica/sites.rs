@@ -241,6 +241,7 @@ impl<RT: Runtime> Shared<RT> {
             let known = self.acknowledgements.lock();
             (known.newest(lead.term, &elsewhere, acks), known.newest(lead.term, witness.as_slice(), 1))
         };
+        self.keep_acknowledged(lead.term, acknowledged, now);
         let counted_ms = |at: Option<InstantOf<RT>>| ms(at.map_or(lead.counts_from, |at| at.max(lead.counts_from)));
         let recent = Duration::from_millis(self.limits(replicated.rule).degrade_ms);
         let last_answer = |id: NodeId| self.links.last_answer(id).map(|(at, _)| at);
@@ -270,6 +271,19 @@ impl<RT: Runtime> Shared<RT> {
             losses: replicated.losses_within(FLAPPING_US, self.now_us()) as u32,
             was_lost: !replicated.losses_us.is_empty(),
         }
+    }
+
+    /// What the other site may know of its acknowledgements: none of them is younger than what a quorum has confirmed, or
+    /// another leader might count from an earlier one.
+    fn keep_acknowledged(&self, term: u64, acknowledged: Option<InstantOf<RT>>, now: InstantOf<RT>) {
+        let confirmed = self.quorum_age().map(|age| now - age);
+        *self.acknowledged.lock() = acknowledged.zip(confirmed).map(|(one, other)| (term, one.min(other)));
+    }
+
+    /// See [`crate::wire::AppendRequest::acknowledged_age_ms`].
+    pub(crate) fn acknowledged_age_ms(&self, term: u64) -> u64 {
+        let acknowledged = self.acknowledged.lock().filter(|(its, _)| *its == term);
+        acknowledged.map_or(0, |(_, at)| at.elapsed().as_millis() as u64 + 1)
     }
 
     /// What no data node of another site is known to have, as far as they have told this leader.

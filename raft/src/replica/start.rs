@@ -21,12 +21,13 @@ use super::staleness::Staleness;
 use super::stall::{self, Stall};
 use super::{
     AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, Writes, barrier, changes, collector, compare,
-    failover, maintenance, propose, room, scrub, shrink, sites,
+    failover, maintenance, promote, propose, room, scrub, shrink, sites,
 };
 use crate::acknowledgements::Acknowledgements;
 use crate::admission::{self, Processes};
 use crate::folder::{DataFolder, FolderError, NodeIdentity};
 use crate::frontier::FrontierCell;
+use crate::heard_back::HeardBack;
 use crate::links::Links;
 use crate::log_store::LogStore;
 use crate::member::Role;
@@ -154,6 +155,11 @@ impl<RT: Runtime> Replica<RT> {
             acknowledgements: Mutex::new(Acknowledgements::new(Duration::from_millis(
                 settings.timing.heartbeat_ms / 4,
             ))),
+            acknowledged: Mutex::new(None),
+            heard_back: Mutex::new(HeardBack::new(
+                rand::RngExt::random(&mut RT::thread_rng()),
+                Duration::from_millis(settings.timing.heartbeat_ms / 4),
+            )),
             protection_seen: Mutex::new(None),
             is_moving: AtomicBool::new(false),
             told_to_campaign: AtomicBool::new(false),
@@ -188,8 +194,12 @@ impl<RT: Runtime> Replica<RT> {
             copy: CopyCell::new(settings.scrub),
             stall: Mutex::new(Stall::default()),
             refused: Mutex::new(None),
-            renewing: Mutex::new(None),
+            waiting_for: Mutex::new(None),
             stopped: watch::Sender::new(None),
+            quorum_heard: Mutex::new(None),
+            may_go_unasked: AtomicBool::new(false),
+            asks_for_epoch: AtomicBool::new(false),
+            starts_anew: watch::Sender::new(false),
             proposals,
             proposing: Arc::default(),
             in_flight: Arc::new(tokio::sync::Semaphore::new(propose::ENTRIES_IN_FLIGHT)),
@@ -202,8 +212,9 @@ impl<RT: Runtime> Replica<RT> {
         detach::<RT>(room::watch(shared.clone(), free_bytes));
         let replica = Self { shared };
         match (replica.unusable(), identity) {
+            _ if replica.takes_no_part() => {}
             (Some(why), identity) => replica.renew_first(identity, why)?,
-            (None, Some(identity)) => replica.run_raft(&identity).await?,
+            (None, Some(identity)) => replica.take_part(identity).await?,
             (None, None) => {}
         }
         Ok(replica)
@@ -251,6 +262,7 @@ impl<RT: Runtime> Replica<RT> {
             detach::<RT>(compare::run(self.clone()));
             detach::<RT>(sites::run(self.clone()));
             detach::<RT>(shrink::watch(self.clone()));
+            detach::<RT>(promote::complete(self.clone()));
         }
         if may_elect {
             detach::<RT>(failover::watch(self.clone()));

@@ -93,7 +93,7 @@ impl<RT: Runtime> Replica<RT> {
         let shared = &self.shared;
         let identity = shared.identity();
         let applied = shared.store.applied();
-        let refused_by_peers = shared.refused.lock().clone().or_else(|| shared.renewing.lock().clone());
+        let refused_by_peers = shared.refused.lock().clone().or_else(|| shared.waiting_for.lock().clone());
         let (server_state, term, last_log_index, committed_index) = shared
             .with_metrics(|metrics| {
                 (

@@ -6,7 +6,7 @@ use saola_storage::command::{Command, Outcome};
 
 use super::{
     AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, CopyAsk, CopyState, DigestAt, EntriesFrom,
-    EntriesReply, Header, Identity, Members, Refusal, SnapshotOffer, TakeOver, TakeOverReply, WireVote,
+    EntriesReply, Header, Identity, LineageAsk, Members, Refusal, SnapshotOffer, Standing, TakeOver, TakeOverReply, WireVote,
 };
 
 /// A single question to a peer.
@@ -16,7 +16,7 @@ pub struct PeerRequest {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     /// What.
-    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25")]
+    #[prost(oneof = "Question", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26")]
     pub question: Option<Question>,
 }
 
@@ -71,6 +71,9 @@ pub enum Question {
     /// For whom have you voted last?
     #[prost(message, tag = "25")]
     LastVote(Nothing),
+    /// About epochs. Answered across epochs, and by nodes that take no part.
+    #[prost(message, tag = "26")]
+    Lineage(LineageAsk),
 }
 
 /// Nothing to say.
@@ -81,7 +84,7 @@ pub struct Nothing {}
 #[derive(Clone, PartialEq, Message)]
 pub struct PeerReply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23")]
+    #[prost(oneof = "Answer", tags = "1, 10, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24")]
     pub answer: Option<Answer>,
 }
 
@@ -130,6 +133,9 @@ pub enum Answer {
     /// The newest vote in this node's log; zeros: none.
     #[prost(message, tag = "23")]
     LastVote(WireVote),
+    /// How a node stands.
+    #[prost(message, boxed, tag = "24")]
+    Standing(Box<Standing>),
 }
 
 /// Answer to [`Question::ReadBarrier`].

@@ -73,6 +73,9 @@ pub struct Refusal {
     /// For NotLeader: who is, 0: unknown.
     #[prost(uint64, tag = "3")]
     pub leader: u64,
+    /// For WrongEpoch: the recovery record of the receiver's epoch, bytes of a `SignedPlan`; empty: it knows none.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub record: Bytes,
 }
 
 /// Kinds of refusal.
@@ -126,7 +129,7 @@ pub enum RefusalCode {
 impl Refusal {
     /// A refusal without a leader hint.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self { code: code as i32, message: message.into(), leader: 0 }
+        Self { code: code as i32, message: message.into(), leader: 0, record: Bytes::new() }
     }
 
     /// Whether a command that was refused like this has surely not been proposed.

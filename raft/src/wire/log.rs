@@ -106,6 +106,13 @@ pub struct AppendRequest {
     /// First index that a witness must keep; 0: everything.
     #[prost(uint64, tag = "12")]
     pub witness_keeps_from: u64,
+    /// Number of the newest answer that the leader has received from this follower; 0: none.
+    #[prost(uint64, tag = "13")]
+    pub heard_answer: u64,
+    /// Age of the newest acknowledgement of the other site that the leader counts, or of its quorum's confirmation if that
+    /// is older, milliseconds, rounded up; 0: there is none.
+    #[prost(uint64, tag = "14")]
+    pub acknowledged_age_ms: u64,
 }
 
 /// Answer to one [`AppendRequest`], in order.
@@ -147,6 +154,9 @@ pub struct AppendReply {
     /// The follower's last vote, read after `flushed_last`: a later leader may have changed its log since the append.
     #[prost(message, optional, tag = "20")]
     pub last_vote: Option<WireVote>,
+    /// Counts the follower's answers from a random number on; 0: not told.
+    #[prost(uint64, tag = "21")]
+    pub answer: u64,
 }
 
 /// See [`AppendReply`].

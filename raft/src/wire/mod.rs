@@ -5,12 +5,13 @@
 //!
 //! - `header`: who sends to whom, refusals; `call`: single questions and answers;
 //! - `log`: votes and entries; `snapshot`; `repair`: entries for a damaged log; `admin`: joining, leaving, handing over;
-//! - `copy`: comparing and repairing copies of the records.
+//! - `copy`: comparing and repairing copies of the records; `lineage`: epochs, and how one ends and another begins.
 
 mod admin;
 mod call;
 mod copy;
 mod header;
+mod lineage;
 mod log;
 mod repair;
 mod snapshot;
@@ -19,6 +20,7 @@ pub use admin::{Admin, AdminVerb, Adopt, DigestAt, Identity, Members, ReplaceWit
 pub use call::{Answer, Barrier, Nothing, PeerReply, PeerRequest, Question};
 pub use copy::{CopyAsk, CopyState, CopyVerb};
 pub use header::{Header, Refusal, RefusalCode, WIRE_VERSION};
+pub use lineage::{GateSeen, LineageAsk, LineageVerb, Standing};
 pub use log::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
     WireLogId, WireVote,
@@ -70,6 +72,8 @@ mod tests {
             collect_collection: 1,
             collect_below: 5,
             witness_keeps_from: 6,
+            heard_answer: 7,
+            acknowledged_age_ms: 8,
         }
     }
 
@@ -117,6 +121,7 @@ mod tests {
             Question::Copy(CopyAsk { verb: Some(CopyVerb::At(DigestAt { index: 9 })) }),
             Question::OfferSnapshot(offer()),
             Question::Entries(EntriesFrom { from: 4, end: 9, max_bytes: 1 }),
+            Question::Lineage(LineageAsk { verb: Some(LineageVerb::Promise(id(3))) }),
         ]
     }
 
@@ -132,6 +137,7 @@ mod tests {
             Answer::Identity(Identity { member: Some(member()), boot_id: id(8), ..Identity::default() }),
             Answer::Members(Members { members: vec![member()] }),
             Answer::Copy(CopyState { sums: vec![1; 64].into(), bad: true, checked: vec![2; 8].into() }),
+            Answer::Standing(Box::new(Standing { member: Some(member()), epoch: 2, ..Standing::default() })),
             Answer::Entries(EntriesReply {
                 entries: append().entries,
                 committed: Some(AT),

@@ -2,7 +2,7 @@
 //!
 //! - here: loading, the loop over entries and commands, what is written with every batch;
 //! - [`records`]: put and delete;
-//! - [`admin`]: bootstrap, collections, sites; [`protection`]: what an acknowledgement waits for;
+//! - [`admin`]: bootstrap, collections, sites; [`protection`]: what an acknowledgement waits for; [`epochs`]: forced promotions;
 //! - [`collect`]: policies, and what they remove; [`overlay`]: the rows that it walks over;
 //! - [`requests`]: the request table;
 //! - [`times`]: the time index;
@@ -13,6 +13,7 @@
 mod admin;
 mod collect;
 mod draft;
+mod epochs;
 mod overlay;
 mod protection;
 mod records;
@@ -242,6 +243,8 @@ impl Machine {
             Op::LeadFrom(lead) => Ok(self.lead_from(draft, lead, place)),
             Op::SetFailover(set) => self.set_failover(draft, set, place),
             Op::SetGoal(set) => self.set_goal(draft, set, place),
+            Op::SetApprovers(set) => Ok(self.set_approvers(draft, set, place)),
+            Op::BeginEpoch(begin) => Ok(self.begin_epoch(draft, begin, place)),
             Op::Synchronize(change) => Ok(self.move_gate(draft, WaitsFor::OtherSite, change, place)),
             Op::WaitForWitness(change) => Ok(self.move_gate(draft, WaitsFor::Witness, change, place)),
             Op::TimeMark(_) => {

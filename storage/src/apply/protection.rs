@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::draft::Draft;
 use super::{Machine, Place};
 use crate::command::{
-    Decision, Done, LeadFrom, MoveGate, OtherState, ReleaseFloor, Reseal, SetFailover, SetGoal, SetProtection,
+    CameBy, Decision, Done, LeadFrom, MoveGate, OtherState, ReleaseFloor, Reseal, SetFailover, SetGoal, SetProtection,
 };
 use crate::digest::Item;
 use crate::engine::Kind;
@@ -101,6 +101,17 @@ impl Machine {
         draft.replace_row(Kind::Protection, key, written, failover::encode_goal(goal));
         Arc::make_mut(&mut self.catalog).goal = Some(goal);
         Ok(Decision::Done(Done {}))
+    }
+
+    /// No other site is there any more: nothing waits for one, and leadership belongs to `site`.
+    pub(super) fn stand_alone(&mut self, draft: &mut Draft<'_>, state_id: [u8; 16], site: String, place: Place) {
+        let present = self.protection();
+        let at = self.beginning(state_id, place);
+        let now_us = at.now_us;
+        self.replace_protection(draft, present.alone(at));
+        let before = self.catalog.failover.clone().unwrap_or_default();
+        let rule = Failover { home: site.clone(), ..before.rule.clone() };
+        self.replace_failover(draft, before.with_rule(rule).led_from(site, CameBy::Request, now_us));
     }
 
     fn replace_failover(&mut self, draft: &mut Draft<'_>, next: FailoverState) {

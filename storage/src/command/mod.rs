@@ -7,9 +7,11 @@
 use bytes::Bytes;
 use prost::{Enumeration, Message, Oneof};
 
+mod epoch;
 mod outcome;
 mod protection;
 
+pub use epoch::{Approver, BeginEpoch, SetApprovers};
 pub use outcome::*;
 pub use protection::{
     CameBy, FailoverPolicy, LeadFrom, MoveGate, ProtectionMode, ReleaseFloor, SetFailover, SetGoal, SetProtection,
@@ -34,7 +36,7 @@ pub struct Command {
     #[prost(message, optional, tag = "1")]
     pub request: Option<RequestId>,
     /// What to do.
-    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28")]
+    #[prost(oneof = "Op", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30")]
     pub op: Option<Op>,
 }
 
@@ -115,6 +117,12 @@ pub enum Op {
     /// Acknowledgements wait for the witness, which stands in for the other site, from this command's own entry on.
     #[prost(message, tag = "28")]
     WaitForWitness(MoveGate),
+    /// Say who may approve a forced promotion.
+    #[prost(message, tag = "29")]
+    SetApprovers(SetApprovers),
+    /// Begin the epoch that a forced promotion made.
+    #[prost(message, tag = "30")]
+    BeginEpoch(BeginEpoch),
 }
 
 /// Condition of a write, decided on applied state.

@@ -1,7 +1,14 @@
-//! The text of the identity file (format version 1): the first line `saola-folder 1`, then one `key = value` a line.
+//! The text of the identity file: the first line `saola-folder` and the format version, then one `key = value` a line.
+//!
+//! Format 1 is written as long as it says everything. Format 2 has what forced promotions and fences leave behind:
+//! `votes` (`since promotion`: a learner became a voter), `record` (the approved plan that began the folder's epoch),
+//! `promised_epoch` and `promised` (an approved plan that the node waits for), `fenced` and `fenced_by` (why it takes no
+//! part, and the plan that said so). A release that knows format 1 alone must not run such a folder, and does not.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+
+use bytes::Bytes;
 
 use super::{FolderClaim, FolderError};
 use crate::member::Role;
@@ -9,7 +16,8 @@ use crate::release::{RELEASE, UnknownFormat};
 
 const LABEL: &str = "saola-folder ";
 /// Format version of the identity file.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
+const VOTES: &str = "since promotion";
 
 /// What an identity file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +28,41 @@ pub struct IdentityFile {
     pub folder_id: [u8; 16],
     /// Cluster id and epoch, once it belongs to a cluster.
     pub membership: Option<([u8; 16], u64)>,
+    /// What forced promotions and fences left behind.
+    pub lineage: Lineage,
     /// Release that wrote the file; empty before releases said so.
     pub release: String,
+}
+
+/// What forced promotions and fences left in a folder. Plans are opaque here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// The settings say learner, and a promotion has given this node a vote.
+    pub votes: bool,
+    /// The approved plan that began this folder's epoch.
+    pub record: Option<Bytes>,
+    /// An approved plan for an epoch that this node waits for: it takes no part in its own any more.
+    pub promised: Option<Promise>,
+    /// It takes no part at all.
+    pub fenced: Option<Fence>,
+}
+
+/// See [`Lineage::promised`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// The epoch.
+    pub epoch: u64,
+    /// The plan.
+    pub plan: Bytes,
+}
+
+/// Why a node takes no part, whatever its peers say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// In one line.
+    pub why: String,
+    /// The approved plan of an epoch that went on without it, if that is why.
+    pub record: Option<Bytes>,
 }
 
 /// What is wrong with an identity file.
@@ -42,13 +83,30 @@ impl Problem {
 impl IdentityFile {
     pub(super) fn encode(&self) -> String {
         let FolderClaim { node_id, name, site, role } = &self.claim;
+        let format = if self.lineage == Lineage::default() { 1 } else { FORMAT };
         let mut text = format!(
-            "{LABEL}{FORMAT}\nnode_id = {node_id}\nname = {name}\nsite = {site}\nrole = {}\nfolder_id = {}\n",
+            "{LABEL}{format}\nnode_id = {node_id}\nname = {name}\nsite = {site}\nrole = {}\nfolder_id = {}\n",
             role.as_str(),
             hex(&self.folder_id)
         );
         if let Some((cluster_id, epoch)) = self.membership {
             text += &format!("cluster_id = {}\nepoch = {epoch}\n", hex(&cluster_id));
+        }
+        let Lineage { votes, record, promised, fenced } = &self.lineage;
+        if *votes {
+            text += &format!("votes = {VOTES}\n");
+        }
+        if let Some(record) = record {
+            text += &format!("record = {}\n", hex(record));
+        }
+        if let Some(Promise { epoch, plan }) = promised {
+            text += &format!("promised_epoch = {epoch}\npromised = {}\n", hex(plan));
+        }
+        if let Some(Fence { why, record }) = fenced {
+            text += &format!("fenced = {}\n", why.replace(['\n', '\r'], " "));
+            if let Some(record) = record {
+                text += &format!("fenced_by = {}\n", hex(record));
+            }
         }
         text + &format!("release = {RELEASE}\n")
     }
@@ -60,7 +118,7 @@ impl IdentityFile {
         // All releases name themselves so, whatever else they write.
         let release = fields.get("release").copied().unwrap_or_default().to_owned();
         match first.strip_prefix(LABEL).and_then(|format| format.parse().ok()) {
-            Some(FORMAT) => {}
+            Some(1..=FORMAT) => {}
             Some(found) => return Err(Problem::Newer(UnknownFormat::new(found, &release, FORMAT))),
             None => return Err(Problem::Damaged(format!("first line is {first:?}"))),
         }
@@ -68,6 +126,13 @@ impl IdentityFile {
         let number = |key: &str| field(key)?.parse::<u64>().map_err(|e| Problem::Damaged(format!("{key}: {e}")));
         let id16 =
             |key: &str| unhex(field(key)?).ok_or_else(|| Problem::Damaged(format!("{key} is not 32 hex digits")));
+        let plan = |key: &str| match fields.get(key) {
+            Some(text) => match unhex_all(text) {
+                Some(bytes) => Ok(Some(Bytes::from(bytes))),
+                None => Err(Problem::Damaged(format!("{key} is not hex digits"))),
+            },
+            None => Ok(None),
+        };
         let role = match field("role")? {
             "voter" => Role::Voter,
             "learner" => Role::Learner,
@@ -84,7 +149,17 @@ impl IdentityFile {
             site: field("site")?.to_owned(),
             role,
         };
-        Ok(IdentityFile { claim, folder_id: id16("folder_id")?, membership, release })
+        let promised = match plan("promised")? {
+            Some(plan) => Some(Promise { epoch: number("promised_epoch")?, plan }),
+            None => None,
+        };
+        let fenced = match fields.get("fenced") {
+            Some(why) => Some(Fence { why: (*why).to_owned(), record: plan("fenced_by")? }),
+            None => None,
+        };
+        let votes = fields.get("votes") == Some(&VOTES);
+        let lineage = Lineage { votes, record: plan("record")?, promised, fenced };
+        Ok(IdentityFile { claim, folder_id: id16("folder_id")?, membership, lineage, release })
     }
 
     pub(super) fn describe(&self) -> String {
@@ -102,12 +177,12 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<[u8; 16]> {
-    let mut out = [0u8; 16];
-    if text.len() != 32 || !text.is_ascii() {
+    unhex_all(text)?.try_into().ok()
+}
+
+fn unhex_all(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
-    for (slot, i) in out.iter_mut().zip((0..32).step_by(2)) {
-        *slot = u8::from_str_radix(&text[i..i + 2], 16).ok()?;
-    }
-    Some(out)
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect()
 }

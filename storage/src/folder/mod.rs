@@ -8,9 +8,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rustix::fs::FlockOperation;
 
-pub use self::identity::{FORMAT, IdentityFile, hex};
+pub use self::identity::{FORMAT, Fence, IdentityFile, Lineage, Promise, hex};
 use crate::member::Role;
 use crate::release::{RELEASE, UnknownFormat};
 use crate::types::NodeId;
@@ -123,7 +124,10 @@ pub enum FolderError {
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
+    /// Its claim is what the settings say; see [`DataFolder::claim`] for what holds.
     file: IdentityFile,
+    /// What the settings say, with the vote that a promotion gave.
+    claim: FolderClaim,
     _lock: Lock,
 }
 
@@ -155,6 +159,11 @@ fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> FolderErro
     move |source| FolderError::Io { path: path.to_owned(), action, source }
 }
 
+fn effective(file: &IdentityFile) -> FolderClaim {
+    let role = if file.lineage.votes { Role::Voter } else { file.claim.role };
+    FolderClaim { role, ..file.claim.clone() }
+}
+
 fn read_identity(path: &Path) -> Result<Option<IdentityFile>, FolderError> {
     match fs::read_to_string(path.join(IDENTITY)) {
         Ok(text) => IdentityFile::parse(&text).map(Some).map_err(|problem| problem.at(path)),
@@ -183,7 +192,8 @@ impl DataFolder {
                 });
             }
             Some(file) if file.release == RELEASE => {
-                return Ok(Self { path: path.to_owned(), file, _lock: lock });
+                let claim = effective(&file);
+                return Ok(Self { path: path.to_owned(), file, claim, _lock: lock });
             }
             Some(file) => file,
             None => {
@@ -194,10 +204,12 @@ impl DataFolder {
                 if others {
                     return Err(FolderError::Foreign(path.to_owned()));
                 }
-                IdentityFile { claim, folder_id: new_folder_id, membership: None, release: String::new() }
+                let lineage = Lineage::default();
+                IdentityFile { claim, folder_id: new_folder_id, membership: None, lineage, release: String::new() }
             }
         };
-        let mut folder = Self { path: path.to_owned(), file, _lock: lock };
+        let claim = effective(&file);
+        let mut folder = Self { path: path.to_owned(), file, claim, _lock: lock };
         folder.write()?;
         Ok(folder)
     }
@@ -207,9 +219,14 @@ impl DataFolder {
         &self.path
     }
 
-    /// What the settings say.
+    /// What the settings say, but for the role of a learner that a promotion has given a vote.
     pub fn claim(&self) -> &FolderClaim {
-        &self.file.claim
+        &self.claim
+    }
+
+    /// What forced promotions and fences left here.
+    pub fn lineage(&self) -> &Lineage {
+        &self.file.lineage
     }
 
     /// The folder's own random id.
@@ -219,7 +236,7 @@ impl DataFolder {
 
     /// Which node of which cluster lives here; `None` until a cluster has adopted it.
     pub fn identity(&self) -> Option<NodeIdentity> {
-        let IdentityFile { claim, folder_id, membership, .. } = &self.file;
+        let (claim, IdentityFile { folder_id, membership, .. }) = (&self.claim, &self.file);
         membership.map(|(cluster_id, epoch)| NodeIdentity {
             cluster_id,
             epoch,
@@ -240,6 +257,32 @@ impl DataFolder {
         self.file.membership = Some((cluster_id, epoch));
         self.write()?;
         Ok(self.identity().expect("the membership was set two lines above"))
+    }
+
+    /// Records durably what forced promotions and fences leave here.
+    ///
+    /// # Errors
+    /// The identity file cannot be written: then nothing has changed.
+    pub fn set_lineage(&mut self, lineage: Lineage) -> Result<(), FolderError> {
+        let before = std::mem::replace(&mut self.file.lineage, lineage);
+        self.write().inspect_err(|_| self.file.lineage = before)?;
+        self.claim = effective(&self.file);
+        Ok(())
+    }
+
+    /// Goes on durably in another epoch, which an approved plan began; as a voter, whatever the settings say of a
+    /// learner. What was promised and fenced in the former one is over.
+    ///
+    /// # Errors
+    /// The identity file cannot be written: then nothing has changed.
+    pub fn begin_epoch(&mut self, epoch: u64, record: Bytes) -> Result<(), FolderError> {
+        let before = self.file.clone();
+        let votes = self.file.lineage.votes || self.file.claim.role == Role::Learner;
+        self.file.lineage = Lineage { votes, record: Some(record), promised: None, fenced: None };
+        self.file.membership = self.file.membership.map(|(cluster_id, _)| (cluster_id, epoch));
+        self.write().inspect_err(|_| self.file = before)?;
+        self.claim = effective(&self.file);
+        Ok(())
     }
 
     fn write(&mut self) -> Result<(), FolderError> {
@@ -378,10 +421,39 @@ mod tests {
         DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
         assert_eq!(release(), RELEASE, "who opens it writes its release");
 
-        fs::write(dir.path().join(IDENTITY), "saola-folder 2\nkind = new\nrelease = 0.3.0\n").unwrap();
+        fs::write(dir.path().join(IDENTITY), "saola-folder 3\nkind = new\nrelease = 0.3.0\n").unwrap();
         let refused = DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap_err().to_string();
-        assert!(refused.contains("has format 2, written by Saola 0.3.0; this release"), "{refused}");
-        assert!(refused.ends_with("reads format 1: install 0.3.0 or later"), "{refused}");
+        assert!(refused.contains("has format 3, written by Saola 0.3.0; this release"), "{refused}");
+        assert!(refused.ends_with("reads format 2: install 0.3.0 or later"), "{refused}");
+    }
+
+    #[test]
+    fn what_promotions_and_fences_leave_is_there_after_a_restart_and_older_releases_do_not_run_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let learner = FolderClaim { role: Role::Learner, ..claim(4) };
+        let open = || DataFolder::open(dir.path(), learner.clone(), [7; 16]).unwrap();
+        let text = || fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
+        let mut folder = open();
+        folder.adopt([9; 16], 1).unwrap();
+        assert!(text().starts_with("saola-folder 1\n"));
+        let plan = Bytes::from_static(b"\x00plan\xff");
+        let fenced = Fence { why: "by an\noperator".into(), record: Some(plan.clone()) };
+        let lineage = Lineage {
+            promised: Some(Promise { epoch: 2, plan: plan.clone() }),
+            fenced: Some(fenced),
+            ..Lineage::default()
+        };
+        folder.set_lineage(lineage.clone()).unwrap();
+        assert!(text().starts_with("saola-folder 2\n"), "{}", text());
+        drop(folder);
+        let mut folder = open();
+        assert_eq!(folder.lineage().promised, lineage.promised);
+        assert_eq!(folder.lineage().fenced.as_ref().unwrap().why, "by an operator");
+        folder.begin_epoch(2, plan.clone()).unwrap();
+        drop(folder);
+        let folder = open();
+        assert_eq!(folder.lineage(), &Lineage { votes: true, record: Some(plan), ..Lineage::default() });
+        assert_eq!((folder.claim().role, folder.identity().unwrap().epoch), (Role::Voter, 2));
     }
 
     #[test]
@@ -391,7 +463,7 @@ mod tests {
         assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Foreign(_))));
         fs::write(dir.path().join(IDENTITY), "saola-folder 1\nnode_id = x\n").unwrap();
         assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Damaged { .. })));
-        fs::write(dir.path().join(IDENTITY), "saola-folder 2\n").unwrap();
+        fs::write(dir.path().join(IDENTITY), "saola-folder 3\n").unwrap();
         assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Newer { .. })));
     }
 }

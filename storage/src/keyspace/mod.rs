@@ -22,6 +22,7 @@
 
 pub mod changes;
 pub mod collections;
+pub mod epochs;
 pub mod failover;
 pub mod format;
 pub mod heads;

@@ -1,0 +1,424 @@
+//! Whether a site may be promoted by force, how, and what that would lose: a pure function of what all nodes say.
+//!
+//! The base of the new epoch is the greatest log id over all survivors, the witness and fenced nodes included. The
+//! verdict (`reference`: DESIGN §7) is PROVEN ZERO in two cases alone:
+//! - every quorum of every membership that a survivor knows has a survivor in it, so each commit is in a survivor's log,
+//!   and so in the greatest one;
+//! - the gate was closed until the other side stopped: each acknowledged write is at `acks` of its data nodes, so it is
+//!   at one of any `n - acks + 1` of them. That nobody opened the gate follows from maximum protection, if people vouch
+//!   that it was not lowered, or, without a witness, from a moment at which the other side had stopped, if that is
+//!   earlier than the newest acknowledgement plus the degrade time, less 2 % for the drift of clocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use saola_storage::keyspace::meta::LogIdRow;
+use saola_storage::promotion::{Attested, FORMAT, Plan, Survivor, Verdict};
+use saola_storage::types::{LogId, NodeId};
+
+use crate::member::{Member, MembershipRecord, Role, VoterSet, is_quorum};
+use crate::wire::{GateSeen, Standing};
+
+/// A plan that is not begun within fifteen minutes has to be made anew.
+const VALID_US: u64 = 15 * 60 * 1_000_000;
+/// Terms of the new epoch begin so far above those of the former one that nobody takes one for the other.
+const TERMS_APART: u64 = 1000;
+
+/// What a plan is made of.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// Epoch of the node that makes the plan.
+    pub epoch: u64,
+    /// The site to promote.
+    pub site: &'a str,
+    /// Nodes that answered, the one that makes the plan among them.
+    pub standings: &'a [Standing],
+    /// What people vouch for.
+    pub attested: &'a Attested,
+    /// Clock of the node that makes the plan, microseconds since 1970.
+    pub now_us: u64,
+    /// Bytes of the signed plan that is being carried out: that some have promised it is no reason for another epoch.
+    pub carried_out: &'a [u8],
+}
+
+/// Why no plan is made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlan {
+    /// The cluster can go on by itself.
+    #[error(
+        "a quorum of voters answers ({names}): nothing has to be forced; move leadership with `saola switchover --to \
+         {site}`, and see `saola why` if writes do not go on"
+    )]
+    Quorum {
+        /// Who answers.
+        names: String,
+        /// The site.
+        site: String,
+    },
+    /// Somebody of another site could acknowledge.
+    #[error(
+        "{names} of another site answer and are not fenced: they could acknowledge writes beside the promoted site; fence \
+         them with `saola site fence {site}`"
+    )]
+    NotFenced {
+        /// Who.
+        names: String,
+        /// Their site.
+        site: String,
+    },
+    /// It is done.
+    #[error("node {node} ({name}) is in epoch {epoch} already, which goes on without this one: see `saola epoch history` there")]
+    GoesOn {
+        /// Number of the node.
+        node: NodeId,
+        /// Its name.
+        name: String,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// Nobody knows who belongs to the cluster.
+    #[error("no node that answers knows the members of the cluster")]
+    NoMembership,
+    /// Nobody to promote.
+    #[error("no sound data node of site {site} answers: bring one back, or promote another site")]
+    NobodyThere {
+        /// The site.
+        site: String,
+    },
+    /// Nobody vouches for the silent ones.
+    #[error(
+        "{names} do not answer, and nobody vouches that they take no part any more: see to it that they cannot (power, \
+         network), and say so with `--attest TEXT`, which the approvers sign"
+    )]
+    NotAttested {
+        /// Who.
+        names: String,
+    },
+    /// The newest entries cannot be shipped.
+    #[error(
+        "{holder} has the newest entries and has purged what {base} lacks: promote with a node of the site that has more, or \
+         bring {holder}'s records to the site first"
+    )]
+    TailGone {
+        /// Who has them.
+        holder: String,
+        /// Who needs them.
+        base: String,
+    },
+}
+
+/// A node that answered, with what every step needs of it.
+struct Answered<'a> {
+    member: &'a Member,
+    standing: &'a Standing,
+}
+
+impl Answered<'_> {
+    fn last(&self) -> Option<LogId> {
+        self.standing.last.map(LogId::from)
+    }
+
+    /// It may vote and acknowledge, now or once its Raft runs.
+    fn may_take_part(&self) -> bool {
+        self.standing.fenced.is_empty() && self.standing.promised.is_empty()
+    }
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// [`NoPlan`] says why there is none, and what to do.
+pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
+    let site = view.site.to_owned();
+    let ahead = view.standings.iter().find(|it| it.epoch > view.epoch);
+    if let Some((standing, member)) = ahead.and_then(|it| Some((it, it.member.as_ref()?))) {
+        let (node, name) = (member.node_id, member.name.clone());
+        return Err(NoPlan::GoesOn { node, name, epoch: standing.epoch });
+    }
+    let known = view.standings.iter().filter_map(|it| Some((it.membership_at.map(LogId::from)?, it.membership.as_ref()?)));
+    let newest: &MembershipRecord =
+        known.max_by_key(|(at, _)| *at).map(|(_, record)| record).ok_or(NoPlan::NoMembership)?;
+    let members: Vec<&Member> = newest.seats.iter().filter_map(|seat| seat.member.as_ref()).collect();
+    let standing_of = |member: &&Member| {
+        let own = |it: &&Standing| it.member.as_ref().is_some_and(|said| said.folder_id == member.folder_id);
+        view.standings.iter().find(|it| own(it) && it.epoch == view.epoch)
+    };
+    let answered: Vec<Answered<'_>> =
+        members.iter().filter_map(|member| Some(Answered { member, standing: standing_of(member)? })).collect();
+    let lost: Vec<Member> =
+        members.iter().filter(|member| standing_of(member).is_none()).map(|member| (*member).clone()).collect();
+
+    check_nobody_goes_on(view, newest, &answered)?;
+    if !lost.is_empty() && view.attested.fenced.trim().is_empty() {
+        let names = list(lost.iter().map(|it| it.name.as_str()));
+        return Err(NoPlan::NotAttested { names });
+    }
+    let at_site = |it: &&Answered<'_>| it.member.site == view.site && it.standing.fenced.is_empty();
+    let sound = |it: &&Answered<'_>| it.member.role_value().is_data() && !it.standing.copy_is_bad;
+    let candidates: Vec<&Answered<'_>> = answered.iter().filter(at_site).filter(sound).collect();
+    let by_log = |it: &&Answered<'_>| (it.last(), std::cmp::Reverse(it.member.node_id));
+    let base = candidates.into_iter().max_by_key(by_log).ok_or(NoPlan::NobodyThere { site: site.clone() })?;
+    let holder = answered.iter().max_by_key(by_log).filter(|it| it.last() > base.last()).unwrap_or(base);
+    let base_next = base.last().map_or(0, |last| last.index + 1);
+    if holder.standing.purged.map(LogId::from).is_some_and(|purged| purged.index >= base_next) {
+        let (holder, base) = (holder.member.name.clone(), base.member.name.clone());
+        return Err(NoPlan::TailGone { holder, base });
+    }
+    let verdict = verdict(view, &members, &answered, base, holder);
+    let terms = answered.iter().map(|it| it.standing.vote_term.max(it.last().map_or(0, |last| last.leader.term)));
+    let promised = answered.iter().filter(|it| it.standing.promised != view.carried_out);
+    let promised = promised.filter_map(|it| saola_storage::promotion::SignedPlan::from_bytes(&it.standing.promised).ok());
+    let newest_epoch = promised.map(|(_, plan)| plan.epoch).chain([view.epoch]).max().unwrap_or(view.epoch);
+    // All data nodes of the site vote from now on, and a witness that answers goes along.
+    let goes_along = |it: &&Answered<'_>| at_site(it) || it.member.role_value() == Role::Witness;
+    let in_new_epoch = |it: &Answered<'_>| {
+        let role = if it.member.role_value() == Role::Learner { Role::Voter } else { it.member.role_value() };
+        Member { role: role as i32, demoted: false, ..it.member.clone() }
+    };
+    let approvers = base.standing.approvers.clone().unwrap_or_default();
+    Ok(Plan {
+        format: FORMAT,
+        cluster_id: base.standing.cluster_id.clone(),
+        cluster_name: base.standing.cluster_name.clone(),
+        epoch: newest_epoch + 1,
+        former_epoch: view.epoch,
+        site,
+        made_us: view.now_us,
+        expires_us: view.now_us.saturating_add(VALID_US),
+        base: holder.last().map(LogIdRow::from),
+        base_node: base.member.node_id,
+        holder: holder.member.node_id,
+        term: terms.max().unwrap_or(0) + TERMS_APART,
+        members: answered.iter().filter(goes_along).map(in_new_epoch).collect(),
+        survivors: answered.iter().map(survivor).collect(),
+        lost,
+        attested: Some(view.attested.clone()),
+        verdict: verdict.verdict.into(),
+        lost_revisions: verdict.lost_revisions,
+        because: verdict.because,
+        approvers: approvers.approvers,
+        needed: approvers.needed,
+        revision: base.standing.revision,
+    })
+}
+
+fn survivor(it: &Answered<'_>) -> Survivor {
+    Survivor {
+        node_id: it.member.node_id,
+        name: it.member.name.clone(),
+        site: it.member.site.clone(),
+        last: it.last().map(LogIdRow::from),
+        fenced: !it.standing.fenced.is_empty(),
+        role: it.member.role_value().as_str().to_owned(),
+    }
+}
+
+/// Whether two plans do the same with the same nodes. What is said of the reasons may differ.
+pub fn is_same(one: &Plan, other: &Plan) -> bool {
+    let what = |plan: &Plan| {
+        let survivors: BTreeMap<NodeId, (Option<LogIdRow>, bool)> =
+            plan.survivors.iter().map(|it| (it.node_id, (it.last, it.fenced))).collect();
+        let members: BTreeSet<NodeId> = plan.members.iter().map(|it| it.node_id).collect();
+        (plan.epoch, plan.base, plan.base_node, plan.holder, plan.verdict, survivors, members)
+    };
+    what(one) == what(other)
+}
+
+/// No quorum may be there, nor anybody who could acknowledge beside the promoted site.
+fn check_nobody_goes_on(
+    view: &View<'_>,
+    newest: &MembershipRecord,
+    answered: &[Answered<'_>],
+) -> Result<(), NoPlan> {
+    let site = view.site.to_owned();
+    let able: BTreeSet<NodeId> = answered.iter().filter(|it| it.may_take_part()).map(|it| it.member.node_id).collect();
+    if is_quorum(&sets(&newest.configs), |id| able.contains(&id)) {
+        let names = list(answered.iter().filter(|it| able.contains(&it.member.node_id)).map(|it| it.member.name.as_str()));
+        return Err(NoPlan::Quorum { names, site });
+    }
+    let elsewhere = |it: &&Answered<'_>| it.member.site != view.site && it.member.role_value().is_data();
+    let unfenced: Vec<&Answered<'_>> =
+        answered.iter().filter(elsewhere).filter(|it| it.standing.fenced.is_empty()).collect();
+    match unfenced.first() {
+        None => Ok(()),
+        Some(first) => {
+            let (names, site) = (list(unfenced.iter().map(|it| it.member.name.as_str())), first.member.site.clone());
+            Err(NoPlan::NotFenced { names, site })
+        }
+    }
+}
+
+fn sets(configs: &[VoterSet]) -> Vec<BTreeSet<NodeId>> {
+    configs.iter().map(|set| set.node_ids.iter().copied().collect()).collect()
+}
+
+fn list<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// What would be lost, and why that is so.
+struct Judged {
+    verdict: Verdict,
+    lost_revisions: u64,
+    because: Vec<String>,
+}
+
+fn verdict(
+    view: &View<'_>,
+    members: &[&Member],
+    answered: &[Answered<'_>],
+    base: &Answered<'_>,
+    holder: &Answered<'_>,
+) -> Judged {
+    let mut because = Vec::new();
+    if every_quorum_has_a_survivor(answered, &mut because) || gate_was_closed(view, members, answered, base, holder, &mut because) {
+        return Judged { verdict: Verdict::ProvenZero, lost_revisions: 0, because };
+    }
+    match view.attested.last_revision {
+        Some(last_revision) => {
+            let lost_revisions = last_revision.saturating_sub(base.standing.revision);
+            because.push(format!(
+                "the other side's newest revision is vouched to be {last_revision}, {} has revision {}: at most \
+                 {lost_revisions} revisions are lost",
+                base.member.name, base.standing.revision
+            ));
+            Judged { verdict: Verdict::Bounded, lost_revisions, because }
+        }
+        None => {
+            because.push(
+                "nobody vouches for the other side's newest revision (--last-revision): how many acknowledged writes it has \
+                 beyond the base is not known"
+                    .into(),
+            );
+            Judged { verdict: Verdict::Unknown, lost_revisions: 0, because }
+        }
+    }
+}
+
+fn every_quorum_has_a_survivor(answered: &[Answered<'_>], because: &mut Vec<String>) -> bool {
+    let known = answered.iter().flat_map(|it| {
+        let newest = it.standing.membership.as_ref().map(|record| sets(&record.configs)).unwrap_or_default();
+        newest.into_iter().chain(sets(&it.standing.applied_voters))
+    });
+    let known: BTreeSet<BTreeSet<NodeId>> = known.filter(|set| !set.is_empty()).collect();
+    let answers = |id: &NodeId| answered.iter().any(|it| it.member.node_id == *id);
+    for set in &known {
+        let (lost, majority) = (set.iter().filter(|id| !answers(id)).count(), set.len() / 2 + 1);
+        let (voters, here) = (set.len(), set.len() - lost);
+        if lost >= majority {
+            because.push(format!(
+                "{here} of {voters} voters answered: the {lost} others are a quorum ({majority}) and may have committed \
+                 without them"
+            ));
+            return false;
+        }
+        because.push(format!(
+            "{here} of {voters} voters answered: no quorum ({majority}) is without one of them, so every commit is in a \
+             log that is kept"
+        ));
+    }
+    !known.is_empty()
+}
+
+fn gate_was_closed(
+    view: &View<'_>,
+    members: &[&Member],
+    answered: &[Answered<'_>],
+    base: &Answered<'_>,
+    holder: &Answered<'_>,
+    because: &mut Vec<String>,
+) -> bool {
+    let Some(gate) = &base.standing.gate else { return false };
+    if !gate.is_closed {
+        because.push("acknowledgements did not wait for this site (the gate was open) when it last heard of them".into());
+        return false;
+    }
+    if !gate.is_newest || holder.member.node_id != base.member.node_id {
+        because.push("what the newest entries say of the gate is not applied, so it counts as open".into());
+        return false;
+    }
+    if !enough_at_gate(view, members, answered, gate, because) {
+        return false;
+    }
+    if gate.is_maximum {
+        because.push(match view.attested.never_lowered {
+            true => "maximum protection was in force, and nobody lowered it, as is vouched".into(),
+            false => {
+                "maximum protection was in force, and nobody vouches that it was not lowered on the other side \
+                 (--never-lowered)"
+                    .into()
+            }
+        });
+        return view.attested.never_lowered;
+    }
+    stopped_in_time(view, members, answered, gate, because)
+}
+
+/// Whichever other site led, enough of the nodes that had to acknowledge answered.
+fn enough_at_gate(
+    view: &View<'_>,
+    members: &[&Member],
+    answered: &[Answered<'_>],
+    gate: &GateSeen,
+    because: &mut Vec<String>,
+) -> bool {
+    let data = || members.iter().filter(|it| it.role_value().is_data());
+    let answers = |it: &&&Member| answered.iter().any(|other| other.member.node_id == it.node_id);
+    // A leader of this site did not wait for it: its own log has to be here.
+    if data().filter(|it| it.site == view.site && it.role_value().votes()).any(|it| !answers(&it)) {
+        because.push(format!("a voter of site {} does not answer, and may have led", view.site));
+        return false;
+    }
+    let led_from: BTreeSet<&str> = data().map(|it| it.site.as_str()).filter(|site| *site != view.site).collect();
+    led_from.into_iter().all(|site| {
+        let asked = data().filter(|it| it.site != site).count();
+        let here = data().filter(|it| it.site != site).filter(answers).count();
+        let enough = (asked + 1).saturating_sub(gate.acks as usize);
+        because.push(format!(
+            "every write that site {site} acknowledged was at {} of {asked} nodes elsewhere while the gate was closed; {here} \
+             of them answered, {enough} are enough",
+            gate.acks
+        ));
+        here >= enough
+    })
+}
+
+/// The other side had stopped before it could open the gate by itself.
+fn stopped_in_time(
+    view: &View<'_>,
+    members: &[&Member],
+    answered: &[Answered<'_>],
+    gate: &GateSeen,
+    because: &mut Vec<String>,
+) -> bool {
+    if members.iter().any(|it| it.role_value() == Role::Witness) {
+        because.push("the gate opens by itself, and with a witness its time may run from before the last acknowledgement".into());
+        return false;
+    }
+    let known = answered.iter().filter_map(|it| it.standing.gate.as_ref());
+    let acknowledged_us = known.map(|gate| gate.acknowledged_us).max().unwrap_or(0);
+    if acknowledged_us == 0 {
+        because.push("no node remembers when the other side last counted an acknowledgement: it may have opened the gate".into());
+        return false;
+    }
+    let open_us = acknowledged_us.saturating_add(gate.degrade_ms.saturating_mul(980));
+    let Some(stopped_us) = view.attested.stopped_us else {
+        because.push(format!(
+            "the gate stayed closed until {} ms after the newest acknowledgement at least, and nobody vouches when the other \
+             side stopped (--stopped-at)",
+            gate.degrade_ms * 98 / 100
+        ));
+        return false;
+    };
+    let in_time = stopped_us <= open_us;
+    because.push(match in_time {
+        true => format!(
+            "the other side stopped {} ms before it could open the gate, as is vouched",
+            (open_us - stopped_us) / 1000
+        ),
+        false => format!("the other side stopped {} ms after it could open the gate", (stopped_us - open_us) / 1000),
+    });
+    in_time
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! A site goes on without the other by force: the plan is made, carried out step by step, and completed.
+//!
+//! 1. All survivors *promise* durably to take no part in their epoch any more; that is refused if one of them has more by
+//!    then than the plan says. A plan for a later epoch takes the place of an earlier promise, as with Paxos ballots.
+//! 2. The base node *begins*: it ships the tail of whoever has the base, adds an entry by which it is the only voter, and
+//!    writes the new epoch and the approved plan into its folder. Then its process starts anew.
+//! 3. It leads at once, and *completes*: its first command ([`BeginEpoch`]) opens the gate; the other survivors, which hear
+//!    from it by its appends, meet the record, start anew, catch up, and get their votes.
+//!
+//! Each step does only what is left to do, so that the plan is finished by carrying it out again, whoever crashed when.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::RaftLogStorage;
+use saola_storage::command::{BeginEpoch, Command, Op};
+use saola_storage::log::{LogEntry, LogOp};
+use saola_storage::payload::{self, PayloadKind};
+use saola_storage::promotion::{Attested, Plan, SignedPlan, Survivor};
+use saola_storage::types::{LeaderId, LogId, Vote};
+use tokio::sync::oneshot;
+
+use super::admin::{invalid, to_its_end};
+use super::lineage::names;
+use super::protection::new_id;
+use super::{AdminError, Replica};
+use crate::folder::{Lineage, Promise};
+use crate::log_store::LogStore;
+use crate::member::{Member, MembershipRecord, Seat, VoterSet};
+use crate::promotion::{View, is_same, plan};
+use crate::repair::PIECE_BYTES;
+use crate::types::{Runtime, log_id_to};
+use crate::wire::{Answer, EntriesFrom, EntriesReply, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing};
+
+/// One step at one node may take so long; the base node may have a tail to ship.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+/// The first command of an epoch may take so long.
+const FIRST_COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+/// How far a plan has been carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// The epoch has begun; this node has started it, or will hear of it in a moment.
+    Begun {
+        /// The epoch.
+        epoch: u64,
+        /// The node that leads it first.
+        base_node: u64,
+    },
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// How all members stand, this node first, as far as they answer.
+    async fn all_standings(&self) -> Vec<Standing> {
+        let own = self.shared.standing().await;
+        let known = own.membership.iter().flat_map(|record| record.seats.iter().filter_map(|seat| seat.member.clone()));
+        let others: Vec<Member> = known.filter(|member| member.node_id != self.shared.claim.node_id).collect();
+        let answers = self.standings_of(&others).await;
+        std::iter::once(own).chain(answers.into_iter().filter_map(|(_, answer)| answer.ok())).collect()
+    }
+
+    /// Makes the plan by which `site` goes on without the other; nothing is changed.
+    ///
+    /// # Errors
+    /// There is no plan to make; the message says why, and what to do.
+    pub async fn plan_promotion(&self, site: &str, attested: &Attested) -> Result<Plan, AdminError> {
+        self.make_plan(site, attested, &[]).await
+    }
+
+    async fn make_plan(&self, site: &str, attested: &Attested, carried_out: &[u8]) -> Result<Plan, AdminError> {
+        let shared = &self.shared;
+        let own = shared.identity().ok_or_else(|| invalid("this node is not part of a cluster"))?;
+        let standings = self.all_standings().await;
+        let now_us = shared.now_us();
+        let view = View { epoch: own.epoch, site, standings: &standings, attested, now_us, carried_out };
+        plan(&view).map_err(|why| invalid(why.to_string()))
+    }
+
+    /// Carries an approved plan out, as far as it has not been. Whoever asked may ask again after any failure.
+    ///
+    /// # Errors
+    /// It is not approved, has expired, or does not fit the nodes any more; or a node that is needed does not answer.
+    pub async fn apply_promotion(&self, record: Bytes) -> Result<Steps, AdminError> {
+        let replica = self.clone();
+        to_its_end::<RT, _>(async move { replica.apply_here(&record).await }).await
+    }
+
+    async fn apply_here(&self, record: &Bytes) -> Result<Steps, AdminError> {
+        let shared = &self.shared;
+        let (signed, plan) = SignedPlan::from_bytes(record).map_err(|error| invalid(error.to_string()))?;
+        shared.check_record(&signed, &plan).map_err(invalid)?;
+        let begun = Steps::Begun { epoch: plan.epoch, base_node: plan.base_node };
+        let own = shared.identity().ok_or_else(|| invalid("this node is not part of a cluster"))?;
+        if own.epoch >= plan.epoch {
+            return match shared.record() == *record {
+                true => Ok(begun),
+                false => Err(invalid(format!("epoch {} has begun already, by another plan", own.epoch))),
+            };
+        }
+        let standings = self.all_standings().await;
+        let same_record = |it: &&Standing| it.epoch == plan.epoch && it.record == *record;
+        if standings.iter().any(|it| same_record(&it)) {
+            // The base node begins last of those whose word is needed: the others hear from it.
+            return Ok(begun);
+        }
+        let some_promised = standings.iter().any(|it| it.promised == *record);
+        if !some_promised && shared.now_us() > plan.expires_us {
+            return Err(invalid("the plan has expired: make a new one with `saola dr plan promote`, and have it approved"));
+        }
+        let attested = plan.attested.clone().unwrap_or_default();
+        let now = self.make_plan(&plan.site, &attested, record).await?;
+        if !is_same(&plan, &now) {
+            return Err(invalid(format!(
+                "the nodes do not stand any more as the plan says ({}): make a new one with `saola dr plan promote`, and \
+                 have it approved",
+                difference(&plan, &now)
+            )));
+        }
+        for member in &plan.members {
+            self.have(member, LineageVerb::Promise(record.clone())).await?;
+        }
+        let base = plan.member(plan.base_node).ok_or_else(|| invalid("the plan names no node to begin the epoch"))?;
+        self.have(base, LineageVerb::Begin(record.clone())).await?;
+        Ok(begun)
+    }
+
+    /// Has a node, this one or another, take a step.
+    async fn have(&self, member: &Member, verb: LineageVerb) -> Result<(), AdminError> {
+        if member.node_id == self.shared.claim.node_id {
+            let done = match &verb {
+                LineageVerb::Promise(plan) => self.promise(plan).await,
+                LineageVerb::Begin(plan) => self.begin(plan).await,
+                LineageVerb::Fence(why) => self.fence_here(why.clone()).await,
+                LineageVerb::Unfence(Nothing {}) => self.unfence_here().await,
+                LineageVerb::Stand(Nothing {}) => Ok(()),
+            };
+            return done.map_err(AdminError::from);
+        }
+        let question = Question::Lineage(LineageAsk { verb: Some(verb) });
+        self.ask(member, question, STEP_LIMIT).await.map(drop)
+    }
+
+    /// Fences all nodes of a site that answer; answers who does, and who does not.
+    pub async fn fence_site(&self, site: &str, why: &str) -> Result<(Vec<Member>, Vec<Member>), AdminError> {
+        self.tell_site(site, &LineageVerb::Fence(why.to_owned())).await
+    }
+
+    /// Lets the nodes of a site take part again which nothing but a fence, or nobody's answer, keeps from it.
+    pub async fn unfence_site(&self, site: &str) -> Result<(Vec<Member>, Vec<Member>), AdminError> {
+        self.tell_site(site, &LineageVerb::Unfence(Nothing {})).await
+    }
+
+    async fn tell_site(&self, site: &str, verb: &LineageVerb) -> Result<(Vec<Member>, Vec<Member>), AdminError> {
+        let own = self.shared.standing().await;
+        let known = own.membership.iter().flat_map(|record| record.seats.iter().filter_map(|seat| seat.member.clone()));
+        let there: Vec<Member> = known.filter(|member| member.site == site).collect();
+        if there.is_empty() {
+            return Err(invalid(format!("site {site} has no node of this cluster, as far as this node knows")));
+        }
+        let told = there.into_iter().map(|member| async move { (self.have(&member, verb.clone()).await, member) });
+        let (mut done, mut silent) = (Vec::new(), Vec::new());
+        for (result, member) in futures::future::join_all(told).await {
+            match result {
+                Ok(()) => done.push(member),
+                Err(AdminError::PeerUnreachable { .. }) => silent.push(member),
+                Err(error) => return Err(invalid(format!("node {} ({}): {error}", member.node_id, member.name))),
+            }
+        }
+        Ok((done, silent))
+    }
+
+    /// Takes no part in this epoch any more, for the sake of an approved plan.
+    pub(super) async fn promise(&self, record: &Bytes) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let refuse = |message: String| Err(Refusal::new(RefusalCode::Invalid, message));
+        let (signed, plan) = checked(record)?;
+        let _one_at_a_time = shared.admin.lock().await;
+        let lineage = shared.lineage();
+        if lineage.promised.as_ref().is_some_and(|promise| promise.plan == *record) {
+            return Ok(());
+        }
+        let own = shared.identity().ok_or_else(|| Refusal::new(RefusalCode::NotAdopted, "this node has no cluster"))?;
+        if let Some(fence) = &lineage.fenced {
+            return refuse(fence.why.clone());
+        }
+        if own.epoch != plan.former_epoch {
+            return refuse(format!("node {} is in epoch {}, the plan ends epoch {}", own.node_id, own.epoch, plan.former_epoch));
+        }
+        if let Some(promise) = lineage.promised.as_ref().filter(|promise| promise.epoch >= plan.epoch) {
+            return refuse(format!(
+                "node {} waits for epoch {} by another plan already: finish that one, or make a new one",
+                own.node_id, promise.epoch
+            ));
+        }
+        if let Err(why) = shared.check_record(&signed, &plan) {
+            return refuse(why);
+        }
+        if lineage.promised.is_none() && shared.now_us() > plan.expires_us {
+            return refuse(format!("by the clock of node {} the plan has expired: make a new one", own.node_id));
+        }
+        let Some(planned) = plan.survivors.iter().find(|it| it.node_id == own.node_id) else {
+            return refuse(format!("node {} is not among the plan's survivors", own.node_id));
+        };
+        let before = lineage.promised.clone();
+        let promised = Some(Promise { epoch: plan.epoch, plan: record.clone() });
+        self.keep_lineage(Lineage { promised, ..lineage.clone() }).await?;
+        // Now that Raft has stopped the log stays as it is.
+        if !is_at(planned, shared.log.state().last) {
+            self.keep_lineage(Lineage { promised: before, ..lineage }).await?;
+            shared.starts_anew.send_replace(true);
+            return refuse(format!(
+                "the log of node {} has changed since the plan was made: make a new one with `saola dr plan promote`",
+                own.node_id
+            ));
+        }
+        tracing::warn!(epoch = plan.epoch, "this node takes no part in epoch {} any more", own.epoch);
+        Ok(())
+    }
+
+    /// Begins the epoch of a plan that this node and all other survivors have promised.
+    pub(super) async fn begin(&self, record: &Bytes) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let (_, plan) = checked(record)?;
+        let _one_at_a_time = shared.admin.lock().await;
+        if shared.record() == *record {
+            return Ok(());
+        }
+        let own = shared.identity().ok_or_else(|| Refusal::new(RefusalCode::NotAdopted, "this node has no cluster"))?;
+        let promised = shared.lineage().promised.is_some_and(|promise| promise.plan == *record);
+        if !promised || plan.base_node != own.node_id {
+            let message = format!("node {} has not promised this plan, or is not to begin it", own.node_id);
+            return Err(Refusal::new(RefusalCode::Invalid, message));
+        }
+        let base: Option<LogId> = plan.base.map(LogId::from);
+        let first = LogId {
+            leader: LeaderId { term: plan.term, node_id: own.node_id },
+            index: base.map_or(0, |base| base.index + 1),
+        };
+        let not_written = |error: std::io::Error| Refusal::new(RefusalCode::Stopped, format!("this node's log: {error}"));
+        if shared.log.state().last != Some(first) {
+            self.take_tail(&plan, base).await?;
+            let mut log = LogStore::<RT>::new(shared.log.clone());
+            // Not elected: it asks for votes when it starts, and its own is enough.
+            let vote = Vote { leader: first.leader, committed: false };
+            log.save_vote(&crate::types::vote_to::<RT>(&vote)).await.map_err(not_written)?;
+            let entry = LogEntry { log_id: first, payload: payload::encode(PayloadKind::Membership, &first_members(&plan)) };
+            self.durable(LogOp::Append(vec![entry])).await?;
+        }
+        self.go_along(plan.epoch, record).await;
+        match self.should_start_anew() {
+            true => Ok(()),
+            false => Err(Refusal::new(RefusalCode::Stopped, "the folder could not take note of the epoch; see the log")),
+        }
+    }
+
+    async fn durable(&self, op: LogOp) -> Result<(), Refusal> {
+        let (done, synced) = oneshot::channel();
+        self.shared.log.submit(op, Some(Box::new(move |result| drop(done.send(result)))));
+        let failed = |why: String| Refusal::new(RefusalCode::Stopped, format!("this node's log: {why}"));
+        match synced.await {
+            Ok(result) => result.map_err(|error| failed(error.to_string())),
+            Err(_) => Err(failed("its writer has ended".into())),
+        }
+    }
+
+    /// Brings this node's log up to the base, which another survivor has. What this one has beside it was never committed.
+    async fn take_tail(&self, plan: &Plan, base: Option<LogId>) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let Some(base) = base.filter(|base| shared.log.state().last != Some(*base)) else { return Ok(()) };
+        let refuse = |message: String| Refusal::new(RefusalCode::Invalid, message);
+        let holder = plan.survivors.iter().find(|it| it.node_id == plan.holder);
+        let name = holder.map_or("?", |it| it.name.as_str());
+        let member = shared.members().into_iter().find(|it| it.node_id == plan.holder);
+        let member = member.ok_or_else(|| refuse(format!("this node does not know {name}, which has the newest entries")))?;
+        let committed = shared.log.state().committed.max(shared.store.applied().log_id);
+        let mut next = committed.map_or(0, |it| it.index + 1).max(shared.log.state().last_purged.map_or(0, |it| it.index + 1));
+        while next <= base.index {
+            let EntriesReply { entries, purged, .. } = self.ask_entries(&member, next, base.index + 1).await?;
+            // What it has purged is committed, and so the same wherever it stands.
+            let skips = purged.map(LogId::from).filter(|purged| purged.index >= next);
+            if let Some(purged) = skips.filter(|purged| shared.log.log_id_at(purged.index) == Some(*purged)) {
+                next = purged.index + 1;
+                continue;
+            }
+            let entries: Vec<LogEntry> = entries
+                .into_iter()
+                .map(|it| LogEntry { log_id: it.log_id.map(LogId::from).unwrap_or_default(), payload: it.payload })
+                .collect();
+            let Some(last) = entries.last().map(|it| it.log_id.index) else {
+                return Err(refuse(format!("{name} does not give the entries from index {next} on: make a new plan")));
+            };
+            if (next..).zip(&entries).any(|(index, entry)| entry.log_id.index != index) {
+                return Err(refuse(format!("{name} gave entries with a hole behind index {next}")));
+            }
+            let known = entries.iter().take_while(|it| shared.log.log_id_at(it.log_id.index) == Some(it.log_id)).count();
+            let lacking = entries[known..].to_vec();
+            if let Some(first) = lacking.first() {
+                if shared.log.state().last.is_some_and(|own| own.index >= first.log_id.index) {
+                    let before = first.log_id.index.checked_sub(1).and_then(|index| shared.log.log_id_at(index));
+                    let mut log = LogStore::<RT>::new(shared.log.clone());
+                    let cut = log.truncate_after(before.as_ref().map(log_id_to::<RT>)).await;
+                    cut.map_err(|error| Refusal::new(RefusalCode::Stopped, format!("this node's log: {error}")))?;
+                }
+                self.durable(LogOp::Append(lacking)).await?;
+            }
+            next = last + 1;
+        }
+        match shared.log.state().last == Some(base) {
+            true => Ok(()),
+            false => Err(refuse(format!("{name} gave other entries than the plan says: make a new one"))),
+        }
+    }
+
+    async fn ask_entries(&self, member: &Member, from: u64, end: u64) -> Result<EntriesReply, Refusal> {
+        let which = EntriesFrom { from, end, max_bytes: PIECE_BYTES as u64 };
+        match self.ask(member, Question::Entries(which), STEP_LIMIT).await {
+            Ok(Answer::Entries(reply)) => Ok(reply),
+            Ok(_) => Err(Refusal::new(RefusalCode::BadMessage, "an answer of the wrong kind to a question for entries")),
+            Err(error) => Err(Refusal::new(RefusalCode::Invalid, error.to_string())),
+        }
+    }
+}
+
+/// The leader of an epoch that a promotion began writes its first command, and gives the other survivors their votes.
+pub(super) async fn complete<RT: Runtime>(replica: Replica<RT>) {
+    let shared = &replica.shared;
+    let record = shared.record();
+    let Ok((_, plan)) = SignedPlan::from_bytes(&record) else { return };
+    let pause = Duration::from_millis(shared.timing.heartbeat_ms);
+    while !shared.has_stopped() {
+        RT::sleep(pause).await;
+        if !shared.is_leader() {
+            continue;
+        }
+        if shared.store.epochs().last().is_none_or(|epoch| epoch.number < plan.epoch) {
+            let state_id = Bytes::copy_from_slice(&new_id::<RT>());
+            let begin = BeginEpoch { epoch: plan.epoch, record: record.clone(), site: plan.site.clone(), state_id };
+            let command = Command { request: None, op: Some(Op::BeginEpoch(begin)) };
+            match replica.propose_within(command, FIRST_COMMAND_LIMIT).await {
+                Ok(_) => tracing::warn!(epoch = plan.epoch, "epoch {} goes on, led from site {}", plan.epoch, plan.site),
+                Err(refusal) => tracing::warn!("begin epoch {}: {}; it is tried again", plan.epoch, refusal.message),
+            }
+            continue;
+        }
+        let voteless: Vec<Member> = plan.members.iter().filter(|it| waits_for_vote(shared, it)).cloned().collect();
+        if voteless.is_empty() {
+            return;
+        }
+        for member in voteless {
+            let name = member.name.clone();
+            if let Err(error) = replica.add_here(member).await {
+                tracing::warn!("give {name} its vote in epoch {}: {error}", plan.epoch);
+            }
+        }
+    }
+}
+
+/// A member by the plan that is a member still and has no vote.
+fn waits_for_vote<RT: Runtime>(shared: &super::Shared<RT>, member: &Member) -> bool {
+    member.role_value().votes() && shared.member(member.node_id).is_some() && !shared.has_vote(member.node_id)
+}
+
+fn checked(record: &Bytes) -> Result<(SignedPlan, Plan), Refusal> {
+    SignedPlan::from_bytes(record).map_err(|error| Refusal::new(RefusalCode::Invalid, error.to_string()))
+}
+
+fn is_at(planned: &Survivor, last: Option<LogId>) -> bool {
+    planned.last.map(LogId::from) == last
+}
+
+/// The membership that begins an epoch: the base node votes, and the other survivors are to.
+fn first_members(plan: &Plan) -> MembershipRecord {
+    MembershipRecord {
+        configs: vec![VoterSet { node_ids: vec![plan.base_node] }],
+        seats: plan.members.iter().map(|it| Seat { node_id: it.node_id, member: Some(it.clone()) }).collect(),
+    }
+}
+
+/// What is not as the plan says, in words.
+fn difference(planned: &Plan, now: &Plan) -> String {
+    let ids = |plan: &Plan| plan.survivors.iter().map(|it| it.node_id).collect::<BTreeSet<_>>();
+    let (before, after) = (ids(planned), ids(now));
+    if before != after {
+        let of = |plan: &Plan, ids: &BTreeSet<u64>| {
+            let them = plan.survivors.iter().filter(|it| ids.contains(&it.node_id));
+            them.map(|it| it.name.clone()).collect::<Vec<_>>().join(", ")
+        };
+        let (gone, came) = (&before - &after, &after - &before);
+        return format!("answers no more: [{}]; answers now: [{}]", of(planned, &gone), of(now, &came));
+    }
+    let changed = planned.survivors.iter().filter(|it| !now.survivors.contains(it));
+    let changed: Vec<&str> = changed.map(|it| it.name.as_str()).collect();
+    match changed.is_empty() {
+        true => format!("members then {}, now {}", names(planned.members.iter()), names(now.members.iter())),
+        false => format!("the logs of {} have changed", changed.join(", ")),
+    }
+}

@@ -1,0 +1,128 @@
+//! Epochs: how a node stands when one may have to end, and the steps by which another begins.
+
+use bytes::Bytes;
+use prost::{Message, Oneof};
+use saola_storage::command::SetApprovers;
+
+use super::{Nothing, WireLogId};
+use crate::member::{Member, MembershipRecord, VoterSet};
+
+/// See [`Question::Lineage`](super::Question::Lineage).
+#[derive(Clone, PartialEq, Message)]
+pub struct LineageAsk {
+    /// What.
+    #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5")]
+    pub verb: Option<LineageVerb>,
+}
+
+/// See [`LineageAsk`].
+#[derive(Clone, PartialEq, Oneof)]
+pub enum LineageVerb {
+    /// How do you stand?
+    #[prost(message, tag = "1")]
+    Stand(Nothing),
+    /// Take no part in your epoch any more, for the sake of this approved plan (bytes of a `SignedPlan`).
+    #[prost(bytes = "bytes", tag = "2")]
+    Promise(Bytes),
+    /// Begin the epoch of this plan: all that answered have promised.
+    #[prost(bytes = "bytes", tag = "3")]
+    Begin(Bytes),
+    /// Take no part any more, and say why.
+    #[prost(string, tag = "4")]
+    Fence(String),
+    /// Take part again, if nothing but a fence stands in the way.
+    #[prost(message, tag = "5")]
+    Unfence(Nothing),
+}
+
+/// What a data node knows of the gate, as of what it has applied.
+#[derive(Clone, PartialEq, Message)]
+pub struct GateSeen {
+    /// Acknowledgements wait for data nodes of the other site.
+    #[prost(bool, tag = "1")]
+    pub is_closed: bool,
+    /// Under maximum protection.
+    #[prost(bool, tag = "2")]
+    pub is_maximum: bool,
+    /// So many of them must have a write.
+    #[prost(uint32, tag = "3")]
+    pub acks: u32,
+    /// It opens by itself when they have not acknowledged for so long.
+    #[prost(uint64, tag = "4")]
+    pub degrade_ms: u64,
+    /// The log says nothing of the gate behind what is applied.
+    #[prost(bool, tag = "5")]
+    pub is_newest: bool,
+    /// By this node's clock, microseconds since 1970: before this moment plus the degrade time, no leader has opened the
+    /// gate by itself. 0: it cannot say.
+    #[prost(uint64, tag = "6")]
+    pub acknowledged_us: u64,
+}
+
+/// How a node stands.
+#[derive(Clone, PartialEq, Message)]
+pub struct Standing {
+    /// Who it is.
+    #[prost(message, optional, tag = "1")]
+    pub member: Option<Member>,
+    /// 16 bytes; empty: not part of a cluster yet.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cluster_id: Bytes,
+    /// Its epoch.
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    /// The record that began it; empty for the first epoch.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub record: Bytes,
+    /// The approved plan that it waits for; empty: none.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub promised: Bytes,
+    /// Why it is fenced; empty: it is not.
+    #[prost(string, tag = "6")]
+    pub fenced: String,
+    /// Raft runs there.
+    #[prost(bool, tag = "7")]
+    pub runs: bool,
+    /// The leader that it knows, 0: none.
+    #[prost(uint64, tag = "8")]
+    pub leader: u64,
+    /// How long ago a quorum confirmed that leader, milliseconds; `u64::MAX`: unknown.
+    #[prost(uint64, tag = "9")]
+    pub quorum_age_ms: u64,
+    /// End of its log.
+    #[prost(message, optional, tag = "10")]
+    pub last: Option<WireLogId>,
+    /// What it knows to be committed.
+    #[prost(message, optional, tag = "11")]
+    pub committed: Option<WireLogId>,
+    /// What it has purged.
+    #[prost(message, optional, tag = "12")]
+    pub purged: Option<WireLogId>,
+    /// Highest term that it has voted in.
+    #[prost(uint64, tag = "13")]
+    pub vote_term: u64,
+    /// The newest membership of its log.
+    #[prost(message, optional, tag = "14")]
+    pub membership: Option<MembershipRecord>,
+    /// Entry that set it.
+    #[prost(message, optional, tag = "15")]
+    pub membership_at: Option<WireLogId>,
+    /// Sets of voters of the newest membership that it has applied.
+    #[prost(message, repeated, tag = "16")]
+    pub applied_voters: Vec<VoterSet>,
+    /// Missing: it keeps no records.
+    #[prost(message, optional, tag = "17")]
+    pub gate: Option<GateSeen>,
+    /// Who may approve a forced promotion, as far as it has applied.
+    #[prost(message, optional, tag = "18")]
+    pub approvers: Option<SetApprovers>,
+    /// Store-wide revision of what it has applied.
+    #[prost(uint64, tag = "19")]
+    pub revision: u64,
+    /// Its copy of the records is known to be bad.
+    #[prost(bool, tag = "20")]
+    pub copy_is_bad: bool,
+    /// The cluster's name; empty where no records are kept.
+    #[prost(string, tag = "21")]
+    pub cluster_name: String,
+}
