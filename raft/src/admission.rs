@@ -228,9 +228,14 @@ impl<RT: Runtime> Shared<RT> {
             self.refuse_to_run(refusal.message.clone());
             return Err(refusal);
         }
-        self.raft().ok_or_else(|| {
-            Refusal::new(RefusalCode::Stopped, format!("Raft does not run on node {}", identity.node_id))
-        })
+        self.raft().ok_or_else(|| self.does_not_run(&identity))
+    }
+
+    /// A fenced node shows the others of its side what fenced it.
+    fn does_not_run(&self, identity: &NodeIdentity) -> Refusal {
+        let record = self.lineage().fenced.and_then(|fence| fence.record).unwrap_or_default();
+        let message = format!("Raft does not run on node {}", identity.node_id);
+        Refusal { record, ..Refusal::new(RefusalCode::Stopped, message) }
     }
 
     /// Whoever is refused for its epoch hears how the present one began; of a later one this node looks for the record.
@@ -238,20 +243,18 @@ impl<RT: Runtime> Shared<RT> {
         if refusal.kind() != RefusalCode::WrongEpoch {
             return refusal;
         }
-        match self.member(header.from).filter(|_| self.identity().is_some_and(|own| header.epoch > own.epoch)) {
-            Some(sender) => {
-                self.look_for_epoch(sender);
-                refusal
-            }
-            None => Refusal { record: self.record(), ..refusal },
+        if self.identity().is_some_and(|own| header.epoch > own.epoch) {
+            self.look_for_epoch(header.from);
+            return refusal;
         }
+        Refusal { record: self.record(), ..refusal }
     }
 
     /// Lets in a question that reads the log and changes nothing, from a member whose own process does not answer yet: it
     /// asks before its Raft runs. That a second process on a copy of its folder could ask too is harmless, for what it
     /// gets is what the member may have anyhow, sealed, and to vote or store it still has to pass [`Shared::admit`].
     pub(crate) fn admit_reader(&self, header: &Header) -> Result<(), Refusal> {
-        let (Some(identity), Some(member)) = (self.identity(), self.member(header.from)) else {
+        let (Some(identity), Some(member)) = (self.identity(), self.any_member(header.from)) else {
             return refuse(
                 RefusalCode::UnknownSender,
                 format!("node {} is not known to be a member here", header.from),

@@ -1,6 +1,7 @@
 //! Linearizable reads: one quorum round at a time, joined by all reads that arrived before it began.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -74,7 +75,7 @@ impl<RT: Runtime> Replica<RT> {
         if shared.claim.role == Role::Witness {
             return Err(ReadError::WitnessNode);
         }
-        if shared.raft().is_none() {
+        if shared.raft().is_none() && !shared.asks_its_epoch.load(Ordering::Acquire) {
             return Err(ReadError::Stopped(shared.refused.lock().clone().unwrap_or_default()));
         }
         let until = InstantOf::<RT>::now() + deadline;
@@ -113,6 +114,10 @@ impl<RT: Runtime> Replica<RT> {
                 (own, shared.revision_at(own).ok_or(ReadError::Timeout { waited_ms })?)
             }
         };
+        // It may have been fenced while it waited: then another epoch may have gone on since the round.
+        if let Some(reason) = shared.refused.lock().clone() {
+            return Err(ReadError::Stopped(reason));
+        }
         Ok(ReadPoint { index, revision, epoch: identity.epoch, age_ms: None })
     }
 

@@ -18,7 +18,7 @@ use saola_storage::log::Log;
 use saola_storage::payload::{self, PayloadKind};
 use saola_storage::promotion::{Plan, SignedPlan, short_hash};
 use saola_storage::store::ApplyPayload;
-use saola_storage::types::LogId;
+use saola_storage::types::{LogId, NodeId};
 
 use super::start::StartError;
 use super::{InstantOf, Replica, Shared};
@@ -148,19 +148,21 @@ impl<RT: Runtime> Replica<RT> {
             return self.run_raft(&identity).await;
         }
         let shared = &self.shared;
-        shared.set_waiting_for("this node asks the other sites for their epoch before it takes part".into());
+        shared.asks_its_epoch.store(true, Ordering::Release);
+        tracing::info!("this node asks the other sites for their epoch before it takes part");
+        *shared.waiting_for.lock() = Some("it asks the other sites for their epoch".into());
         let replica = self.clone();
         detach::<RT>(async move {
             if replica.hear_of_epoch(&identity, &others).await {
-                *replica.shared.waiting_for.lock() = None;
                 let _one_at_a_time = replica.shared.admin.lock().await;
-                if replica.shared.refused.lock().is_some() {
-                    return;
-                }
-                if let Err(error) = replica.run_raft(&identity).await {
+                *replica.shared.waiting_for.lock() = None;
+                if replica.shared.refused.lock().is_none()
+                    && let Err(error) = replica.run_raft(&identity).await
+                {
                     replica.shared.stopped.send_replace(Some(error.to_string()));
                 }
             }
+            replica.shared.asks_its_epoch.store(false, Ordering::Release);
         });
         Ok(())
     }
@@ -180,9 +182,9 @@ impl<RT: Runtime> Replica<RT> {
                     if shared.refused.lock().is_some() || self.should_start_anew() {
                         return false;
                     }
-                    shared.set_waiting_for("a node of another site shows a record of a later epoch that is not valid".into());
+                    shared.set_asking("a node of another site shows a record of a later epoch that is not valid".into());
                 }
-                Heard::Nobody(says) => shared.set_waiting_for(format!(
+                Heard::Nobody(says) => shared.set_asking(format!(
                     "node {} was away, and another site may have gone on without it: it takes no part until the witness or a \
                      node of another site answers, or a node of its own that follows a leader ({says}); if nothing can \
                      have gone on, let it in with `saola site unfence {}`",
@@ -306,8 +308,7 @@ impl<RT: Runtime> Replica<RT> {
         if lineage.fenced.is_some() {
             return Ok(());
         }
-        let why = format!("fenced by an operator: {why}");
-        tracing::warn!("{why}");
+        let why = format!("by an operator: {why}");
         self.keep_lineage(Lineage { fenced: Some(Fence { why, record: None }), ..lineage }).await
     }
 
@@ -345,7 +346,7 @@ fn reason(lineage: &Lineage) -> Option<String> {
 }
 
 impl<RT: Runtime> Shared<RT> {
-    pub(super) fn lineage(&self) -> Lineage {
+    pub(crate) fn lineage(&self) -> Lineage {
         self.folder.lock().lineage().clone()
     }
 
@@ -366,6 +367,20 @@ impl<RT: Runtime> Shared<RT> {
     /// A member by the plan of an epoch that has just begun.
     pub(crate) fn member_by_plan(&self, node_id: u64) -> Option<Member> {
         self.plan_before_log()?.member(node_id).cloned()
+    }
+
+    /// What a node waits for that asks; the log says it when it changes.
+    fn set_asking(&self, reason: String) {
+        let mut known = self.waiting_for.lock();
+        if known.as_deref() != Some(&reason) {
+            tracing::warn!("{reason}");
+            *known = Some(reason);
+        }
+    }
+
+    /// Another member, also while Raft does not run.
+    pub(crate) fn any_member(&self, node_id: NodeId) -> Option<Member> {
+        self.member(node_id).or_else(|| self.others_of_all_sites().into_iter().find(|it| it.node_id == node_id))
     }
 
     /// All other members, also those that only the log knows of.
@@ -414,13 +429,14 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// A peer of a later epoch has shown itself: ask it for its record.
-    pub(crate) fn look_for_epoch(self: &Arc<Self>, member: Member) {
+    pub(crate) fn look_for_epoch(self: &Arc<Self>, node_id: NodeId) {
         if self.asks_for_epoch.swap(true, Ordering::AcqRel) {
             return;
         }
         let replica = Replica { shared: self.clone() };
         detach::<RT>(async move {
-            for (_, answer) in replica.standings_of(&[member]).await {
+            let known = replica.shared.any_member(node_id);
+            for (_, answer) in replica.standings_of(known.as_slice()).await {
                 if let Ok(standing) = answer
                     && !standing.record.is_empty()
                 {

@@ -170,6 +170,8 @@ pub(crate) struct Shared<RT: Runtime> {
     quorum_heard: Mutex<Option<(InstantOf<RT>, Duration)>>,
     /// An operator lets this node take part although nobody has told it of its epoch.
     may_go_unasked: AtomicBool,
+    /// Raft will run as soon as somebody has told this node that its epoch is the newest.
+    asks_its_epoch: AtomicBool,
     /// A peer of a later epoch is being asked for its record.
     asks_for_epoch: AtomicBool,
     /// This process should start anew on its folder, which says another epoch now.

@@ -14,17 +14,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
-use saola_storage::command::{BeginEpoch, Command, Op};
+use saola_storage::command::{Approver, BeginEpoch, Command, Op, SetApprovers};
 use saola_storage::log::{LogEntry, LogOp};
 use saola_storage::payload::{self, PayloadKind};
-use saola_storage::promotion::{Attested, Plan, SignedPlan, Survivor};
+use saola_storage::promotion::{Attested, Plan, SignedPlan, Survivor, is_public_key};
 use saola_storage::types::{LeaderId, LogId, Vote};
 use tokio::sync::oneshot;
 
 use super::admin::{invalid, to_its_end};
 use super::lineage::names;
 use super::protection::new_id;
-use super::{AdminError, Replica};
+use super::{AdminError, ProposeError, Replica};
 use crate::folder::{Lineage, Promise};
 use crate::log_store::LogStore;
 use crate::member::{Member, MembershipRecord, Seat, VoterSet};
@@ -51,6 +51,30 @@ pub enum Steps {
 }
 
 impl<RT: Runtime> Replica<RT> {
+    /// Says who may approve a forced promotion, and how many of them must; in the place of what was said before. Nobody
+    /// and none: a plan needs no approval.
+    pub async fn set_approvers(
+        &self,
+        list: Vec<Approver>,
+        needed: u32,
+        deadline: Duration,
+    ) -> Result<(), ProposeError> {
+        let refused = |why: String| Err(ProposeError::Refused(why));
+        if let Some(bad) = list.iter().find(|it| !is_public_key(&it.public_key)) {
+            return refused(format!("the key of {} is no Ed25519 public key of 32 bytes", bad.name));
+        }
+        let names: BTreeSet<&str> = list.iter().map(|it| it.name.as_str()).collect();
+        let keys: BTreeSet<&Bytes> = list.iter().map(|it| &it.public_key).collect();
+        if names.len() < list.len() || keys.len() < list.len() || names.contains("") {
+            return refused("each approver has a name and a key of their own".into());
+        }
+        if needed as usize > list.len() || (needed == 0 && !list.is_empty()) {
+            return refused(format!("of {} approvers {needed} cannot be needed: ask for 1 to {}", list.len(), list.len()));
+        }
+        let op = Op::SetApprovers(SetApprovers { approvers: list, needed });
+        self.propose(Command { request: None, op: Some(op) }, deadline).await.map(drop)
+    }
+
     /// How all members stand, this node first, as far as they answer.
     async fn all_standings(&self) -> Vec<Standing> {
         let own = self.shared.standing().await;
@@ -271,8 +295,7 @@ impl<RT: Runtime> Replica<RT> {
         let refuse = |message: String| Refusal::new(RefusalCode::Invalid, message);
         let holder = plan.survivors.iter().find(|it| it.node_id == plan.holder);
         let name = holder.map_or("?", |it| it.name.as_str());
-        let member = shared.members().into_iter().find(|it| it.node_id == plan.holder);
-        let member = member.ok_or_else(|| refuse(format!("this node does not know {name}, which has the newest entries")))?;
+        let member = shared.any_member(plan.holder).ok_or_else(|| refuse(format!("this node does not know {name}, which has the newest entries")))?;
         let committed = shared.log.state().committed.max(shared.store.applied().log_id);
         let mut next = committed.map_or(0, |it| it.index + 1).max(shared.log.state().last_purged.map_or(0, |it| it.index + 1));
         while next <= base.index {

@@ -119,7 +119,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         if let Some(reason) = shared
             .writes_refused()
-            .filter(|_| !matches!(command.op, Some(Op::SetProtection(_) | Op::SetFailover(_) | Op::SetGoal(_))))
+            .filter(|_| !is_set_by_people(&command.op))
         {
             return Err(ProposeError::WritesRefused { reason });
         }
@@ -219,12 +219,10 @@ impl<RT: Runtime> Replica<RT> {
             _ => None,
         };
         // What ends the waiting must get through, and a protection is no matter of room.
-        let moves = matches!(
+        let moves = is_set_by_people(&command.op) || matches!(
             command.op,
             Some(
-                Op::SetProtection(_)
-                    | Op::SetFailover(_)
-                    | Op::SetGoal(_)
+                Op::BeginEpoch(_)
                     | Op::ReleaseFloor(_)
                     | Op::LeadFrom(_)
                     | Op::Degrade(_)
@@ -351,6 +349,11 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             }
         });
     }
+}
+
+/// What people say the cluster is to do: that needs no room, and may be what makes some.
+fn is_set_by_people(op: &Option<Op>) -> bool {
+    matches!(op, Some(Op::SetProtection(_) | Op::SetFailover(_) | Op::SetGoal(_) | Op::SetApprovers(_)))
 }
 
 fn refuse_all(answers: Vec<Caller>, refusal: &Refusal) {

@@ -198,6 +198,7 @@ impl<RT: Runtime> Replica<RT> {
             stopped: watch::Sender::new(None),
             quorum_heard: Mutex::new(None),
             may_go_unasked: AtomicBool::new(false),
+            asks_its_epoch: AtomicBool::new(false),
             asks_for_epoch: AtomicBool::new(false),
             starts_anew: watch::Sender::new(false),
             proposals,

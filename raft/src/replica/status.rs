@@ -1,6 +1,7 @@
 //! What a replica says of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use openraft::ServerState;
 use saola_storage::types::NodeId;
@@ -14,7 +15,7 @@ use crate::types::Runtime;
 /// One node's view, taken at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplicaStatus {
-    /// "leader", "follower", "candidate", "learner", "witness", "waiting" (for init), "refused", "stopped".
+    /// "leader", "follower", "candidate", "learner", "witness", "waiting" (for init), "asking" (other sites for the epoch), "fenced", "refused", "stopped".
     pub state: &'static str,
     /// Whom this node takes for the leader.
     pub leader: Option<NodeId>,
@@ -106,6 +107,8 @@ impl<RT: Runtime> Replica<RT> {
             .unwrap_or((None, 0, 0, 0));
         let stopped = shared.stopped.borrow().is_some();
         let state = match server_state {
+            _ if shared.lineage().fenced.is_some() => "fenced",
+            _ if shared.asks_its_epoch.load(Ordering::Acquire) => "asking",
             _ if refused_by_peers.is_some() => "refused",
             None => "waiting",
             Some(_) if stopped => "stopped",

@@ -79,6 +79,7 @@ fn with_observe_only_a_lost_node_is_replaced_and_a_lost_site_is_not() {
         clerk.put_surely(&sites.cluster, &[2, 3, 4], 0, PATIENCE).await;
         sites.cluster.start(1).await;
         until_state(&sites.cluster, State::Synchronized, Duration::from_secs(60)).await;
+        until("it takes part again", PATIENCE, || status(&sites.cluster, 1).state == "follower").await;
         have_lead(&sites.cluster, 1).await;
         clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
 

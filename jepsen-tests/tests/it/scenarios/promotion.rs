@@ -1,0 +1,324 @@
+//! A site goes on without the other by force: what the verdict says is true, and the old side never counts again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use saola_jepsen::sim::{CALL, Clerk, PATIENCE};
+use saola_raft::protection::State;
+use saola_raft::sim::{random_u64, spawn_on};
+use saola_raft::AdminError;
+use saola_storage::command::Approver;
+use saola_storage::promotion::{ApproverKey, Attested, Plan, SignedPlan, Verdict};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::sites::{Sites, until_state};
+use super::{leads, on, pick, status, under_seeds};
+
+/// From approval to the first write.
+const LONGEST: Duration = Duration::from_secs(30);
+
+fn key(number: u8) -> ApproverKey {
+    ApproverKey::from_random(&Zeroizing::new([number; 32]))
+}
+
+fn vouched() -> Attested {
+    Attested { fenced: "its racks are without power".into(), ..Attested::default() }
+}
+
+/// Two of three may approve.
+async fn name_approvers(sites: &Sites, through: u64) {
+    let approver = |number: u8| Approver {
+        name: format!("approver-{number}"),
+        public_key: Bytes::copy_from_slice(&key(number).public()),
+    };
+    let list = (1..=3).map(approver).collect();
+    let replica = sites.cluster.replica(through).expect("it runs");
+    let named = spawn_on(through, async move { replica.set_approvers(list, 2, PATIENCE).await });
+    named.await.expect("the node does not crash").expect("a quiet cluster takes them");
+}
+
+fn approved(plan: &Plan) -> Bytes {
+    let mut signed = SignedPlan { plan: plan.encode_to_vec().into(), approvals: Vec::new() };
+    let first = 1 + (random_u64() % 2) as u8;
+    for number in [first, 3] {
+        signed.approve(&format!("approver-{number}"), &key(number));
+    }
+    signed.to_bytes()
+}
+
+async fn plan(sites: &Sites, through: u64, attested: Attested) -> Result<Plan, AdminError> {
+    on(&sites.cluster, through, move |replica| async move { replica.plan_promotion("dr", &attested).await }).await
+}
+
+async fn apply(sites: &Sites, through: u64, record: &Bytes) -> Result<(), AdminError> {
+    let record = record.clone();
+    on(&sites.cluster, through, move |replica| async move { replica.apply_promotion(record).await.map(drop) }).await
+}
+
+/// Starts the processes anew that want to be.
+async fn tend(sites: &mut Sites) {
+    for node in sites.cluster.ids() {
+        if sites.cluster.replica(node).is_some_and(|replica| replica.should_start_anew()) {
+            sites.cluster.kill(node).await;
+            sites.cluster.start(node).await;
+        }
+    }
+}
+
+/// Carries a plan out, repeating it until the epoch has begun and somebody leads in it; nodes of the site crash meanwhile.
+/// A crash may take what was not on a disk yet: then the plan is made anew. Answers the epoch, and what was carried out.
+async fn carry_out(sites: &mut Sites, first: Plan, crashes: u64) -> Plan {
+    let (dr, began, mut left) = (sites.dr.clone(), Instant::now(), crashes);
+    let attested = first.attested.clone().unwrap_or_default();
+    let (mut planned, mut record) = (first.clone(), approved(&first));
+    loop {
+        assert!(began.elapsed() < PATIENCE, "epoch {} has not begun", planned.epoch);
+        for node in sites.cluster.ids() {
+            if dr.contains(&node) && sites.cluster.replica(node).is_none() {
+                sites.cluster.start(node).await;
+            }
+        }
+        tend(sites).await;
+        if dr.iter().any(|node| leads(&sites.cluster, *node) && status(&sites.cluster, *node).epoch == planned.epoch) {
+            return planned;
+        }
+        let through = pick(&dr);
+        let (asked, replica) = (record.clone(), sites.cluster.replica(through).expect("it was started"));
+        let applying = spawn_on(through, async move { replica.apply_promotion(asked).await });
+        if left > 0 {
+            left -= 1;
+            tokio::time::sleep(Duration::from_micros(random_u64() % 60_000)).await;
+            sites.cluster.crash(pick(&dr)).await;
+        } else if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(3), applying).await
+            && error.to_string().contains("make a new one")
+            && let Ok(again) = plan(sites, through, attested.clone()).await
+        {
+            (record, planned) = (approved(&again), again);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn tend_until(sites: &mut Sites, what: &str, mut holds: impl FnMut(&Sites) -> bool) {
+    let began = Instant::now();
+    while !holds(sites) {
+        assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tend(sites).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// No node of the old side takes part: no write of its counts, no linearizable read is served there.
+async fn old_side_is_fenced(sites: &mut Sites) {
+    let main = sites.main.clone();
+    tend_until(sites, "the old side is fenced", |sites| {
+        main.iter().all(|node| status(&sites.cluster, *node).state == "fenced")
+    })
+    .await;
+    let mut stranger = Clerk::new(7);
+    for node in &main {
+        let written = stranger.put(&sites.cluster, *node, 50).await;
+        assert!(written.is_err(), "node {node} took {written:?}");
+        let replica = sites.cluster.replica(*node).expect("it runs");
+        let read = spawn_on(*node, async move { replica.read_point(CALL).await }).await.expect("it does not crash");
+        assert!(read.is_err(), "node {node} serves {read:?}");
+    }
+}
+
+/// All nodes of the site vote, have the same records, and go on through a restart of any of them.
+async fn site_goes_on(sites: &mut Sites, clerk: &mut Clerk, epoch: u64) {
+    let dr = sites.dr.clone();
+    tend_until(sites, "all nodes of the site vote in the new epoch", |sites| {
+        let Some(lead) = dr.iter().find(|node| leads(&sites.cluster, **node)) else { return false };
+        let it = status(&sites.cluster, *lead);
+        let voters: Vec<BTreeSet<u64>> = it.voter_sets;
+        it.epoch == epoch && voters.len() == 1 && dr.iter().all(|node| voters[0].contains(node))
+    })
+    .await;
+    clerk.put_surely(&sites.cluster, &dr, 1, PATIENCE).await;
+    let restarted = pick(&dr);
+    sites.cluster.kill(restarted).await;
+    sites.cluster.start(restarted).await;
+    clerk.put_surely(&sites.cluster, &dr, 2, PATIENCE).await;
+    for node in &dr {
+        clerk.check(&sites.cluster, *node).await;
+        let epochs = sites.cluster.replica(*node).expect("it runs").store().epochs();
+        assert_eq!(epochs.last().map(|it| it.number), Some(epoch), "node {node}");
+    }
+}
+
+#[test]
+fn a_site_that_has_everything_goes_on_without_the_other_and_loses_nothing() {
+    under_seeds("promotion::a_site_that_has_everything_goes_on_without_the_other_and_loses_nothing", async |seed| {
+        let mut sites = Sites::with_learners();
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        for record in 0..20 {
+            clerk.put_surely(&sites.cluster, &sites.main, record % 5, PATIENCE).await;
+        }
+        let healthy = plan(&sites, 4, vouched()).await.expect_err("a quorum answers").to_string();
+        assert!(healthy.contains("a quorum of voters answers"), "{healthy}");
+        let main = sites.main.clone();
+        sites.lose(&main).await;
+        let unproven = plan(&sites, 4, vouched()).await.expect("nobody else answers");
+        assert_eq!(unproven.verdict(), Verdict::Unknown, "{:?}", unproven.because);
+        let stopped_us = Some(unproven.made_us);
+        tokio::time::sleep(Duration::from_millis(random_u64() % 3_000)).await;
+        let planned = plan(&sites, pick(&sites.dr), Attested { stopped_us, ..vouched() }).await.expect("as before");
+        assert_eq!(planned.verdict(), Verdict::ProvenZero, "{:?}", planned.because);
+        let mut half = SignedPlan { plan: planned.encode_to_vec().into(), approvals: Vec::new() };
+        half.approve("approver-1", &key(1));
+        let refused = apply(&sites, 4, &half.to_bytes()).await.expect_err("one of two").to_string();
+        assert!(refused.contains("1 of 2 approvals"), "{refused}");
+        let approved_at = Instant::now();
+        let done = carry_out(&mut sites, planned, seed % 3).await;
+        clerk.put_surely(&sites.cluster, &[4, 5], 0, PATIENCE).await;
+        assert!(approved_at.elapsed() < LONGEST, "{:?}", approved_at.elapsed());
+        site_goes_on(&mut sites, &mut clerk, done.epoch).await;
+        sites.cluster.start_all().await;
+        old_side_is_fenced(&mut sites).await;
+    });
+}
+
+/// Main is cut off from the other site and goes on without it, opens its gate, and acknowledges.
+async fn main_goes_on_alone(sites: &Sites, clerk: &mut Clerk) {
+    sites.part_from_main();
+    for record in 0..4 {
+        clerk.put_surely(&sites.cluster, &sites.main, record, PATIENCE).await;
+    }
+}
+
+#[test]
+fn what_main_acknowledged_alone_is_never_called_proven_zero() {
+    under_seeds("promotion::what_main_acknowledged_alone_is_never_called_proven_zero", async |seed| {
+        let mut sites = Sites::with_learners();
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        main_goes_on_alone(&sites, &mut clerk).await;
+        let main = sites.main.clone();
+        let last_revision = main.iter().map(|node| status(&sites.cluster, *node).revision).max();
+        sites.lose(&main).await;
+        let clock = plan(&sites, 4, vouched()).await.expect("main does not answer").made_us;
+        let attested = match seed % 2 {
+            0 => Attested { stopped_us: Some(clock), ..vouched() },
+            _ => Attested { stopped_us: Some(clock), last_revision, ..vouched() },
+        };
+        let planned = plan(&sites, pick(&sites.dr), attested).await.expect("as before");
+        let expected = if seed % 2 == 0 { Verdict::Unknown } else { Verdict::Bounded };
+        assert_eq!(planned.verdict(), expected, "{:?}", planned.because);
+        assert!(planned.because.iter().any(|it| it.contains("after it could open the gate")), "{:?}", planned.because);
+        let done = carry_out(&mut sites, planned, seed % 2).await;
+        let mut after = Clerk::new(2);
+        after.put_surely(&sites.cluster, &[4, 5], 9, PATIENCE).await;
+        let lost = clerk.lose(&sites.cluster, 4).await as u64;
+        assert!(lost >= 4, "what main acknowledged alone is lost: {lost}");
+        if done.verdict() == Verdict::Bounded {
+            assert!(lost <= done.lost_revisions, "{lost} are lost, at most {} were said to be", done.lost_revisions);
+        }
+        site_goes_on(&mut sites, &mut after, done.epoch).await;
+        sites.cluster.network.heal();
+        sites.cluster.start_all().await;
+        old_side_is_fenced(&mut sites).await;
+    });
+}
+
+#[test]
+fn an_old_side_that_was_alive_all_along_is_fenced_at_first_contact() {
+    under_seeds("promotion::an_old_side_that_was_alive_all_along_is_fenced_at_first_contact", async |seed| {
+        let mut sites = Sites::with_learners();
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        main_goes_on_alone(&sites, &mut clerk).await;
+        let planned = plan(&sites, 4, vouched()).await.expect("main is out of reach");
+        assert_eq!(planned.verdict(), Verdict::Unknown);
+        let done = carry_out(&mut sites, planned, seed % 2).await;
+        let mut after = Clerk::new(2);
+        after.put_surely(&sites.cluster, &[4, 5], 9, PATIENCE).await;
+        // What was vouched for was not true: main goes on for as long as it meets nobody.
+        clerk.put_surely(&sites.cluster, &sites.main, 0, PATIENCE).await;
+        sites.cluster.network.heal();
+        let main = sites.main.clone();
+        let began = Instant::now();
+        while !main.iter().all(|node| status(&sites.cluster, *node).state == "fenced") {
+            assert!(began.elapsed() < PATIENCE, "the old side is not fenced");
+            let node = pick(&main);
+            let was_fenced = status(&sites.cluster, node).state == "fenced";
+            let written = clerk.put(&sites.cluster, node, 1).await;
+            assert!(!(was_fenced && written.is_ok()), "node {node} was fenced, and took {written:?}");
+        }
+        site_goes_on(&mut sites, &mut after, done.epoch).await;
+        // A restart of the whole old side, out of everybody's reach, does not make it forget.
+        for node in &main {
+            sites.cluster.crash(*node).await;
+        }
+        sites.part_from_main();
+        for node in &main {
+            sites.cluster.start(*node).await;
+        }
+        old_side_is_fenced(&mut sites).await;
+    });
+}
+
+#[test]
+fn with_the_witness_lost_too_the_rest_of_a_site_goes_on_and_both_are_fenced_when_they_return() {
+    let name = "promotion::with_the_witness_lost_too_the_rest_of_a_site_goes_on_and_both_are_fenced_when_they_return";
+    under_seeds(name, async |seed| {
+        let mut sites = if seed % 2 == 0 { Sites::with_witness() } else { Sites::large_with_witness() };
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        let (main, witness) = (sites.main.clone(), *sites.cluster.ids().last().expect("there are nodes"));
+        let through = pick(&sites.dr);
+        let refused = plan(&sites, through, vouched()).await.expect_err("all answer").to_string();
+        assert!(refused.contains("a quorum of voters answers"), "{refused}");
+        sites.lose(&main).await;
+        sites.cluster.crash(witness).await;
+        let planned = plan(&sites, through, vouched()).await.expect("two of five, or three of seven");
+        assert_eq!(planned.verdict(), Verdict::Unknown, "{:?}", planned.because);
+        let done = carry_out(&mut sites, planned, seed % 3).await;
+        clerk.put_surely(&sites.cluster, &sites.dr.clone(), 0, PATIENCE).await;
+        site_goes_on(&mut sites, &mut clerk, done.epoch).await;
+        sites.cluster.start_all().await;
+        old_side_is_fenced(&mut sites).await;
+        tend_until(&mut sites, "the witness is fenced", |sites| status(&sites.cluster, witness).state == "fenced").await;
+    });
+}
+
+#[test]
+fn a_fenced_node_of_the_old_side_gives_its_log_and_with_it_zero_is_proven() {
+    under_seeds("promotion::a_fenced_node_of_the_old_side_gives_its_log_and_with_it_zero_is_proven", async |seed| {
+        let mut sites = Sites::with_learners();
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        main_goes_on_alone(&sites, &mut clerk).await;
+        // Two of three are enough for every quorum to have one.
+        sites.lose(&[pick(&[1, 2, 3])]).await;
+        let left: Vec<u64> = sites.main.iter().copied().filter(|id| sites.cluster.replica(*id).is_some()).collect();
+        sites.lose(&left).await;
+        sites.cluster.network.heal();
+        for node in &left {
+            sites.cluster.start(*node).await;
+        }
+        sites.cluster.part(&left, &left);
+        let refused = plan(&sites, 4, vouched()).await;
+        if let Err(refused) = refused {
+            let said = refused.to_string();
+            assert!(said.contains("fence them with `saola site fence main`") || said.contains("a quorum"), "{said}");
+        }
+        let fenced = on(&sites.cluster, 4, |replica| async move { replica.fence_site("main", "drill").await }).await;
+        assert_eq!(fenced.expect("some answer").0.len(), 2);
+        let planned = plan(&sites, pick(&sites.dr), vouched()).await.expect("they are fenced");
+        assert_eq!(planned.verdict(), Verdict::ProvenZero, "{:?}", planned.because);
+        assert!(left.contains(&planned.holder), "main has more");
+        let done = carry_out(&mut sites, planned, seed % 3).await;
+        clerk.put_surely(&sites.cluster, &[4, 5], 0, PATIENCE).await;
+        site_goes_on(&mut sites, &mut clerk, done.epoch).await;
+    });
+}
