@@ -99,6 +99,11 @@ headed!(
     MembershipResponse,
     DigestResponse,
     ScrubResponse,
+    PlanPromotionResponse,
+    ApplyPromotionResponse,
+    FenceResponse,
+    SetApproversResponse,
+    EpochsResponse,
 );
 
 /// What to report of each node's newest failure, given in the order of time: a node's own answer tells more than

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use saola_client::proto::cluster_server::ClusterServer;
 use saola_client::proto::collections_server::CollectionsServer;
+use saola_client::proto::dr_server::DrServer;
 use saola_client::proto::records_server::RecordsServer;
 use saola_raft::transport::tonic::{PeerTls, TonicTransport, serve};
 use saola_raft::{DataFolder, FolderClaim, Replica, ReplicaLimits, Role};
@@ -25,6 +26,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::api::cluster::ClusterService;
 use crate::api::collections::CollectionsService;
+use crate::api::dr::DrService;
 use crate::api::limits::MAX_REQUEST_BYTES;
 use crate::api::records::RecordsService;
 use crate::bounded::BoundedListener;
@@ -45,11 +47,20 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// Name of the record service in health checks.
 pub const RECORDS: &str = <RecordsServer<RecordsService> as NamedService>::NAME;
 
+/// How a node's life has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// For good.
+    Stopped,
+    /// It goes on in another epoch: its process is to start anew, on a folder that says so.
+    StartsAnew,
+}
+
 /// Runs a node until it is told to stop; the end of standard input tells it too, `until_stdin_closes`.
 ///
 /// # Errors
 /// It cannot start, or it has to stop by itself; the message says why and what to do.
-pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result<Ended> {
     if let Err(error) = process::forbid_core_files() {
         tracing::warn!("cannot forbid core files, a crash may write keys to disk: {error}");
     }
@@ -92,9 +103,9 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
     let replica = tokio::select! {
         started = Replica::start(folder, transport, settings.timing, limits, settings.scrub, &waits) => started?,
         // Once the replica has started this is dropped, which ends its connections.
-        ended = waiting.serve(ports, peer_tls.clone(), tls.server_config()?) => return ended,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        ended = waiting.serve(ports, peer_tls.clone(), tls.server_config()?) => return ended.map(|()| Ended::Stopped),
+        _ = terminate.recv() => return Ok(Ended::Stopped),
+        _ = interrupt.recv() => return Ok(Ended::Stopped),
     };
     let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
     let weak = Arc::downgrade(&node);
@@ -120,6 +131,7 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         .add_service(RecordsServer::new(RecordsService::new(node.clone())).max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(CollectionsServer::new(CollectionsService(node.clone())))
         .add_service(ClusterServer::new(ClusterService(node.clone())))
+        .add_service(DrServer::new(DrService(node.clone())))
         .serve_with_incoming_shutdown(
             listen::accept_tls(client_port, tls.server_config()?),
             told(clients_stopped.clone()),
@@ -152,6 +164,7 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         () = abandoned => None,
+        () = replica.starts_anew() => None,
         reason = stopped_by_itself(&replica) => Some(reason),
         ended = &mut clients => Some(closed("client", settings.client, ended)),
         ended = &mut peers => Some(closed("peer", settings.peer, ended)),
@@ -172,7 +185,8 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
     // Peers keep their connections open; what is still on them is answered by no one now.
     peers.abort();
     match failed {
-        None => Ok(()),
+        None if replica.should_start_anew() => Ok(Ended::StartsAnew),
+        None => Ok(Ended::Stopped),
         Some(reason) => bail!("the node cannot go on: {reason}"),
     }
 }

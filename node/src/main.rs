@@ -1,14 +1,16 @@
 //! `saola-node`: see the crate's README.
 
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use saola_node::cli::{Cli, Keygen, RunArgs, Verb};
 use saola_node::settings::Settings;
+use saola_node::lifecycle::Ended;
 use saola_node::{entropy, failure, lifecycle};
 use saola_storage::kek::{KekPrivate, KekProvider};
 use tracing_subscriber::EnvFilter;
@@ -77,5 +79,17 @@ fn run(config: &Path, args: &RunArgs) -> anyhow::Result<()> {
     let result = runtime.block_on(lifecycle::run(settings, args.until_stdin_closes));
     // Work that waits for a disk that hangs never ends.
     runtime.shutdown_timeout(SHUTDOWN_LIMIT);
-    result
+    match result? {
+        Ended::Stopped => Ok(()),
+        Ended::StartsAnew => start_anew(),
+    }
+}
+
+/// Replaces this process by a new one of the same program, with the same arguments: whoever supervises it sees no end.
+fn start_anew() -> anyhow::Result<()> {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_else(|| "saola-node".into());
+    // Also when the file has been replaced since, as by an upgrade.
+    let error = Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
+    Err(anyhow!(error).context("start anew in the new epoch; start the node again by hand"))
 }

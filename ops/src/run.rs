@@ -53,6 +53,14 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
         Verb::Switchover(args) => {
             verbs::switchover::switchover(&connect::client(&global, CLUSTER_TIMEOUT)?, args, format).await
         }
+        #[cfg(feature = "offline")]
+        Verb::Dr(verb) => verbs::dr::dr(|| connect::client(&global, CLUSTER_TIMEOUT), verb, format).await,
+        #[cfg(feature = "offline")]
+        Verb::Approver(verb) => verbs::approver::approver(records, verb, format).await,
+        #[cfg(feature = "offline")]
+        Verb::Site(verb) => verbs::dr::site(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
+        #[cfg(feature = "offline")]
+        Verb::Epoch(verb) => verbs::dr::epoch(&records()?, verb, format).await,
         Verb::Goal(verb) => verbs::goal::goal(&records()?, verb, format).await,
         Verb::AutoFailover(verb) => verbs::failover::failover(&records()?, verb, format).await,
         Verb::Witness(WitnessVerb::Status) => verbs::witness::status(&records()?, format).await,

@@ -244,7 +244,7 @@ impl<RT: Runtime> Shared<RT> {
             return refusal;
         }
         if self.identity().is_some_and(|own| header.epoch > own.epoch) {
-            self.look_for_epoch(header.from);
+            self.look_for_epoch(vec![header.from]);
             return refusal;
         }
         Refusal { record: self.record(), ..refusal }

@@ -59,7 +59,7 @@ pub use pins::PinError;
 pub use replica::ReplicaLimits;
 pub use replica::{
     AdminError, CollectorSettings, FailoverStatus, GoalStatus, Missing, ProposeError, ProtectionStatus, ReadError,
-    ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError,
+    ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError, Steps,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

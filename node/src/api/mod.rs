@@ -1,6 +1,6 @@
 //! What clients call. A handler reads as check, seal, propose, convert.
 //!
-//! Reading order: [`records`], [`collections`] and [`cluster`] are the services; [`write`] and [`read`] do the work of
+//! Reading order: [`records`], [`collections`], [`cluster`] and [`dr`] are the services; [`write`] and [`read`] do the work of
 //! the first, from the [`point`] at which a read reads; [`limits`] and [`convert`] stand between the contract and
 //! storage; [`errors`] gives every refusal its reason; [`deadline`] ends calls in time, [`stream`] those whose readers do not.
 
@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod collections;
 pub mod convert;
 pub mod deadline;
+pub mod dr;
 pub mod errors;
 pub mod limits;
 pub mod page_token;
@@ -33,6 +34,8 @@ pub fn admit(node: &Node, metadata: &MetadataMap) -> Result<Deadline, Refusal> {
     if let Some(seen) = seen {
         let own = node.epoch();
         if own > 0 && seen > own {
+            // A number fences nobody: this node's peers may have the record of that epoch.
+            node.replica().look_for_later_epoch();
             return Err(Refusal::plain(
                 Reason::LowerEpoch,
                 format!("this node is in epoch {own}, the client has seen epoch {seen}"),

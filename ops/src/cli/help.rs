@@ -44,6 +44,31 @@ pub const LINES: &str = r#"Lines:
 A value that is no JSON stands in `value_base64`, with its `content_type`. The collections must be there.
 How far an import has come stands in FILE.saola-import; --resume goes on there."#;
 
+/// Of `saola dr plan promote`.
+#[cfg(feature = "offline")]
+pub const PROMOTE: &str = r#"On the day:
+  saola site fence main --why "…"                                  # what still answers there
+  saola dr plan promote --site dr --attest "power is off, seen by …" # what would be lost
+  saola dr approve promote-dr-….plan --key me.key                  # as many as are needed
+  saola dr apply promote-dr-….plan
+Name a node of the site that goes on with --endpoint. A plan is good for 15 minutes. The loss is one of:
+  PROVEN ZERO   no acknowledged write is lost
+  BOUNDED       at most so many revisions are (with --last-revision)
+  UNKNOWN       nobody can say; --stopped-at or --never-lowered may prove more"#;
+
+/// Of `saola dr approve`.
+#[cfg(feature = "offline")]
+pub const APPROVE: &str = r#"You sign the whole plan: what is done, what is vouched for, and the loss. Read it, compare the hash with the other
+approvers by telephone, then type it. No node is asked: approve on any machine that has your key."#;
+
+/// Of `saola approver set`.
+#[cfg(feature = "offline")]
+pub const APPROVERS: &str = r#"Example:
+  saola approver keygen --out director.key                 # each on a machine of their own
+  saola approver set --needed 2 --approver director=director.key.pub \
+    --approver security=security.key.pub --approver operations=operations.key.pub
+Keep the private keys where they can be had when the main site is gone."#;
+
 /// Of `saola cert dev`.
 pub const CERTIFICATES: &str = r#"Example:
   saola cert dev --out certs --node main-1 --node main-2 --client operator

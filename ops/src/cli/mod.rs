@@ -1,9 +1,11 @@
 //! The command line. Nouns then verbs; flags that hold for every verb stand in [`Global`].
 //!
-//! [`records`] holds what concerns records, [`cluster`] what concerns the cluster and its nodes, `offline` what concerns
+//! [`records`] holds what concerns records, `dr` what concerns forced promotions, [`cluster`] what concerns the cluster and its nodes, `offline` what concerns
 //! the folder of a stopped node, `help` their examples.
 
 pub mod cluster;
+#[cfg(feature = "offline")]
+pub mod dr;
 mod help;
 #[cfg(feature = "offline")]
 pub mod offline;
@@ -19,6 +21,8 @@ pub use cluster::{
     CertVerb, ClusterVerb, DemoArgs, DevCertArgs, FailoverVerb, GoalArg, GoalVerb, NewNode, PolicyArg, ProtectionMode,
     ProtectionVerb, ScrubVerb, SwitchoverArgs, TopologyVerb, TransferArgs, ValidateVerb, WitnessVerb,
 };
+#[cfg(feature = "offline")]
+pub use dr::{ApproverVerb, DrPlanVerb, DrVerb, EpochVerb, PromoteArgs, SiteVerb};
 #[cfg(feature = "offline")]
 pub use offline::{
     DumpArgs, FolderArgs, LogVerb, OfflineGetArgs, OfflineHistoryArgs, OfflineListArgs, OfflineVerb, RecordsVerb,
@@ -155,6 +159,22 @@ pub enum Verb {
     Validate(ValidateVerb),
     /// Hand leadership to another site on purpose: no write is lost, none doubled, clients follow by themselves
     Switchover(SwitchoverArgs),
+    /// A site goes on without the other by force, when nothing goes on by itself
+    #[cfg(feature = "offline")]
+    #[command(subcommand)]
+    Dr(DrVerb),
+    /// Who may approve a forced promotion
+    #[cfg(feature = "offline")]
+    #[command(subcommand)]
+    Approver(ApproverVerb),
+    /// Have a site take no part any more, or let it again
+    #[cfg(feature = "offline")]
+    #[command(subcommand)]
+    Site(SiteVerb),
+    /// The lineages of the cluster
+    #[cfg(feature = "offline")]
+    #[command(subcommand)]
+    Epoch(EpochVerb),
     /// Check the copies of the records on all data nodes, and repair one
     #[command(subcommand)]
     Scrub(ScrubVerb),

@@ -142,7 +142,7 @@ pub(super) async fn confirmed(status: &StatusResponse, doing: &str, confirm: Opt
     ))
 }
 
-async fn ask(question: String) -> Result<String, Failure> {
+pub(super) async fn ask(question: String) -> Result<String, Failure> {
     let read = tokio::task::spawn_blocking(move || {
         io::stderr().write_all(question.as_bytes())?;
         let mut answer = String::new();

@@ -128,6 +128,12 @@ impl<RT: Runtime> Replica<RT> {
         drop(anew.wait_for(|anew| *anew).await);
     }
 
+    /// A client has seen a later epoch: asks the other members for its record.
+    pub fn look_for_later_epoch(&self) {
+        let others = self.shared.members().into_iter().filter(|it| it.node_id != self.shared.claim.node_id);
+        self.shared.look_for_epoch(others.map(|it| it.node_id).collect());
+    }
+
     /// A fence or a promise stands in the folder: Raft does not run.
     pub(super) fn takes_no_part(&self) -> bool {
         let shared = &self.shared;
@@ -428,15 +434,15 @@ impl<RT: Runtime> Shared<RT> {
         detach::<RT>(async move { replica.meet(&record).await });
     }
 
-    /// A peer of a later epoch has shown itself: ask it for its record.
-    pub(crate) fn look_for_epoch(self: &Arc<Self>, node_id: NodeId) {
+    /// Somebody has spoken of a later epoch: asks these nodes for its record, one round at a time.
+    pub(crate) fn look_for_epoch(self: &Arc<Self>, node_ids: Vec<NodeId>) {
         if self.asks_for_epoch.swap(true, Ordering::AcqRel) {
             return;
         }
         let replica = Replica { shared: self.clone() };
         detach::<RT>(async move {
-            let known = replica.shared.any_member(node_id);
-            for (_, answer) in replica.standings_of(known.as_slice()).await {
+            let known: Vec<Member> = node_ids.iter().filter_map(|id| replica.shared.any_member(*id)).collect();
+            for (_, answer) in replica.standings_of(&known).await {
                 if let Ok(standing) = answer
                     && !standing.record.is_empty()
                 {

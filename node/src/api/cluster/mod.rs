@@ -154,7 +154,8 @@ async fn init(node: &Node, call: InitRequest) -> Result<InitResponse, Refusal> {
     Ok(InitResponse { header: Some(header(node)), cluster_id: Bytes::copy_from_slice(&cluster_id) })
 }
 
-fn header(node: &Node) -> Header {
+/// Where a node stands.
+pub(super) fn header(node: &Node) -> Header {
     let status = node.replica().status();
     convert::header(node, status.frontier_revision, status.frontier_index)
 }

@@ -234,10 +234,21 @@ fn span(ms: u64) -> String {
     }
 }
 
+/// What a cluster with records at one site says first.
+pub(super) const ONE_SITE: &str = "ONE SITE";
+
+/// The same where a forced promotion has left that site.
+pub(super) fn promoted(epoch: u64) -> String {
+    format!(
+        "PROMOTED_UNPROTECTED: this site goes on alone in epoch {epoch}, and nothing survives its loss; add data nodes at \
+         another site (saola cluster add)"
+    )
+}
+
 fn threat(site: &str, nodes: &[NodeView], committed_index: u64) -> Option<String> {
     let (here, beyond): (Vec<_>, Vec<_>) = nodes.iter().partition(|n| n.member.site == site);
     if !beyond.iter().any(|n| n.keeps_records()) {
-        return Some("ONE SITE: nothing survives the loss of this site".into());
+        return Some(format!("{ONE_SITE}: nothing survives the loss of this site"));
     }
     let (voters, voters_here) = (votes(nodes.iter()), votes(here.iter().copied()));
     let quorum = voters / 2 + 1;

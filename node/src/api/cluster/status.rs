@@ -122,8 +122,10 @@ pub(super) async fn of_cluster(node: &Node, local: bool) -> StatusResponse {
     let members: Vec<Member> = views.iter().map(|view| view.member.clone()).collect();
     let failover = leading.and_then(|leader| leader.failover).or_else(|| convert::failover_status(&own));
     let glance = protection::of_cluster(&main_site, &views, committed, stand.as_ref());
+    // Where a promotion has left one site, that is no choice of anybody's.
+    let alone = node.store().epochs().pop().filter(|_| glance.sentence.starts_with(protection::ONE_SITE));
     let protection = match own.adopted {
-        true => glance.sentence,
+        true => alone.map_or(glance.sentence, |epoch| protection::promoted(epoch.number)),
         false => own.refused_by_peers.clone().unwrap_or_else(|| "no cluster yet: run `saola cluster init`".into()),
     };
     StatusResponse {
@@ -200,7 +202,7 @@ fn of_member(own: &ReplicaStatus, member: &saola_raft::Member, answer: StatusRes
 
 /// It answered, as a node of this cluster whose Raft runs.
 fn takes_part(status: &NodeStatus) -> bool {
-    status.reachable && !matches!(status.state.as_str(), "waiting" | "refused" | "stopped" | "repairing")
+    status.reachable && !matches!(status.state.as_str(), "waiting" | "asking" | "fenced" | "refused" | "stopped" | "repairing")
 }
 
 fn site_statuses(views: &[NodeView], committed: u64) -> Vec<SiteStatus> {

@@ -1,0 +1,257 @@
+//! `saola dr …`, `saola site …`, `saola epoch …`: a site goes on without the other by force.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use saola_client::proto::{Attested, FenceResponse, StatusResponse};
+use saola_client::{Client, Error};
+use saola_storage::promotion::{ApproverKey, Plan, PromotionError, SignedPlan, plan_hash, short_hash};
+use serde_json::json;
+
+use super::cluster::{ask, confirmed};
+use super::plan_text;
+use super::view::cluster_view;
+use crate::cli::{DrPlanVerb, DrVerb, EpochVerb, PromoteArgs, SiteVerb};
+use crate::exit::{Exit, Failure, doing};
+use crate::output::{Format, hex, print_json, print_line, table};
+use crate::time;
+
+/// The new epoch should take writes within so long.
+const GOES_ON_LIMIT: Duration = Duration::from_secs(60);
+/// One node is asked for so long how it is.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Runs a verb of `saola dr`; `client` makes one where a node is asked.
+///
+/// # Errors
+/// There is nothing to plan, a plan that cannot be read, missing approvals, or a step that failed.
+pub async fn dr(
+    client: impl Fn() -> Result<Client, Failure>,
+    verb: DrVerb,
+    format: Format,
+) -> Result<Exit, Failure> {
+    match verb {
+        DrVerb::Plan(DrPlanVerb::Promote(args)) => promote(&client()?, args, format).await,
+        DrVerb::Show { file } => {
+            let (signed, plan) = read(&file)?;
+            show(&signed, &plan, format)?;
+            Ok(Exit::Done)
+        }
+        DrVerb::Approve { file, key, confirm } => approve(&file, &key, confirm, format).await,
+        DrVerb::Apply { file, confirm } => apply(&client()?, &file, confirm, format).await,
+    }
+}
+
+/// A failure about a plan or a key, with what to do.
+pub(super) fn about_plan(error: PromotionError) -> Failure {
+    let next = match &error {
+        PromotionError::NotApproved { .. } => "`saola dr show PLAN` prints who has approved",
+        PromotionError::OpenToOthers { .. } => "then run the command again",
+        _ => "check the path, and that the file is whole",
+    };
+    let source = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+    Failure::new(Exit::Usage, format!("{error}{source}"), next)
+}
+
+fn read(file: &Path) -> Result<(SignedPlan, Plan), Failure> {
+    let text = fs::read_to_string(file);
+    let text = text.map_err(|source| Failure::input(format!("read plan {}", file.display()), &source))?;
+    SignedPlan::from_text(&text).map_err(about_plan)
+}
+
+fn write(file: &Path, signed: &SignedPlan) -> Result<(), Failure> {
+    // Beside it first: a plan with approvals must not be lost half-way.
+    let fresh = file.with_extension("new");
+    let written = fs::write(&fresh, signed.to_text()).and_then(|()| fs::rename(&fresh, file));
+    written.map_err(|source| Failure::file(format!("write plan {}", file.display()), &source))
+}
+
+fn show(signed: &SignedPlan, plan: &Plan, format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Table => print_line(plan_text::in_words(signed, plan)),
+        Format::Json => print_json("dr-plan", plan_text::document(signed, plan)),
+    }
+}
+
+async fn promote(client: &Client, args: PromoteArgs, format: Format) -> Result<Exit, Failure> {
+    let PromoteArgs { site, out, attest, stopped_at, last_revision, never_lowered } = args;
+    let fenced = attest.unwrap_or_default();
+    let attested = Attested { fenced, stopped_us: stopped_at, last_revision, never_lowered };
+    let planned = client.plan_promotion(&site, attested).await;
+    let bytes = planned.map_err(doing(format!("plan the promotion of site {site}")))?;
+    let plan = Plan::from_bytes(&bytes).map_err(about_plan)?;
+    let signed = SignedPlan { plan: bytes, approvals: Vec::new() };
+    let file = out.unwrap_or_else(|| PathBuf::from(format!("promote-{site}-{}.plan", short_hash(&signed.plan))));
+    if file.exists() {
+        let next = "name another file with --out, or move that one away";
+        return Err(Failure::usage(format!("{} is there already", file.display()), next));
+    }
+    write(&file, &signed)?;
+    show(&signed, &plan, format)?;
+    eprintln!("written to {}", file.display());
+    eprintln!("next: {}", plan_text::next(&plan, &file));
+    Ok(Exit::Done)
+}
+
+async fn approve(file: &Path, key: &Path, confirm: Option<String>, format: Format) -> Result<Exit, Failure> {
+    let (mut signed, plan) = read(file)?;
+    let key = ApproverKey::read_file(key).map_err(about_plan)?;
+    let Some(approver) = plan.approvers.iter().find(|it| it.public_key == key.public()[..]) else {
+        let who = plan.approvers.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ");
+        let what = format!("this key is none of the plan's approvers ({who})");
+        return Err(Failure::new(Exit::Permission, what, "use the key whose public half was given to `saola approver set`"));
+    };
+    show(&signed, &plan, Format::Table)?;
+    let hash = short_hash(&signed.plan);
+    let given = match confirm {
+        Some(given) => given,
+        None => ask(format!("approve as {}: type the plan's hash ({hash}) to go on: ", approver.name)).await?,
+    };
+    if given.len() < hash.len() || !hex(&plan_hash(&signed.plan)).starts_with(&given) {
+        let what = format!("`{given}` is not the plan's hash {hash}; nothing was approved");
+        return Err(Failure::usage(what, format!("add --confirm {hash} once you have read the plan")));
+    }
+    signed.approve(&approver.name, &key);
+    write(file, &signed)?;
+    let have = signed.check(&plan.approvers, plan.needed).is_ok();
+    if format == Format::Json {
+        print_json("dr-approve", json!({ "approver": approver.name, "hash": hash, "enough": have }))?;
+    }
+    eprintln!("approved by {}", approver.name);
+    match have {
+        true => eprintln!("next: saola dr apply {} --endpoint HOST:PORT", file.display()),
+        false => eprintln!("next: {} approvals are needed; send the file to the next approver", plan.needed),
+    }
+    Ok(Exit::Done)
+}
+
+async fn apply(client: &Client, file: &Path, confirm: Option<String>, format: Format) -> Result<Exit, Failure> {
+    let (signed, plan) = read(file)?;
+    signed.check(&plan.approvers, plan.needed).map_err(about_plan)?;
+    let named = StatusResponse { cluster_name: plan.cluster_name.clone(), ..StatusResponse::default() };
+    let what = format!("let site {} go on in epoch {} without the rest", plan.site, plan.epoch);
+    confirmed(&named, &what, confirm).await?;
+    let begun = Instant::now();
+    let mut said = String::new();
+    loop {
+        if let Some(leader) = goes_on(client, &plan).await {
+            return went_on(&plan, &leader, begun.elapsed(), format);
+        }
+        if begun.elapsed() > GOES_ON_LIMIT {
+            let what = format!("{what}: no node leads in epoch {} after {} s; {said}", plan.epoch, GOES_ON_LIMIT.as_secs());
+            return Err(Failure::new(Exit::Unknown, what, "run the command again: it goes on from where it stopped"));
+        }
+        match client.apply_promotion(signed.to_bytes()).await {
+            Ok(_) => {}
+            // The node that begins the epoch starts anew, and its connections end.
+            Err(error @ (Error::Unavailable { .. } | Error::UnknownOutcome { .. })) => said = error.to_string(),
+            Err(error) => return Err(doing(what)(error)),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The node that leads in the new epoch, once one does and takes writes.
+async fn goes_on(client: &Client, plan: &Plan) -> Option<String> {
+    for member in plan.members.iter().filter(|member| !member.client_address.is_empty()) {
+        let Ok(one) = client.at_endpoint(&member.client_address) else { continue };
+        let Ok(status) = one.with_deadline(LOOK_LIMIT).cluster_status(true).await else { continue };
+        let is_there = status.header.is_some_and(|header| header.epoch == plan.epoch) && status.leader == member.node_id;
+        let known = one.with_deadline(LOOK_LIMIT).epochs().await;
+        if is_there && known.is_ok_and(|known| known.epochs.last().is_some_and(|it| it.number == plan.epoch)) {
+            return Some(member.name.clone());
+        }
+    }
+    None
+}
+
+fn went_on(plan: &Plan, leader: &str, took: Duration, format: Format) -> Result<Exit, Failure> {
+    match format {
+        Format::Json => {
+            let ms = took.as_millis() as u64;
+            print_json("dr-apply", json!({ "epoch": plan.epoch, "site": plan.site, "leader": leader, "ms": ms }))?;
+        }
+        Format::Table => print_line(format!(
+            "site {} goes on in epoch {}: {leader} leads, after {:.1} s\n{}",
+            plan.site,
+            plan.epoch,
+            took.as_secs_f64(),
+            plan_text::verdict(plan)
+        ))?,
+    }
+    eprintln!("attention: nothing survives the loss of site {} now; add nodes elsewhere (`saola cluster add`)", plan.site);
+    eprintln!("next: `saola status`; a node of the old side that comes back is fenced at first contact");
+    Ok(Exit::Done)
+}
+
+/// Runs a verb of `saola site`.
+///
+/// # Errors
+/// Not confirmed, no such site, or another epoch goes on without it.
+pub async fn site(client: &Client, verb: SiteVerb, format: Format) -> Result<Exit, Failure> {
+    let status = cluster_view(client).await?;
+    let (what, answer) = match verb {
+        SiteVerb::Fence { site, why, confirm } => {
+            let what = format!("fence site {site}");
+            confirmed(&status, &what, confirm).await?;
+            let answer = client.fence_site(&site, &why).await;
+            (what.clone(), answer.map_err(doing(what))?)
+        }
+        SiteVerb::Unfence { site, confirm } => {
+            let what = format!("let site {site} take part again");
+            confirmed(&status, &what, confirm).await?;
+            let answer = client.unfence_site(&site).await;
+            (what.clone(), answer.map_err(doing(what))?)
+        }
+    };
+    let FenceResponse { done, silent, .. } = answer;
+    match format {
+        Format::Json => print_json("site", json!({ "done": done, "silent": silent }))?,
+        Format::Table => print_line(format!("{what}: {}", if done.is_empty() { "no node answers".into() } else { done.join(", ") }))?,
+    }
+    if silent.is_empty() {
+        return Ok(Exit::Done);
+    }
+    eprintln!("attention: no answer from {}", silent.join(", "));
+    Ok(Exit::Degraded)
+}
+
+/// Runs a verb of `saola epoch`.
+///
+/// # Errors
+/// A failed call.
+pub async fn epoch(client: &Client, verb: EpochVerb, format: Format) -> Result<Exit, Failure> {
+    let EpochVerb::History = verb;
+    let known = client.epochs().await.map_err(doing("ask for the epochs"))?;
+    let read = known.epochs.iter().map(|it| Ok((it, SignedPlan::from_bytes(&it.signed_plan).map_err(about_plan)?)));
+    let read: Vec<_> = read.collect::<Result<_, Failure>>()?;
+    if format == Format::Json {
+        let shown = read.iter().map(|(it, (signed, plan))| {
+            json!({
+                "epoch": it.number, "began_us": it.began_us, "revision": it.revision,
+                "plan": plan_text::document(signed, plan),
+            })
+        });
+        print_json("epoch-history", json!({ "epochs": shown.collect::<Vec<_>>() }))?;
+        return Ok(Exit::Done);
+    }
+    if read.is_empty() {
+        print_line("epoch 1, since the cluster was made: no site was ever promoted by force")?;
+        return Ok(Exit::Done);
+    }
+    let row = |(it, (signed, plan)): &(&saola_client::proto::Epoch, (SignedPlan, Plan))| {
+        vec![
+            it.number.to_string(),
+            time::iso(it.began_us),
+            plan.site.clone(),
+            it.revision.to_string(),
+            plan_text::verdict(plan),
+            signed.approvals.iter().map(|approval| approval.name.as_str()).collect::<Vec<_>>().join(", "),
+        ]
+    };
+    let heading = ["EPOCH", "BEGAN", "SITE", "REVISION", "LOSS", "APPROVED BY"];
+    print_line(table(&heading, &[0, 3], read.iter().map(row).collect()))?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,123 @@
+//! A promotion plan as people and programs read it.
+
+use std::path::Path;
+
+use saola_storage::promotion::{Plan, SignedPlan, Verdict, plan_hash, short_hash};
+use serde_json::{Value, json};
+
+use crate::output::{hex, table};
+use crate::time;
+
+/// What would be lost, in one line.
+pub fn verdict(plan: &Plan) -> String {
+    match plan.verdict() {
+        Verdict::ProvenZero => "PROVEN ZERO: no acknowledged write is lost".into(),
+        Verdict::Bounded => format!("BOUNDED: at most {} revisions are lost", plan.lost_revisions),
+        Verdict::Unknown => "UNKNOWN: acknowledged writes may be lost, nobody can say how many".into(),
+    }
+}
+
+/// Who has approved, and how many must.
+fn approvals(signed: &SignedPlan, plan: &Plan) -> String {
+    if plan.needed == 0 {
+        return "none needed: nobody was ever named as approver".into();
+    }
+    let who: Vec<&str> = plan.approvers.iter().map(|it| it.name.as_str()).collect();
+    let need = format!("{} of {} ({})", plan.needed, who.len(), who.join(", "));
+    match signed.check(&plan.approvers, plan.needed) {
+        Ok(names) => format!("{need} are needed; approved by {}", names.join(", ")),
+        Err(error) => format!("{need} are needed; {error}"),
+    }
+}
+
+/// The whole plan.
+pub fn in_words(signed: &SignedPlan, plan: &Plan) -> String {
+    let attested = plan.attested.clone().unwrap_or_default();
+    let mut vouched = Vec::new();
+    if !attested.fenced.is_empty() {
+        vouched.push(format!("the silent nodes take no part any more: {}", attested.fenced));
+    }
+    if let Some(stopped_us) = attested.stopped_us {
+        vouched.push(format!("the other side had stopped by {}", time::iso(stopped_us)));
+    }
+    if let Some(revision) = attested.last_revision {
+        vouched.push(format!("its newest revision was {revision}"));
+    }
+    if attested.never_lowered {
+        vouched.push("nobody lowered maximum protection there".into());
+    }
+    let row = |it: &saola_storage::promotion::Survivor| {
+        let last = it.last.map_or("empty".into(), |last| format!("{} (term {})", last.index, last.term));
+        let part = match (it.fenced, it.node_id == plan.base_node, plan.member(it.node_id)) {
+            (true, _, _) => "fenced; its log counts",
+            (false, true, _) => "begins the epoch",
+            (false, false, Some(_)) => "goes along",
+            (false, false, None) => "stays behind",
+        };
+        let holds = if it.node_id == plan.holder && plan.holder != plan.base_node { ", gives its tail" } else { "" };
+        vec![it.name.clone(), it.site.clone(), it.role.clone(), last, format!("{part}{holds}")]
+    };
+    let survivors = table(&["ANSWERS", "SITE", "ROLE", "LOG ENDS", "PART"], &[], plan.survivors.iter().map(row).collect());
+    let lost: Vec<String> = plan.lost.iter().map(|it| format!("{} ({})", it.name, it.site)).collect();
+    let list = |lines: &[String]| lines.iter().map(|line| format!("\n  - {line}")).collect::<String>();
+    format!(
+        "plan {} of cluster {}: site {} goes on alone in epoch {}, from index {} on\n\nloss: {}{}\n\n{survivors}\nno answer \
+         from: {}\nvouched for: {}\napprovals: {}\nmade {}, to be begun before {}",
+        short_hash(&signed.plan),
+        plan.cluster_name,
+        plan.site,
+        plan.epoch,
+        plan.base.map_or(0, |base| base.index),
+        verdict(plan),
+        list(&plan.because),
+        if lost.is_empty() { "nobody".into() } else { lost.join(", ") },
+        if vouched.is_empty() { "nothing".into() } else { list(&vouched) },
+        approvals(signed, plan),
+        time::iso(plan.made_us),
+        time::iso(plan.expires_us),
+    )
+}
+
+/// What comes after the plan.
+pub fn next(plan: &Plan, file: &Path) -> String {
+    match plan.needed {
+        0 => format!("saola dr apply {}", file.display()),
+        needed => format!("{needed} approvers run `saola dr approve {} --key THEIR.key`", file.display()),
+    }
+}
+
+/// As JSON.
+pub fn document(signed: &SignedPlan, plan: &Plan) -> Value {
+    let attested = plan.attested.clone().unwrap_or_default();
+    let survivors: Vec<Value> = plan
+        .survivors
+        .iter()
+        .map(|it| {
+            json!({
+                "node_id": it.node_id, "name": it.name, "site": it.site, "role": it.role, "fenced": it.fenced,
+                "last_index": it.last.map(|last| last.index), "last_term": it.last.map(|last| last.term),
+            })
+        })
+        .collect();
+    let names = |members: &[saola_storage::member::Member]| members.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+    let base = plan.base.map(|base| json!({ "term": base.term, "leader": base.node_id, "index": base.index }));
+    json!({
+        "hash": hex(&plan_hash(&signed.plan)), "cluster": plan.cluster_name, "site": plan.site,
+        "epoch": plan.epoch, "former_epoch": plan.former_epoch,
+        "verdict": match plan.verdict() {
+            Verdict::ProvenZero => "PROVEN ZERO",
+            Verdict::Bounded => "BOUNDED",
+            Verdict::Unknown => "UNKNOWN",
+        },
+        "lost_revisions": (plan.verdict() == Verdict::Bounded).then_some(plan.lost_revisions),
+        "because": plan.because, "base": base, "base_node": plan.base_node, "holder": plan.holder,
+        "survivors": survivors, "lost": names(&plan.lost), "members": names(&plan.members),
+        "attested": {
+            "fenced": attested.fenced, "stopped_us": attested.stopped_us, "last_revision": attested.last_revision,
+            "never_lowered": attested.never_lowered,
+        },
+        "needed": plan.needed, "approved_by": signed.approvals.iter().map(|it| it.name.clone()).collect::<Vec<_>>(),
+        "enough": signed.check(&plan.approvers, plan.needed).is_ok(),
+        "made_us": plan.made_us, "expires_us": plan.expires_us, "revision": plan.revision,
+    })
+}
