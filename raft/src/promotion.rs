@@ -66,7 +66,9 @@ pub enum NoPlan {
         site: String,
     },
     /// It is done.
-    #[error("node {node} ({name}) is in epoch {epoch} already, which goes on without this one: see `saola epoch history` there")]
+    #[error(
+        "node {node} ({name}) is in epoch {epoch} already, which goes on without this one: see `saola epoch history` there"
+    )]
     GoesOn {
         /// Number of the node.
         node: NodeId,
@@ -134,7 +136,8 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
         let (node, name) = (member.node_id, member.name.clone());
         return Err(NoPlan::GoesOn { node, name, epoch: standing.epoch });
     }
-    let known = view.standings.iter().filter_map(|it| Some((it.membership_at.map(LogId::from)?, it.membership.as_ref()?)));
+    let known =
+        view.standings.iter().filter_map(|it| Some((it.membership_at.map(LogId::from)?, it.membership.as_ref()?)));
     let newest: &MembershipRecord =
         known.max_by_key(|(at, _)| *at).map(|(_, record)| record).ok_or(NoPlan::NoMembership)?;
     let members: Vec<&Member> = newest.seats.iter().filter_map(|seat| seat.member.as_ref()).collect();
@@ -166,7 +169,8 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
     let verdict = verdict(view, &members, &answered, base, holder);
     let terms = answered.iter().map(|it| it.standing.vote_term.max(it.last().map_or(0, |last| last.leader.term)));
     let promised = answered.iter().filter(|it| it.standing.promised != view.carried_out);
-    let promised = promised.filter_map(|it| saola_storage::promotion::SignedPlan::from_bytes(&it.standing.promised).ok());
+    let promised =
+        promised.filter_map(|it| saola_storage::promotion::SignedPlan::from_bytes(&it.standing.promised).ok());
     let newest_epoch = promised.map(|(_, plan)| plan.epoch).chain([view.epoch]).max().unwrap_or(view.epoch);
     // All data nodes of the site vote from now on, and a witness that answers goes along.
     let goes_along = |it: &&Answered<'_>| at_site(it) || it.member.role_value() == Role::Witness;
@@ -224,15 +228,12 @@ pub fn is_same(one: &Plan, other: &Plan) -> bool {
 }
 
 /// No quorum may be there, nor anybody who could acknowledge beside the promoted site.
-fn check_nobody_goes_on(
-    view: &View<'_>,
-    newest: &MembershipRecord,
-    answered: &[Answered<'_>],
-) -> Result<(), NoPlan> {
+fn check_nobody_goes_on(view: &View<'_>, newest: &MembershipRecord, answered: &[Answered<'_>]) -> Result<(), NoPlan> {
     let site = view.site.to_owned();
     let able: BTreeSet<NodeId> = answered.iter().filter(|it| it.may_take_part()).map(|it| it.member.node_id).collect();
     if is_quorum(&sets(&newest.configs), |id| able.contains(&id)) {
-        let names = list(answered.iter().filter(|it| able.contains(&it.member.node_id)).map(|it| it.member.name.as_str()));
+        let names =
+            list(answered.iter().filter(|it| able.contains(&it.member.node_id)).map(|it| it.member.name.as_str()));
         return Err(NoPlan::Quorum { names, site });
     }
     let elsewhere = |it: &&Answered<'_>| it.member.site != view.site && it.member.role_value().is_data();
@@ -270,7 +271,9 @@ fn verdict(
     holder: &Answered<'_>,
 ) -> Judged {
     let mut because = Vec::new();
-    if every_quorum_has_a_survivor(answered, &mut because) || gate_was_closed(view, members, answered, base, holder, &mut because) {
+    if every_quorum_has_a_survivor(answered, &mut because)
+        || gate_was_closed(view, members, answered, base, holder, &mut because)
+    {
         return Judged { verdict: Verdict::ProvenZero, lost_revisions: 0, because };
     }
     match view.attested.last_revision {
@@ -329,7 +332,8 @@ fn gate_was_closed(
 ) -> bool {
     let Some(gate) = &base.standing.gate else { return false };
     if !gate.is_closed {
-        because.push("acknowledgements did not wait for this site (the gate was open) when it last heard of them".into());
+        because
+            .push("acknowledgements did not wait for this site (the gate was open) when it last heard of them".into());
         return false;
     }
     if !gate.is_newest || holder.member.node_id != base.member.node_id {
@@ -342,11 +346,9 @@ fn gate_was_closed(
     if gate.is_maximum {
         because.push(match view.attested.never_lowered {
             true => "maximum protection was in force, and nobody lowered it, as is vouched".into(),
-            false => {
-                "maximum protection was in force, and nobody vouches that it was not lowered on the other side \
+            false => "maximum protection was in force, and nobody vouches that it was not lowered on the other side \
                  (--never-lowered)"
-                    .into()
-            }
+                .into(),
         });
         return view.attested.never_lowered;
     }
@@ -391,13 +393,17 @@ fn stopped_in_time(
     because: &mut Vec<String>,
 ) -> bool {
     if members.iter().any(|it| it.role_value() == Role::Witness) {
-        because.push("the gate opens by itself, and with a witness its time may run from before the last acknowledgement".into());
+        because.push(
+            "the gate opens by itself, and with a witness its time may run from before the last acknowledgement".into(),
+        );
         return false;
     }
     let known = answered.iter().filter_map(|it| it.standing.gate.as_ref());
     let acknowledged_us = known.map(|gate| gate.acknowledged_us).max().unwrap_or(0);
     if acknowledged_us == 0 {
-        because.push("no node remembers when the other side last counted an acknowledgement: it may have opened the gate".into());
+        because.push(
+            "no node remembers when the other side last counted an acknowledgement: it may have opened the gate".into(),
+        );
         return false;
     }
     let open_us = acknowledged_us.saturating_add(gate.degrade_ms.saturating_mul(980));

@@ -196,9 +196,7 @@ pub enum PromotionError {
         found: u32,
     },
     /// Too few approvals.
-    #[error(
-        "{valid} of {needed} approvals that are needed are valid{problems}; have approvers run `saola dr approve`"
-    )]
+    #[error("{valid} of {needed} approvals that are needed are valid{problems}; have approvers run `saola dr approve`")]
     NotApproved {
         /// Valid ones, each approver counted once.
         valid: usize,
@@ -321,12 +319,18 @@ impl SignedPlan {
         let (mut valid, mut problems, mut keys) = (BTreeSet::new(), String::new(), BTreeSet::new());
         for approval in &self.approvals {
             let approver = approvers.iter().find(|approver| approver.name == approval.name);
-            match approver.map(|approver| (approver, is_signed(approver, &message, &approval.signature))) {
-                Some((approver, true)) if keys.insert(&approver.public_key) => drop(valid.insert(approval.name.clone())),
-                Some((_, true)) => problems += &format!("; {}'s key has approved already", approval.name),
-                Some((_, false)) => problems += &format!("; {}'s is not by the known key, or of another plan", approval.name),
-                None => problems += &format!("; {} is no approver", approval.name),
-            }
+            let name = &approval.name;
+            let problem = match approver.map(|approver| (approver, is_signed(approver, &message, &approval.signature)))
+            {
+                Some((approver, true)) if keys.insert(&approver.public_key) => {
+                    valid.insert(name.clone());
+                    continue;
+                }
+                Some((_, true)) => format!("{name}'s key has approved already"),
+                Some((_, false)) => format!("{name}'s is not by the known key, or of another plan"),
+                None => format!("{name} is no approver"),
+            };
+            problems += &format!("; {problem}");
         }
         match valid.len() >= needed as usize {
             true => Ok(valid.into_iter().collect()),

@@ -4,7 +4,7 @@
 //! for bytes that make it do so; the test of this crate replays the corpus, found crashes included, in every
 //! `make test`. Checksums stop random bytes at the door, so most targets have a mode that puts them right first.
 //!
-//! - [`disk`]: the log's segments, the rows of the store, the node's identity file, the KEK file;
+//! - [`disk`]: the log's segments, the rows of the store, the node's identity file, the KEK file, promotion plans;
 //! - [`log_payload`]: command batches, applied; [`export`]: the stream of a state;
 //! - [`sealed`]: envelopes and wrapped data keys;
 //! - [`peer`]: messages to a running replica, and answers to its own;
@@ -33,10 +33,11 @@ pub struct Target {
 pub type Seed = (&'static str, Vec<u8>);
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "log", run: disk::log::run, seeds: disk::log::seeds },
     Target { name: "rows", run: disk::rows::run, seeds: disk::rows::seeds },
     Target { name: "identity", run: disk::files::identity, seeds: disk::files::identity_seeds },
+    Target { name: "promotion_plan", run: disk::files::plan, seeds: disk::files::plan_seeds },
     Target { name: "kek_file", run: disk::files::kek, seeds: disk::files::kek_seeds },
     Target { name: "commands", run: log_payload::run, seeds: log_payload::seeds },
     Target { name: "export", run: export::run, seeds: export::seeds },

@@ -7,6 +7,7 @@
 //! - `scenarios`: simulated clusters with a plot, one promise each;
 //! - `live`: five processes, killed at random;
 //! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
+//! - `promotion_live`: a site goes on without the other by force, by the command;
 //! - `protection_live`: two sites under maximum protection and maximum availability, by the command;
 //! - `second_opinion`: the linearizability checker against an exhaustive search.
 
@@ -15,6 +16,7 @@ mod demo;
 mod good_history;
 mod live;
 mod membership_live;
+mod promotion_live;
 mod protection_live;
 mod scenarios;
 mod second_opinion;

@@ -27,11 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// There is nothing to plan, a plan that cannot be read, missing approvals, or a step that failed.
-pub async fn dr(
-    client: impl Fn() -> Result<Client, Failure>,
-    verb: DrVerb,
-    format: Format,
-) -> Result<Exit, Failure> {
+pub async fn dr(client: impl Fn() -> Result<Client, Failure>, verb: DrVerb, format: Format) -> Result<Exit, Failure> {
     match verb {
         DrVerb::Plan(DrPlanVerb::Promote(args)) => promote(&client()?, args, format).await,
         DrVerb::Show { file } => {
@@ -101,7 +97,11 @@ async fn approve(file: &Path, key: &Path, confirm: Option<String>, format: Forma
     let Some(approver) = plan.approvers.iter().find(|it| it.public_key == key.public()[..]) else {
         let who = plan.approvers.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(", ");
         let what = format!("this key is none of the plan's approvers ({who})");
-        return Err(Failure::new(Exit::Permission, what, "use the key whose public half was given to `saola approver set`"));
+        return Err(Failure::new(
+            Exit::Permission,
+            what,
+            "use the key whose public half was given to `saola approver set`",
+        ));
     };
     show(&signed, &plan, Format::Table)?;
     let hash = short_hash(&signed.plan);
@@ -140,7 +140,8 @@ async fn apply(client: &Client, file: &Path, confirm: Option<String>, format: Fo
             return went_on(&plan, &leader, begun.elapsed(), format);
         }
         if begun.elapsed() > GOES_ON_LIMIT {
-            let what = format!("{what}: no node leads in epoch {} after {} s; {said}", plan.epoch, GOES_ON_LIMIT.as_secs());
+            let what =
+                format!("{what}: no node leads in epoch {} after {} s; {said}", plan.epoch, GOES_ON_LIMIT.as_secs());
             return Err(Failure::new(Exit::Unknown, what, "run the command again: it goes on from where it stopped"));
         }
         match client.apply_promotion(signed.to_bytes()).await {
@@ -158,7 +159,8 @@ async fn goes_on(client: &Client, plan: &Plan) -> Option<String> {
     for member in plan.members.iter().filter(|member| !member.client_address.is_empty()) {
         let Ok(one) = client.at_endpoint(&member.client_address) else { continue };
         let Ok(status) = one.with_deadline(LOOK_LIMIT).cluster_status(true).await else { continue };
-        let is_there = status.header.is_some_and(|header| header.epoch == plan.epoch) && status.leader == member.node_id;
+        let is_there =
+            status.header.is_some_and(|header| header.epoch == plan.epoch) && status.leader == member.node_id;
         let known = one.with_deadline(LOOK_LIMIT).epochs().await;
         if is_there && known.is_ok_and(|known| known.epochs.last().is_some_and(|it| it.number == plan.epoch)) {
             return Some(member.name.clone());
@@ -181,7 +183,10 @@ fn went_on(plan: &Plan, leader: &str, took: Duration, format: Format) -> Result<
             plan_text::verdict(plan)
         ))?,
     }
-    eprintln!("attention: nothing survives the loss of site {} now; add nodes elsewhere (`saola cluster add`)", plan.site);
+    eprintln!(
+        "attention: nothing survives the loss of site {} now; add nodes elsewhere (`saola cluster add`)",
+        plan.site
+    );
     eprintln!("next: `saola status`; a node of the old side that comes back is fenced at first contact");
     Ok(Exit::Done)
 }
@@ -209,7 +214,9 @@ pub async fn site(client: &Client, verb: SiteVerb, format: Format) -> Result<Exi
     let FenceResponse { done, silent, .. } = answer;
     match format {
         Format::Json => print_json("site", json!({ "done": done, "silent": silent }))?,
-        Format::Table => print_line(format!("{what}: {}", if done.is_empty() { "no node answers".into() } else { done.join(", ") }))?,
+        Format::Table => {
+            print_line(format!("{what}: {}", if done.is_empty() { "no node answers".into() } else { done.join(", ") }))?
+        }
     }
     if silent.is_empty() {
         return Ok(Exit::Done);

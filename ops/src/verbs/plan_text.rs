@@ -26,6 +26,7 @@ fn approvals(signed: &SignedPlan, plan: &Plan) -> String {
     let need = format!("{} of {} ({})", plan.needed, who.len(), who.join(", "));
     match signed.check(&plan.approvers, plan.needed) {
         Ok(names) => format!("{need} are needed; approved by {}", names.join(", ")),
+        Err(_) if signed.approvals.is_empty() => format!("{need} are needed; nobody has approved yet"),
         Err(error) => format!("{need} are needed; {error}"),
     }
 }
@@ -57,12 +58,13 @@ pub fn in_words(signed: &SignedPlan, plan: &Plan) -> String {
         let holds = if it.node_id == plan.holder && plan.holder != plan.base_node { ", gives its tail" } else { "" };
         vec![it.name.clone(), it.site.clone(), it.role.clone(), last, format!("{part}{holds}")]
     };
-    let survivors = table(&["ANSWERS", "SITE", "ROLE", "LOG ENDS", "PART"], &[], plan.survivors.iter().map(row).collect());
+    let survivors =
+        table(&["ANSWERS", "SITE", "ROLE", "LOG ENDS", "PART"], &[], plan.survivors.iter().map(row).collect());
     let lost: Vec<String> = plan.lost.iter().map(|it| format!("{} ({})", it.name, it.site)).collect();
     let list = |lines: &[String]| lines.iter().map(|line| format!("\n  - {line}")).collect::<String>();
     format!(
         "plan {} of cluster {}: site {} goes on alone in epoch {}, from index {} on\n\nloss: {}{}\n\n{survivors}\nno answer \
-         from: {}\nvouched for: {}\napprovals: {}\nmade {}, to be begun before {}",
+         from: {}\nvouched for:{}\napprovals: {}\nmade {}, to be begun before {}",
         short_hash(&signed.plan),
         plan.cluster_name,
         plan.site,
@@ -71,7 +73,7 @@ pub fn in_words(signed: &SignedPlan, plan: &Plan) -> String {
         verdict(plan),
         list(&plan.because),
         if lost.is_empty() { "nobody".into() } else { lost.join(", ") },
-        if vouched.is_empty() { "nothing".into() } else { list(&vouched) },
+        if vouched.is_empty() { " nothing".into() } else { list(&vouched) },
         approvals(signed, plan),
         time::iso(plan.made_us),
         time::iso(plan.expires_us),
@@ -99,7 +101,8 @@ pub fn document(signed: &SignedPlan, plan: &Plan) -> Value {
             })
         })
         .collect();
-    let names = |members: &[saola_storage::member::Member]| members.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+    let names =
+        |members: &[saola_storage::member::Member]| members.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
     let base = plan.base.map(|base| json!({ "term": base.term, "leader": base.node_id, "index": base.index }));
     json!({
         "hash": hex(&plan_hash(&signed.plan)), "cluster": plan.cluster_name, "site": plan.site,

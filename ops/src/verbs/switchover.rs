@@ -69,7 +69,7 @@ async fn hand_over(client: &Client, status: &StatusResponse, to: &str) -> Result
 
 async fn look(client: &Client, to: &str) -> Result<(StatusResponse, Vec<Finding>), Failure> {
     let status = cluster_view(client).await?;
-    let found = findings(&status, Question::Switchover(to), copies(client, &status).await);
+    let found = findings(&status, Question::Switchover(to), copies(client, &status).await, None);
     Ok((status, found))
 }
 

@@ -33,7 +33,7 @@ pub async fn validate(client: &Client, verb: ValidateVerb, format: Format) -> Re
         ValidateVerb::Failover { .. } => Question::Failover,
         ValidateVerb::Drill { .. } => Question::Drill(&to),
     };
-    let found = findings(&status, question, copies(client, &status).await);
+    let found = findings(&status, question, copies(client, &status).await, approvers(client).await);
     print(name, question, &found, strict, format)?;
     Ok(exit(&found, strict))
 }
@@ -44,6 +44,11 @@ pub(super) async fn copies(client: &Client, status: &StatusResponse) -> Option<D
         return None;
     }
     client.digest().await.ok().map(|reply| compare(&reply))
+}
+
+/// How many may approve a forced promotion; none: no node says.
+pub(super) async fn approvers(client: &Client) -> Option<usize> {
+    client.epochs().await.ok().map(|known| known.approvers.len())
 }
 
 /// The site with records that does not lead.

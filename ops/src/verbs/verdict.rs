@@ -56,6 +56,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
         notes.extend(faults(node).into_iter().map(|fault| format!("{}; {}", fault.what, fault.next)));
     }
     notes.extend(links::note(status));
+    notes.extend(promoted(status));
     // Without a quorum no site is protected, and the notes above say what to bring back.
     if without_quorum.is_none() {
         notes.extend(alarm(status));
@@ -65,6 +66,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     }
     let exit = match () {
         () if status.leader == 0 || without_quorum.is_some() || is_stalled(status) => Exit::Critical,
+        () if promoted(status).is_some() => Exit::Critical,
         () if all_sealed => Exit::Sealed,
         () if !notes.is_empty() => Exit::Degraded,
         () => Exit::Done,
@@ -90,6 +92,11 @@ pub fn unprotected(status: &StatusResponse) -> Vec<String> {
 /// Writes wait and nothing ends that by itself.
 pub(super) fn is_stalled(status: &StatusResponse) -> bool {
     status.protection_status.as_ref().is_some_and(|stand| stand.state == "STALLED")
+}
+
+/// A forced promotion has left one site, and nothing survives its loss yet.
+fn promoted(status: &StatusResponse) -> Option<String> {
+    status.protection.starts_with("PROMOTED_UNPROTECTED").then(|| status.protection.clone())
 }
 
 /// Nobody takes over by itself: the cluster does not go on without the site that leads.

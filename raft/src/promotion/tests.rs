@@ -8,7 +8,14 @@ const NOW_US: u64 = 2_000_000_000;
 
 fn member(node_id: NodeId, site: &str, role: Role) -> Member {
     let folder_id = vec![node_id as u8; 16].into();
-    Member { node_id, name: format!("{site}-{node_id}"), site: site.into(), role: role as i32, folder_id, ..Member::default() }
+    Member {
+        node_id,
+        name: format!("{site}-{node_id}"),
+        site: site.into(),
+        role: role as i32,
+        folder_id,
+        ..Member::default()
+    }
 }
 
 fn at(term: u64, index: u64) -> Option<WireLogId> {
@@ -141,8 +148,14 @@ fn a_plan_that_some_have_promised_gives_way_to_one_for_a_later_epoch() {
     assert_eq!(planned(&standings, &vouched()).unwrap().epoch, 3);
     let attested = vouched();
     let carried_out = signed.to_bytes();
-    let view =
-        View { epoch: 1, site: "dr", standings: &standings, attested: &attested, now_us: NOW_US, carried_out: &carried_out };
+    let view = View {
+        epoch: 1,
+        site: "dr",
+        standings: &standings,
+        attested: &attested,
+        now_us: NOW_US,
+        carried_out: &carried_out,
+    };
     assert!(is_same(&plan(&view).unwrap(), &first), "it is carried on");
 }
 

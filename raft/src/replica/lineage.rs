@@ -341,7 +341,8 @@ impl<RT: Runtime> Replica<RT> {
 fn reason(lineage: &Lineage) -> Option<String> {
     let fenced = lineage.fenced.as_ref().map(|fence| format!("fenced: {}", fence.why));
     let promised = |promise: &crate::folder::Promise| {
-        let hash = SignedPlan::from_bytes(&promise.plan).map_or_else(|_| "?".into(), |(signed, _)| short_hash(&signed.plan));
+        let hash =
+            SignedPlan::from_bytes(&promise.plan).map_or_else(|_| "?".into(), |(signed, _)| short_hash(&signed.plan));
         format!(
             "this node waits for epoch {}, by promotion plan {hash}, and takes no part in its own any more: finish it with \
              `saola dr apply`",
@@ -462,16 +463,16 @@ impl<RT: Runtime> Shared<RT> {
         let is_data = self.claim.role.is_data();
         let reads = move || (membership_behind(&own_log, at), is_data && gate_is_newest(&own_log, at));
         let (behind, is_newest) = RT::disk(Takes::Long, reads).await;
-        let applied_members = applied.membership.as_ref().and_then(|(at, bytes)| {
-            Some((*at, MembershipRecord::decode(bytes.clone()).ok()?))
-        });
+        let applied_members = applied
+            .membership
+            .as_ref()
+            .and_then(|(at, bytes)| Some((*at, MembershipRecord::decode(bytes.clone()).ok()?)));
         let applied_voters = applied_members.as_ref().map(|(_, record)| record.configs.clone()).unwrap_or_default();
         let newest = behind.or(applied_members);
         let protection = self.store.protection();
         let limits = self.limits(protection.rule);
         let acknowledged = self.heard_back.lock().acknowledged();
-        let acknowledged_us =
-            acknowledged.map_or(0, |at| self.now_us().saturating_sub(elapsed_us::<RT>(at)));
+        let acknowledged_us = acknowledged.map_or(0, |at| self.now_us().saturating_sub(elapsed_us::<RT>(at)));
         let gate = is_data.then(|| GateSeen {
             is_closed: protection.is_closed(),
             is_maximum: protection.rule.mode == saola_storage::protection::Mode::MaximumProtection,
@@ -564,6 +565,9 @@ mod tests {
         let answers = [at("third", Ok(in_epoch(2))), at("dr", Ok(later))];
         assert_eq!(heard(&own(), &answers, 300), Heard::Record(Bytes::from_static(b"record")));
         let without = [at("third", Ok(in_epoch(2))), at("dr", Ok(in_epoch(3)))];
-        assert!(matches!(heard(&own(), &without, 300), Heard::Nobody(_)), "a number alone fences nobody, nor clears it");
+        assert!(
+            matches!(heard(&own(), &without, 300), Heard::Nobody(_)),
+            "a number alone fences nobody, nor clears it"
+        );
     }
 }

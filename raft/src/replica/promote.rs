@@ -31,7 +31,9 @@ use crate::member::{Member, MembershipRecord, Seat, VoterSet};
 use crate::promotion::{View, is_same, plan};
 use crate::repair::PIECE_BYTES;
 use crate::types::{Runtime, log_id_to};
-use crate::wire::{Answer, EntriesFrom, EntriesReply, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing};
+use crate::wire::{
+    Answer, EntriesFrom, EntriesReply, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing,
+};
 
 /// One step at one node may take so long; the base node may have a tail to ship.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
@@ -69,7 +71,11 @@ impl<RT: Runtime> Replica<RT> {
             return refused("each approver has a name and a key of their own".into());
         }
         if needed as usize > list.len() || (needed == 0 && !list.is_empty()) {
-            return refused(format!("of {} approvers {needed} cannot be needed: ask for 1 to {}", list.len(), list.len()));
+            return refused(format!(
+                "of {} approvers {needed} cannot be needed: ask for 1 to {}",
+                list.len(),
+                list.len()
+            ));
         }
         let op = Op::SetApprovers(SetApprovers { approvers: list, needed });
         self.propose(Command { request: None, op: Some(op) }, deadline).await.map(drop)
@@ -130,7 +136,9 @@ impl<RT: Runtime> Replica<RT> {
         }
         let some_promised = standings.iter().any(|it| it.promised == *record);
         if !some_promised && shared.now_us() > plan.expires_us {
-            return Err(invalid("the plan has expired: make a new one with `saola dr plan promote`, and have it approved"));
+            return Err(invalid(
+                "the plan has expired: make a new one with `saola dr plan promote`, and have it approved",
+            ));
         }
         let attested = plan.attested.clone().unwrap_or_default();
         let now = self.make_plan(&plan.site, &attested, record).await?;
@@ -209,7 +217,10 @@ impl<RT: Runtime> Replica<RT> {
             return refuse(fence.why.clone());
         }
         if own.epoch != plan.former_epoch {
-            return refuse(format!("node {} is in epoch {}, the plan ends epoch {}", own.node_id, own.epoch, plan.former_epoch));
+            return refuse(format!(
+                "node {} is in epoch {}, the plan ends epoch {}",
+                own.node_id, own.epoch, plan.former_epoch
+            ));
         }
         if let Some(promise) = lineage.promised.as_ref().filter(|promise| promise.epoch >= plan.epoch) {
             return refuse(format!(
@@ -261,20 +272,24 @@ impl<RT: Runtime> Replica<RT> {
             leader: LeaderId { term: plan.term, node_id: own.node_id },
             index: base.map_or(0, |base| base.index + 1),
         };
-        let not_written = |error: std::io::Error| Refusal::new(RefusalCode::Stopped, format!("this node's log: {error}"));
+        let not_written =
+            |error: std::io::Error| Refusal::new(RefusalCode::Stopped, format!("this node's log: {error}"));
         if shared.log.state().last != Some(first) {
             self.take_tail(&plan, base).await?;
             let mut log = LogStore::<RT>::new(shared.log.clone());
             // Not elected: it asks for votes when it starts, and its own is enough.
             let vote = Vote { leader: first.leader, committed: false };
             log.save_vote(&crate::types::vote_to::<RT>(&vote)).await.map_err(not_written)?;
-            let entry = LogEntry { log_id: first, payload: payload::encode(PayloadKind::Membership, &first_members(&plan)) };
+            let entry =
+                LogEntry { log_id: first, payload: payload::encode(PayloadKind::Membership, &first_members(&plan)) };
             self.durable(LogOp::Append(vec![entry])).await?;
         }
         self.go_along(plan.epoch, record).await;
         match self.should_start_anew() {
             true => Ok(()),
-            false => Err(Refusal::new(RefusalCode::Stopped, "the folder could not take note of the epoch; see the log")),
+            false => {
+                Err(Refusal::new(RefusalCode::Stopped, "the folder could not take note of the epoch; see the log"))
+            }
         }
     }
 
@@ -295,9 +310,12 @@ impl<RT: Runtime> Replica<RT> {
         let refuse = |message: String| Refusal::new(RefusalCode::Invalid, message);
         let holder = plan.survivors.iter().find(|it| it.node_id == plan.holder);
         let name = holder.map_or("?", |it| it.name.as_str());
-        let member = shared.any_member(plan.holder).ok_or_else(|| refuse(format!("this node does not know {name}, which has the newest entries")))?;
+        let member = shared
+            .any_member(plan.holder)
+            .ok_or_else(|| refuse(format!("this node does not know {name}, which has the newest entries")))?;
         let committed = shared.log.state().committed.max(shared.store.applied().log_id);
-        let mut next = committed.map_or(0, |it| it.index + 1).max(shared.log.state().last_purged.map_or(0, |it| it.index + 1));
+        let mut next =
+            committed.map_or(0, |it| it.index + 1).max(shared.log.state().last_purged.map_or(0, |it| it.index + 1));
         while next <= base.index {
             let EntriesReply { entries, purged, .. } = self.ask_entries(&member, next, base.index + 1).await?;
             // What it has purged is committed, and so the same wherever it stands.
@@ -316,7 +334,8 @@ impl<RT: Runtime> Replica<RT> {
             if (next..).zip(&entries).any(|(index, entry)| entry.log_id.index != index) {
                 return Err(refuse(format!("{name} gave entries with a hole behind index {next}")));
             }
-            let known = entries.iter().take_while(|it| shared.log.log_id_at(it.log_id.index) == Some(it.log_id)).count();
+            let known =
+                entries.iter().take_while(|it| shared.log.log_id_at(it.log_id.index) == Some(it.log_id)).count();
             let lacking = entries[known..].to_vec();
             if let Some(first) = lacking.first() {
                 if shared.log.state().last.is_some_and(|own| own.index >= first.log_id.index) {
@@ -339,7 +358,9 @@ impl<RT: Runtime> Replica<RT> {
         let which = EntriesFrom { from, end, max_bytes: PIECE_BYTES as u64 };
         match self.ask(member, Question::Entries(which), STEP_LIMIT).await {
             Ok(Answer::Entries(reply)) => Ok(reply),
-            Ok(_) => Err(Refusal::new(RefusalCode::BadMessage, "an answer of the wrong kind to a question for entries")),
+            Ok(_) => {
+                Err(Refusal::new(RefusalCode::BadMessage, "an answer of the wrong kind to a question for entries"))
+            }
             Err(error) => Err(Refusal::new(RefusalCode::Invalid, error.to_string())),
         }
     }
@@ -361,7 +382,9 @@ pub(super) async fn complete<RT: Runtime>(replica: Replica<RT>) {
             let begin = BeginEpoch { epoch: plan.epoch, record: record.clone(), site: plan.site.clone(), state_id };
             let command = Command { request: None, op: Some(Op::BeginEpoch(begin)) };
             match replica.propose_within(command, FIRST_COMMAND_LIMIT).await {
-                Ok(_) => tracing::warn!(epoch = plan.epoch, "epoch {} goes on, led from site {}", plan.epoch, plan.site),
+                Ok(_) => {
+                    tracing::warn!(epoch = plan.epoch, "epoch {} goes on, led from site {}", plan.epoch, plan.site)
+                }
                 Err(refusal) => tracing::warn!("begin epoch {}: {}; it is tried again", plan.epoch, refusal.message),
             }
             continue;

@@ -117,10 +117,7 @@ impl<RT: Runtime> Replica<RT> {
         if shared.claim.role == Role::Witness {
             return Err(ProposeError::Refused("a witness takes no writes: use a data node".into()));
         }
-        if let Some(reason) = shared
-            .writes_refused()
-            .filter(|_| !is_set_by_people(&command.op))
-        {
+        if let Some(reason) = shared.writes_refused().filter(|_| !is_set_by_people(&command.op)) {
             return Err(ProposeError::WritesRefused { reason });
         }
         let until = InstantOf::<RT>::now() + deadline;
@@ -219,17 +216,18 @@ impl<RT: Runtime> Replica<RT> {
             _ => None,
         };
         // What ends the waiting must get through, and a protection is no matter of room.
-        let moves = is_set_by_people(&command.op) || matches!(
-            command.op,
-            Some(
-                Op::BeginEpoch(_)
-                    | Op::ReleaseFloor(_)
-                    | Op::LeadFrom(_)
-                    | Op::Degrade(_)
-                    | Op::Synchronize(_)
-                    | Op::WaitForWitness(_)
-            )
-        );
+        let moves = is_set_by_people(&command.op)
+            || matches!(
+                command.op,
+                Some(
+                    Op::BeginEpoch(_)
+                        | Op::ReleaseFloor(_)
+                        | Op::LeadFrom(_)
+                        | Op::Degrade(_)
+                        | Op::Synchronize(_)
+                        | Op::WaitForWitness(_)
+                )
+            );
         let always = moves || matches!(command.op, Some(Op::ClaimNodeId(_)));
         if let Some(reason) = shared.writes_refused().filter(|_| !moves) {
             return Err(Refusal::new(RefusalCode::DiskFull, reason));

@@ -6,7 +6,8 @@ use saola_storage::command::{Command, Outcome};
 
 use super::{
     AdminVerb, Adopt, AppendReply, AppendRequest, Ballot, BallotReply, CopyAsk, CopyState, DigestAt, EntriesFrom,
-    EntriesReply, Header, Identity, LineageAsk, Members, Refusal, SnapshotOffer, Standing, TakeOver, TakeOverReply, WireVote,
+    EntriesReply, Header, Identity, LineageAsk, Members, Refusal, SnapshotOffer, Standing, TakeOver, TakeOverReply,
+    WireVote,
 };
 
 /// A single question to a peer.

@@ -1,13 +1,19 @@
-//! Small files of a node: who it is, and its site's private key.
+//! Small files: who a node is, its site's private key, a promotion plan.
 
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use bytes::Bytes;
+use prost::Message;
 use saola_raft::Role;
 use saola_raft::folder::{DataFolder, FolderClaim};
+use saola_storage::command::Approver;
 use saola_storage::kek::{KekPrivate, KekProvider};
+use saola_storage::member::Member;
+use saola_storage::promotion::{ApproverKey, Plan, SignedPlan};
+use zeroize::Zeroizing;
 
 use crate::Seed;
 use crate::store::kek as some_kek;
@@ -47,7 +53,51 @@ pub fn identity_seeds() -> Vec<Seed> {
     let fresh = fs::read(folder.path().join("identity")).expect("an identity was written");
     // What adoption appends; only a cluster can make a node do so.
     let adopted = [&fresh[..], b"cluster_id = 000102030405060708090a0b0c0d0e0f\nepoch = 3\n"].concat();
-    vec![("fresh", fresh), ("adopted", adopted)]
+    let left = [
+        &adopted.strip_prefix(b"saola-folder 1").map(|rest| [b"saola-folder 2", rest].concat()).unwrap_or_default()[..],
+        b"votes = since promotion\nrecord = 00ff\npromised_epoch = 4\npromised = 0aff\nfenced = why\nfenced_by = 00\n",
+    ]
+    .concat();
+    vec![("fresh", fresh), ("adopted", adopted), ("promoted", left)]
+}
+
+/// Takes bytes as a promotion plan: as they are sent and kept, and as a file.
+///
+/// # Panics
+/// A plan that was read is written otherwise.
+pub fn plan(bytes: &[u8]) {
+    let read = [
+        SignedPlan::from_bytes(&Bytes::copy_from_slice(bytes)),
+        SignedPlan::from_text(&String::from_utf8_lossy(bytes)),
+    ];
+    for (signed, plan) in read.into_iter().flatten() {
+        let enough = signed.check(&plan.approvers, plan.needed).is_ok();
+        let (again, its_plan) = SignedPlan::from_text(&signed.to_text()).expect("a plan that was read reads again");
+        assert!(again == signed && its_plan == plan);
+        assert_eq!(again.check(&plan.approvers, plan.needed).is_ok(), enough);
+    }
+}
+
+/// A plan with an approval, as bytes and as a file.
+pub fn plan_seeds() -> Vec<Seed> {
+    let key = ApproverKey::from_random(&Zeroizing::new([5; 32]));
+    let approver = Approver { name: "an".into(), public_key: Bytes::copy_from_slice(&key.public()) };
+    let plan = Plan {
+        format: 1,
+        cluster_id: vec![1; 16].into(),
+        cluster_name: "demo".into(),
+        epoch: 2,
+        former_epoch: 1,
+        site: "dr".into(),
+        base_node: 4,
+        members: vec![Member { node_id: 4, site: "dr".into(), ..Member::default() }],
+        approvers: vec![approver],
+        needed: 1,
+        ..Plan::default()
+    };
+    let mut signed = SignedPlan { plan: plan.encode_to_vec().into(), approvals: Vec::new() };
+    signed.approve("an", &key);
+    vec![("signed", signed.to_bytes().to_vec()), ("file", signed.to_text().into_bytes())]
 }
 
 /// Reads a KEK file; one that is a key is written back as it was.

@@ -24,7 +24,8 @@ use saola_raft::Member;
 use saola_raft::sim;
 use saola_raft::wire::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, FetchPart, FetchReply, FetchRequest, Flushed,
-    Header, PeerReply, PeerRequest, Question, SnapshotOffer, TakeOver, WireEntry, WireLogId, WireVote,
+    Header, LineageAsk, LineageVerb, PeerReply, PeerRequest, Question, SnapshotOffer, TakeOver, WireEntry, WireLogId,
+    WireVote,
 };
 use saola_storage::command::CommandBatch;
 use saola_storage::engine::memory::MemoryHome;
@@ -137,6 +138,8 @@ fn samples() -> (PeerRequest, AppendRequest) {
         collect_collection: 1,
         collect_below: 2,
         witness_keeps_from: 1,
+        heard_answer: 1,
+        acknowledged_age_ms: 1,
     };
     (question(Question::Vote(ballot)), append)
 }
@@ -192,6 +195,13 @@ pub fn seeds() -> Vec<Seed> {
         Question::Admin(Default::default()),
     ];
     questions.push(Question::TransferLeader(TakeOver { from_leader: vote(20, true), to: 1, last: Some(last()) }));
+    let ask = |verb| Question::Lineage(LineageAsk { verb: Some(verb) });
+    let (_, plan) = crate::disk::files::plan_seeds().remove(0);
+    questions.push(ask(LineageVerb::Stand(Default::default())));
+    questions.push(ask(LineageVerb::Promise(plan.clone().into())));
+    questions.push(ask(LineageVerb::Begin(plan.into())));
+    questions.push(ask(LineageVerb::Fence("a drill".into())));
+    questions.push(ask(LineageVerb::Unfence(Default::default())));
     let questions = questions.into_iter().map(|asked| part(CALL, &|| question(asked.clone()).encode_to_vec()));
     let mut export = store::furnished(&Arc::new(MemoryHome::new())).export().expect("a good store exports");
     let mut snapshot =

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use saola_jepsen::sim::{CALL, Clerk, PATIENCE};
+use saola_raft::AdminError;
 use saola_raft::protection::State;
 use saola_raft::sim::{random_u64, spawn_on};
-use saola_raft::AdminError;
 use saola_storage::command::Approver;
 use saola_storage::promotion::{ApproverKey, Attested, Plan, SignedPlan, Verdict};
 use tokio::time::Instant;
@@ -286,7 +286,8 @@ fn with_the_witness_lost_too_the_rest_of_a_site_goes_on_and_both_are_fenced_when
         site_goes_on(&mut sites, &mut clerk, done.epoch).await;
         sites.cluster.start_all().await;
         old_side_is_fenced(&mut sites).await;
-        tend_until(&mut sites, "the witness is fenced", |sites| status(&sites.cluster, witness).state == "fenced").await;
+        tend_until(&mut sites, "the witness is fenced", |sites| status(&sites.cluster, witness).state == "fenced")
+            .await;
     });
 }
 

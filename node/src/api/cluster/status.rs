@@ -202,7 +202,8 @@ fn of_member(own: &ReplicaStatus, member: &saola_raft::Member, answer: StatusRes
 
 /// It answered, as a node of this cluster whose Raft runs.
 fn takes_part(status: &NodeStatus) -> bool {
-    status.reachable && !matches!(status.state.as_str(), "waiting" | "asking" | "fenced" | "refused" | "stopped" | "repairing")
+    status.reachable
+        && !matches!(status.state.as_str(), "waiting" | "asking" | "fenced" | "refused" | "stopped" | "repairing")
 }
 
 fn site_statuses(views: &[NodeView], committed: u64) -> Vec<SiteStatus> {

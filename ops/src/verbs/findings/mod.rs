@@ -57,8 +57,13 @@ fn warns(code: &'static str, what: impl Into<String>, next: impl Into<String>) -
 }
 
 /// All that stands against it, what blocks first. `copies`: what a comparison of the replicas said; none: it could not be
-/// made.
-pub fn findings(status: &StatusResponse, question: Question<'_>, copies: Option<Digests>) -> Vec<Finding> {
+/// made. `approvers`: how many may approve a forced promotion; none: that is not known.
+pub fn findings(
+    status: &StatusResponse,
+    question: Question<'_>,
+    copies: Option<Digests>,
+    approvers: Option<usize>,
+) -> Vec<Finding> {
     let mut found = leadership(status);
     if found.is_empty() {
         found.extend(protection(status));
@@ -71,6 +76,7 @@ pub fn findings(status: &StatusResponse, question: Question<'_>, copies: Option<
             }
         }
         found.extend(compared(copies));
+        found.extend(approval(status, question, approvers));
     }
     found.extend(status.nodes.iter().flat_map(node::faults));
     found.extend(status.nodes.iter().flat_map(|node| node::doubts(status, node)));
@@ -118,6 +124,15 @@ fn protection(status: &StatusResponse) -> Vec<Finding> {
         }),
     );
     found
+}
+
+/// On the worst day somebody has to be able to approve, and nobody else.
+fn approval(status: &StatusResponse, question: Question<'_>, approvers: Option<usize>) -> Option<Finding> {
+    let asked = !matches!(question, Question::Switchover(_)) && data_sites(status).len() > 1;
+    (asked && approvers == Some(0)).then(|| {
+        let what = "nobody is named who may approve a forced promotion: any operator could carry one out alone";
+        warns("NO_APPROVERS", what, "`saola approver keygen`, then `saola approver set`")
+    })
 }
 
 fn compared(copies: Option<Digests>) -> Option<Finding> {
@@ -342,7 +357,7 @@ mod tests {
     fn codes(question: Question<'_>, change: Change) -> Vec<(&'static str, Level)> {
         let mut status = healthy();
         change(&mut status);
-        let found = findings(&status, question, Some(Digests::Equal));
+        let found = findings(&status, question, Some(Digests::Equal), Some(3));
         assert!(found.iter().all(|it| !it.next.is_empty() && !it.what.is_empty()), "{found:?}");
         found.iter().map(|it| (it.code, it.level)).collect()
     }
@@ -422,7 +437,7 @@ mod tests {
     #[test]
     fn copies_that_differ_or_cannot_be_compared_are_told() {
         let found =
-            |copies| findings(&healthy(), TO_DR, copies).iter().map(|it| (it.code, it.level)).collect::<Vec<_>>();
+            |copies| findings(&healthy(), TO_DR, copies, None).iter().map(|it| (it.code, it.level)).collect::<Vec<_>>();
         assert_eq!(found(Some(Digests::Different)), [("COPIES_DIFFER", Level::Blocks)]);
         assert_eq!(found(Some(Digests::Incomplete)), [("COPIES_NOT_COMPARED", Level::Warns)]);
         assert_eq!(found(None), [("COPIES_NOT_COMPARED", Level::Warns)]);

@@ -1,0 +1,145 @@
+//! A site goes on without the other by force, over real processes and by the command `saola`, as an operator does it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use saola_client::proto::StatusResponse;
+use saola_ops::launch::{LocalCluster, Plan, wait_until};
+use saola_ops::topology::Role;
+
+use super::membership_live::{COLLECTION, must, reads_back, start, write};
+use super::protection_live::{said, saola};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// From approval to the first write.
+const LONGEST: Duration = Duration::from_secs(30);
+
+fn two_sites() -> Plan {
+    let nodes = [
+        ("main-1", "main", Role::Voter),
+        ("main-2", "main", Role::Voter),
+        ("main-3", "main", Role::Voter),
+        ("dr-1", "dr", Role::Learner),
+        ("dr-2", "dr", Role::Learner),
+    ];
+    Plan::new("demo", &nodes)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are plain")
+}
+
+/// Two of three may approve; answers their keys.
+async fn name_approvers(cluster: &LocalCluster) -> Vec<PathBuf> {
+    let names = ["director", "security", "operations"];
+    let keys: Vec<PathBuf> = names.iter().map(|name| cluster.folder().join(format!("{name}.key"))).collect();
+    let mut args =
+        vec!["approver".to_owned(), "set".into(), "--needed".into(), "2".into(), "--confirm".into(), "demo".into()];
+    for (name, key) in names.iter().zip(&keys) {
+        said(saola(cluster, &["approver", "keygen", "--out", text(key)]).await);
+        args.extend(["--approver".into(), format!("{name}={}.pub", text(key))]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let shown = said(saola(cluster, &args).await);
+    assert!(shown.contains("2 of 3 must approve a forced promotion"), "{shown}");
+    keys
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Waits until a node says of itself that it is in this state.
+async fn until_state(cluster: &LocalCluster, name: &str, state: &str) {
+    let client = must(cluster.client_at(name));
+    let what = format!("{name} is {state}");
+    let seen = wait_until(&what, LIMIT, || async {
+        let status = client.cluster_status(true).await.map_err(|error| error.to_string())?;
+        let own = status.nodes.iter().find(|node| node.member.as_ref().is_some_and(|it| it.name == name));
+        let found = own.map(|node| node.state.clone()).unwrap_or_default();
+        if found == state { Ok(()) } else { Err(format!("it is {found}")) }
+    });
+    must(seen.await);
+}
+
+fn is_synchronized(status: &StatusResponse) -> Result<(), String> {
+    match status.protection_status.as_ref().map(|stand| stand.state.as_str()) {
+        Some("SYNCHRONIZED") => Ok(()),
+        _ => Err(status.protection.clone()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_goes_on_alone_by_the_command_and_the_old_one_is_fenced_when_it_comes_back() {
+    let mut cluster = start(&two_sites()).await;
+    let keys = name_approvers(&cluster).await;
+    must(cluster.wait_for_status("both sites have everything", is_synchronized).await);
+    write(cluster.client(), 0..50).await;
+    let main = ["main-1", "main-2", "main-3"];
+
+    let plan = cluster.folder().join("promote.plan");
+    let promote = |extra: &[&str]| {
+        let fixed =
+            ["dr", "plan", "promote", "--site", "dr", "--out", text(&plan), "--attest", "no power, seen by two"];
+        [&fixed[..], extra].concat().iter().map(|it| (*it).to_owned()).collect::<Vec<String>>()
+    };
+    let run = async |args: Vec<String>| saola(&cluster, &args.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let healthy = run(promote(&[])).await;
+    assert!(stderr(&healthy).contains("a quorum of voters answers"), "{}", stderr(&healthy));
+    cluster.kill(&main).await.expect("they run");
+    let stopped = saola_ops::time::iso(now_us());
+
+    let shown = said(run_at(&cluster, "dr-1", promote(&["--stopped-at", &stopped])).await);
+    println!("{shown}");
+    assert!(shown.contains("loss: PROVEN ZERO: no acknowledged write is lost"), "{shown}");
+    let early = run_at(
+        &cluster,
+        "dr-1",
+        vec!["dr".into(), "apply".into(), text(&plan).into(), "--confirm".into(), "demo".into()],
+    )
+    .await;
+    assert!(stderr(&early).contains("0 of 2 approvals that are needed are valid"), "{}", stderr(&early));
+    let hash = shown.split_whitespace().nth(1).expect("it begins with the hash").to_owned();
+    for key in &keys[1..] {
+        said(saola(&cluster, &["dr", "approve", text(&plan), "--key", text(key), "--confirm", &hash]).await);
+    }
+    let approved = Instant::now();
+    let apply = vec!["dr".into(), "apply".into(), text(&plan).into(), "--confirm".into(), "demo".into()];
+    let shown = said(run_at(&cluster, "dr-2", apply).await);
+    assert!(shown.contains("site dr goes on in epoch 2"), "{shown}");
+    let client = must(cluster.client_at("dr-1"));
+    let first = client.put(COLLECTION, "first", "1").send().await;
+    assert!(approved.elapsed() < LONGEST, "{:?}", approved.elapsed());
+    println!("from approval to the first write: {} ms", approved.elapsed().as_millis());
+    first.expect("the site takes writes");
+    reads_back(&client, 0..50).await;
+
+    for name in main {
+        must(cluster.start(name));
+        must(cluster.wait_for_answer(name).await);
+    }
+    for name in main {
+        until_state(&cluster, name, "fenced").await;
+        let old = must(cluster.client_at(name)).with_deadline(Duration::from_secs(2));
+        old.get(COLLECTION, "r1").send().await.expect_err("a fenced node serves no linearizable read");
+        old.put(COLLECTION, "r1", "x").send().await.expect_err("and takes no write");
+    }
+    let history = said(run_at(&cluster, "dr-1", vec!["epoch".into(), "history".into()]).await);
+    assert!(history.contains("PROVEN ZERO") && history.contains("security, operations"), "{history}");
+    let status = run_at(&cluster, "dr-1", vec!["status".into()]).await;
+    let shown = String::from_utf8_lossy(&status.stdout).into_owned();
+    println!("{shown}");
+    assert!(shown.contains("PROMOTED_UNPROTECTED"), "{shown}");
+}
+
+fn now_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("the clock is past 1970").as_micros() as u64
+}
+
+/// The command, at one node's endpoint.
+async fn run_at(cluster: &LocalCluster, name: &str, mut args: Vec<String>) -> std::process::Output {
+    let endpoint = must(cluster.client_at(name)).endpoints().remove(0);
+    args.extend(["--endpoint".into(), endpoint]);
+    saola(cluster, &args.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
