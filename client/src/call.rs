@@ -101,6 +101,7 @@ headed!(
     ScrubResponse,
     PlanPromotionResponse,
     ApplyPromotionResponse,
+    AbandonPromotionResponse,
     FenceResponse,
     SetApproversResponse,
     EpochsResponse,

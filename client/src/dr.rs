@@ -41,6 +41,17 @@ impl Client {
         Ok(reply.epoch)
     }
 
+    /// Gives a plan up that has not begun.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it has begun, or the node that would begin it does not answer.
+    pub async fn abandon_promotion(&self, signed_plan: Bytes) -> Result<(), Error> {
+        let send = |channel, request| async move { dr(channel).abandon_promotion(request).await };
+        let message = proto::AbandonPromotionRequest { signed_plan };
+        let (_, _): (proto::AbandonPromotionResponse, _) = self.call(ANY, message, send).await?;
+        Ok(())
+    }
+
     /// Has the nodes of a site that answer take no part any more; gives the names of those that have done so, and of
     /// those that did not answer.
     ///

@@ -3,8 +3,8 @@
 //! It knows a running cluster only through `saola_client`: an operator can do nothing here that a program could not do.
 //! To read the code: [`cli`] is the command line and [`run`](run::run) takes it to its verb; [`verbs`] are the short
 //! ones; [`import`] writes records from lines of JSON; [`certificates`] makes a development authority; [`launch`]
-//! starts nodes as child processes; [`demo`] is the five-node proof; `offline` reads a stopped node's folder, and it
-//! alone knows the storage. What they share: [`connect`] makes the client,
+//! starts nodes as child processes; [`demo`] is the five-node proof; `offline` reads a stopped node's folder, `dr` makes a
+//! site go on without the other: these two alone know the storage, whose files they read. What they share: [`connect`] makes the client,
 //! [`output`] and [`show`] print, [`time`] reads and writes moments, [`progress`] shows long work, [`topology`] reads
 //! the file that `saola cluster init` takes, [`signals`] hears Ctrl-C, and [`exit`] says how it ended.
 
@@ -12,6 +12,8 @@ pub mod certificates;
 pub mod cli;
 pub mod connect;
 pub mod demo;
+#[cfg(feature = "offline")]
+pub mod dr;
 pub mod exit;
 pub mod import;
 pub mod launch;

@@ -8,6 +8,8 @@ use saola_client::CHANGE_LIMIT;
 use saola_client::RetentionChange;
 
 use crate::cli::{CertVerb, Cli, CollectionVerb, TopologyVerb, Verb, WitnessVerb};
+#[cfg(feature = "offline")]
+use crate::dr;
 use crate::exit::{Exit, Failure};
 use crate::{certificates, connect, demo, import, signals, verbs};
 
@@ -54,13 +56,13 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
             verbs::switchover::switchover(&connect::client(&global, CLUSTER_TIMEOUT)?, args, format).await
         }
         #[cfg(feature = "offline")]
-        Verb::Dr(verb) => verbs::dr::dr(|| connect::client(&global, CLUSTER_TIMEOUT), verb, format).await,
+        Verb::Dr(verb) => dr::dr(|| connect::client(&global, CLUSTER_TIMEOUT), verb, format).await,
         #[cfg(feature = "offline")]
-        Verb::Approver(verb) => verbs::approver::approver(records, verb, format).await,
+        Verb::Approver(verb) => dr::approver::approver(records, verb, format).await,
         #[cfg(feature = "offline")]
-        Verb::Site(verb) => verbs::dr::site(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
+        Verb::Site(verb) => dr::site(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
         #[cfg(feature = "offline")]
-        Verb::Epoch(verb) => verbs::dr::epoch(&records()?, verb, format).await,
+        Verb::Epoch(verb) => dr::epoch(&records()?, verb, format).await,
         Verb::Goal(verb) => verbs::goal::goal(&records()?, verb, format).await,
         Verb::AutoFailover(verb) => verbs::failover::failover(&records()?, verb, format).await,
         Verb::Witness(WitnessVerb::Status) => verbs::witness::status(&records()?, format).await,

@@ -5,6 +5,8 @@
 //! received from there, and how old the newest acknowledgement that it counts is (or its quorum's confirmation, if that is
 //! older: no other leader was elected before it). Such a message was sent after that answer was, so the acknowledgement is
 //! no older than the answer by more than that age. It is the moment from which the degrade timer runs at the earliest.
+//! Both clocks of the node are asked how long ago that was: the steady one stands still while a machine sleeps, the wall
+//! clock may be set back.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,9 +23,25 @@ pub(crate) struct HeardBack<I> {
     first: u64,
     next: u64,
     /// Answers, and when they were sent; one for each that is at least this much later than the one before.
-    noted: VecDeque<(u64, I)>,
+    noted: VecDeque<(u64, Moment<I>)>,
     apart: Duration,
-    acknowledged: Option<I>,
+    acknowledged: Option<(Moment<I>, Duration)>,
+}
+
+/// By both clocks of a node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Moment<I> {
+    pub(crate) steady: I,
+    /// Microseconds since 1970.
+    pub(crate) wall_us: u64,
+}
+
+impl<I: Instant> Moment<I> {
+    /// How long ago that was, at the most that one of the clocks says.
+    fn age(&self, now: Moment<I>) -> Duration {
+        let steady = if now.steady > self.steady { now.steady - self.steady } else { Duration::ZERO };
+        steady.max(Duration::from_micros(now.wall_us.saturating_sub(self.wall_us)))
+    }
 }
 
 impl<I: Instant> HeardBack<I> {
@@ -33,10 +51,10 @@ impl<I: Instant> HeardBack<I> {
     }
 
     /// An answer is about to be sent; its number.
-    pub(crate) fn answer(&mut self, now: I) -> u64 {
+    pub(crate) fn answer(&mut self, now: Moment<I>) -> u64 {
         let number = self.next;
         self.next += 1;
-        if self.noted.back().is_none_or(|(_, sent)| now >= *sent + self.apart) {
+        if self.noted.back().is_none_or(|(_, sent)| now.steady >= sent.steady + self.apart) {
             self.noted.push_back((number, now));
             if self.noted.len() > MOST {
                 self.noted.pop_front();
@@ -45,28 +63,24 @@ impl<I: Instant> HeardBack<I> {
         number
     }
 
-    /// A leader has received this answer, and counts an acknowledgement that is no older.
-    pub(crate) fn heard(&mut self, answer: u64, age: Duration) {
+    /// A leader has received this answer, and counts an acknowledgement that is older by this much at most.
+    pub(crate) fn heard(&mut self, answer: u64, before: Duration, now: Moment<I>) {
         if !(self.first..self.next).contains(&answer) {
             return;
         }
-        let sent = self.noted.iter().rev().find(|(number, _)| *number <= answer).map(|(_, sent)| *sent);
-        // The oldest ones may have been forgotten, and the clock may have begun later than that age.
-        let Some(at) = sent.and_then(|sent| earlier(sent, age)) else { return };
-        if self.acknowledged.is_none_or(|before| at > before) {
-            self.acknowledged = Some(at);
+        // The oldest ones may have been forgotten.
+        let Some((_, sent)) = self.noted.iter().rev().find(|(number, _)| *number <= answer) else { return };
+        let age = |(sent, before): &(Moment<I>, Duration)| sent.age(now).saturating_add(*before);
+        let newer = (*sent, before);
+        if self.acknowledged.as_ref().is_none_or(|known| age(&newer) < age(known)) {
+            self.acknowledged = Some(newer);
         }
     }
 
-    pub(crate) fn acknowledged(&self) -> Option<I> {
-        self.acknowledged
+    /// How old the newest acknowledgement is that the leader has told of, at most; none: it has told of none.
+    pub(crate) fn age(&self, now: Moment<I>) -> Option<Duration> {
+        self.acknowledged.map(|(sent, before)| sent.age(now).saturating_add(before))
     }
-}
-
-/// None: before the clock's beginning. Instants have no checked subtraction of their own here.
-fn earlier<I: Instant>(at: I, by: Duration) -> Option<I> {
-    let most = Duration::from_secs(24 * 3600);
-    (by < most).then(|| at - by)
 }
 
 #[cfg(test)]
@@ -79,28 +93,47 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    fn at(began: Clock, after_ms: u64) -> Moment<Clock> {
+        Moment { steady: began + ms(after_ms), wall_us: 1_000_000 + after_ms * 1_000 }
+    }
+
     #[test]
     fn an_acknowledgement_is_no_older_than_the_answer_that_the_leader_had_by_then() {
         let began = Clock::now();
         let mut it = HeardBack::<Clock>::new(10, ms(5));
-        let first = it.answer(began);
-        let close = it.answer(began + ms(1));
-        let later = it.answer(began + ms(100));
-        it.heard(close, ms(30));
-        assert_eq!(it.acknowledged(), Some(began - ms(30)), "the one before it is as good");
-        it.heard(later, ms(20));
-        assert_eq!(it.acknowledged(), Some(began + ms(80)));
-        it.heard(first, ms(0));
-        assert_eq!(it.acknowledged(), Some(began + ms(80)), "what is known stays");
+        let first = it.answer(at(began, 0));
+        let close = it.answer(at(began, 1));
+        let later = it.answer(at(began, 100));
+        let now = at(began, 200);
+        it.heard(close, ms(30), now);
+        assert_eq!(it.age(now), Some(ms(230)), "the one before it is as good");
+        it.heard(later, ms(20), now);
+        assert_eq!(it.age(now), Some(ms(120)));
+        it.heard(first, ms(0), now);
+        assert_eq!(it.age(now), Some(ms(120)), "what is known stays");
+        assert_eq!(it.age(at(began, 300)), Some(ms(220)));
+    }
+
+    #[test]
+    fn a_machine_that_slept_or_whose_clock_was_set_back_makes_it_no_younger() {
+        let began = Clock::now();
+        let mut it = HeardBack::<Clock>::new(10, ms(5));
+        let answer = it.answer(at(began, 0));
+        it.heard(answer, ms(0), at(began, 10));
+        let slept = Moment { wall_us: at(began, 5_000).wall_us, ..at(began, 10) };
+        assert_eq!(it.age(slept), Some(ms(5_000)));
+        let set_back = Moment { wall_us: 0, ..at(began, 40) };
+        assert_eq!(it.age(set_back), Some(ms(40)));
     }
 
     #[test]
     fn answers_of_an_earlier_process_say_nothing() {
+        let now = at(Clock::now(), 0);
         let mut it = HeardBack::<Clock>::new(10, ms(5));
-        it.answer(Clock::now());
+        it.answer(now);
         for answer in [0, 5, 7, u64::MAX] {
-            it.heard(answer, ms(0));
+            it.heard(answer, ms(0), now);
         }
-        assert_eq!(it.acknowledged(), None);
+        assert_eq!(it.age(now), None);
     }
 }

@@ -58,8 +58,9 @@ pub use pins::PinError;
 #[cfg(feature = "rocksdb")]
 pub use replica::ReplicaLimits;
 pub use replica::{
-    AdminError, CollectorSettings, FailoverStatus, GoalStatus, Missing, ProposeError, ProtectionStatus, ReadError,
-    ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus, StartError, Steps,
+    AdminError, Begun, CollectorSettings, FailoverStatus, GoalStatus, Missing, ProposeError, ProtectionStatus,
+    ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus,
+    StartError, Told,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

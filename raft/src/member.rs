@@ -38,3 +38,11 @@ pub(crate) fn is_quorum(voter_sets: &[BTreeSet<NodeId>], has: impl Fn(NodeId) ->
 pub(crate) fn members_of(membership: &Membership) -> Vec<Member> {
     membership.nodes().map(|(_, member)| member.clone()).collect()
 }
+
+/// The voters of one site alone cannot commit: the rest has a part in every commit.
+pub(crate) fn needs_two_sites(voter_sets: &[BTreeSet<NodeId>], members: &[Member]) -> bool {
+    let sites: BTreeSet<&str> = members.iter().map(|it| it.site.as_str()).collect();
+    let at = |site: &str, id: &NodeId| members.iter().any(|it| it.node_id == *id && it.site == site);
+    let alone = |site: &str| voter_sets.iter().any(|set| set.iter().filter(|id| at(site, id)).count() > set.len() / 2);
+    !voter_sets.is_empty() && !sites.into_iter().any(alone)
+}

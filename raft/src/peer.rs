@@ -274,7 +274,7 @@ impl<RT: Runtime> PeerService<RT> {
                     log_from: holding.log_from,
                     flushed_last,
                     last_vote: free.log.state().vote.map(Into::into),
-                    answer: free.heard_back.lock().answer(RT::Instant::now()),
+                    answer: free.next_answer(),
                 }
             }
             Err(fatal) => refused(Refusal::new(RefusalCode::Stopped, fatal.to_string())),

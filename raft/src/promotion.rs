@@ -5,17 +5,21 @@
 //! - every quorum of every membership that a survivor knows has a survivor in it, so each commit is in a survivor's log,
 //!   and so in the greatest one;
 //! - the gate was closed until the other side stopped: each acknowledged write is at `acks` of its data nodes, so it is
-//!   at one of any `n - acks + 1` of them. That nobody opened the gate follows from maximum protection, if people vouch
-//!   that it was not lowered, or, without a witness, from a moment at which the other side had stopped, if that is
-//!   earlier than the newest acknowledgement plus the degrade time, less 2 % for the drift of clocks.
+//!   at one of any `n - acks + 1` of them. People have to vouch that nobody changed the rule or the data nodes on the other
+//!   side meanwhile. That the gate did not open by itself follows from maximum protection, or, where the degrade time runs
+//!   from a leader's own election, from a moment at which the other side had stopped, if that is earlier than the newest
+//!   acknowledgement plus the degrade time, less 2 % for the drift of clocks.
+//!
+//! Neither holds once an earlier plan may have begun at a node that does not answer: then that one may have acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use saola_storage::command::SetApprovers;
 use saola_storage::keyspace::meta::LogIdRow;
-use saola_storage::promotion::{Attested, FORMAT, Plan, Survivor, Verdict};
+use saola_storage::promotion::{Attested, FORMAT, Plan, SignedPlan, Survivor, Verdict};
 use saola_storage::types::{LogId, NodeId};
 
-use crate::member::{Member, MembershipRecord, Role, VoterSet, is_quorum};
+use crate::member::{Member, MembershipRecord, Role, VoterSet, is_quorum, needs_two_sites};
 use crate::wire::{GateSeen, Standing};
 
 /// A plan that is not begun within fifteen minutes has to be made anew.
@@ -34,7 +38,7 @@ pub struct View<'a> {
     pub standings: &'a [Standing],
     /// What people vouch for.
     pub attested: &'a Attested,
-    /// Clock of the node that makes the plan, microseconds since 1970.
+    /// Clock of the node that makes the plan before it asked, microseconds since 1970.
     pub now_us: u64,
     /// Bytes of the signed plan that is being carried out: that some have promised it is no reason for another epoch.
     pub carried_out: &'a [u8],
@@ -169,8 +173,7 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
     let verdict = verdict(view, &members, &answered, base, holder);
     let terms = answered.iter().map(|it| it.standing.vote_term.max(it.last().map_or(0, |last| last.leader.term)));
     let promised = answered.iter().filter(|it| it.standing.promised != view.carried_out);
-    let promised =
-        promised.filter_map(|it| saola_storage::promotion::SignedPlan::from_bytes(&it.standing.promised).ok());
+    let promised = promised.filter_map(|it| SignedPlan::from_bytes(&it.standing.promised).ok());
     let newest_epoch = promised.map(|(_, plan)| plan.epoch).chain([view.epoch]).max().unwrap_or(view.epoch);
     // All data nodes of the site vote from now on, and a witness that answers goes along.
     let goes_along = |it: &&Answered<'_>| at_site(it) || it.member.role_value() == Role::Witness;
@@ -178,7 +181,7 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
         let role = if it.member.role_value() == Role::Learner { Role::Voter } else { it.member.role_value() };
         Member { role: role as i32, demoted: false, ..it.member.clone() }
     };
-    let approvers = base.standing.approvers.clone().unwrap_or_default();
+    let approvers = approvers_at_base(&answered, holder.last().map_or(0, |last| last.index));
     Ok(Plan {
         format: FORMAT,
         cluster_id: base.standing.cluster_id.clone(),
@@ -203,6 +206,13 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
         needed: approvers.needed,
         revision: base.standing.revision,
     })
+}
+
+/// Who may approve, as the newest log says that is kept.
+fn approvers_at_base(answered: &[Answered<'_>], base_index: u64) -> SetApprovers {
+    let known = answered.iter().filter_map(|it| Some((it.standing.approvers_at, it.standing.approvers.as_ref()?)));
+    let at_base = known.filter(|(at, _)| *at <= base_index).max_by_key(|(at, _)| *at);
+    at_base.map(|(_, list)| list.clone()).unwrap_or_default()
 }
 
 fn survivor(it: &Answered<'_>) -> Survivor {
@@ -271,9 +281,10 @@ fn verdict(
     holder: &Answered<'_>,
 ) -> Judged {
     let mut because = Vec::new();
-    if every_quorum_has_a_survivor(answered, &mut because)
-        || gate_was_closed(view, members, answered, base, holder, &mut because)
-    {
+    let proven = !may_have_begun(view, answered, &mut because)
+        && (every_quorum_has_a_survivor(answered, &mut because)
+            || gate_was_closed(view, members, answered, (base, holder), &mut because));
+    if proven {
         return Judged { verdict: Verdict::ProvenZero, lost_revisions: 0, because };
     }
     match view.attested.last_revision {
@@ -295,6 +306,20 @@ fn verdict(
             Judged { verdict: Verdict::Unknown, lost_revisions: 0, because }
         }
     }
+}
+
+/// Whether an epoch between this one and the planned one may have begun at a node that does not answer.
+fn may_have_begun(view: &View<'_>, answered: &[Answered<'_>], because: &mut Vec<String>) -> bool {
+    let others = answered.iter().map(|it| &it.standing.promised).filter(|it| **it != view.carried_out);
+    let others = others.filter_map(|it| SignedPlan::from_bytes(it).ok());
+    let silent = |plan: &Plan| answered.iter().all(|it| it.member.node_id != plan.base_node);
+    let Some((_, plan)) = others.into_iter().find(|(_, plan)| silent(plan)) else { return false };
+    let base = plan.member(plan.base_node).map_or("?", |member| member.name.as_str());
+    because.push(format!(
+        "epoch {} may have begun at {base} by an earlier plan, and {base} does not answer: it may have acknowledged writes",
+        plan.epoch
+    ));
+    true
 }
 
 fn every_quorum_has_a_survivor(answered: &[Answered<'_>], because: &mut Vec<String>) -> bool {
@@ -326,8 +351,7 @@ fn gate_was_closed(
     view: &View<'_>,
     members: &[&Member],
     answered: &[Answered<'_>],
-    base: &Answered<'_>,
-    holder: &Answered<'_>,
+    (base, holder): (&Answered<'_>, &Answered<'_>),
     because: &mut Vec<String>,
 ) -> bool {
     let Some(gate) = &base.standing.gate else { return false };
@@ -343,14 +367,17 @@ fn gate_was_closed(
     if !enough_at_gate(view, members, answered, gate, because) {
         return false;
     }
-    if gate.is_maximum {
-        because.push(match view.attested.never_lowered {
-            true => "maximum protection was in force, and nobody lowered it, as is vouched".into(),
-            false => "maximum protection was in force, and nobody vouches that it was not lowered on the other side \
-                 (--never-lowered)"
+    if !view.attested.unchanged {
+        because.push(
+            "nobody vouches that the protection and the data nodes were not changed on the other side since it was cut off \
+             (--unchanged)"
                 .into(),
-        });
-        return view.attested.never_lowered;
+        );
+        return false;
+    }
+    if gate.is_maximum {
+        because.push("maximum protection was in force, and nobody changed it, as is vouched".into());
+        return true;
     }
     stopped_in_time(view, members, answered, gate, because)
 }
@@ -371,7 +398,8 @@ fn enough_at_gate(
         return false;
     }
     let led_from: BTreeSet<&str> = data().map(|it| it.site.as_str()).filter(|site| *site != view.site).collect();
-    led_from.into_iter().all(|site| {
+    let waited_for_here = !led_from.is_empty();
+    let enough_of = |site: &str| {
         let asked = data().filter(|it| it.site != site).count();
         let here = data().filter(|it| it.site != site).filter(answers).count();
         let enough = (asked + 1).saturating_sub(gate.acks as usize);
@@ -381,7 +409,8 @@ fn enough_at_gate(
             gate.acks
         ));
         here >= enough
-    })
+    };
+    waited_for_here && led_from.into_iter().all(enough_of)
 }
 
 /// The other side had stopped before it could open the gate by itself.
@@ -392,20 +421,23 @@ fn stopped_in_time(
     gate: &GateSeen,
     because: &mut Vec<String>,
 ) -> bool {
-    if members.iter().any(|it| it.role_value() == Role::Witness) {
+    let known = answered.iter().filter_map(|it| it.standing.membership.as_ref());
+    let all: Vec<Member> = members.iter().map(|it| (*it).clone()).collect();
+    if known.into_iter().any(|record| needs_two_sites(&sets(&record.configs), &all)) {
         because.push(
-            "the gate opens by itself, and with a witness its time may run from before the last acknowledgement".into(),
+            "the gate opens by itself, and in this topology its time may run from before the last acknowledgement"
+                .into(),
         );
         return false;
     }
-    let known = answered.iter().filter_map(|it| it.standing.gate.as_ref());
-    let acknowledged_us = known.map(|gate| gate.acknowledged_us).max().unwrap_or(0);
-    if acknowledged_us == 0 {
+    let ages = answered.iter().filter_map(|it| it.standing.gate.as_ref()?.acknowledged_age_ms);
+    let Some(age_ms) = ages.min() else {
         because.push(
             "no node remembers when the other side last counted an acknowledgement: it may have opened the gate".into(),
         );
         return false;
-    }
+    };
+    let acknowledged_us = view.now_us.saturating_sub(age_ms.saturating_mul(1000));
     let open_us = acknowledged_us.saturating_add(gate.degrade_ms.saturating_mul(980));
     let Some(stopped_us) = view.attested.stopped_us else {
         because.push(format!(

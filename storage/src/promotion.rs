@@ -79,12 +79,12 @@ pub struct Attested {
     /// The other side has acknowledged nothing since then, microseconds since 1970.
     #[prost(uint64, optional, tag = "2")]
     pub stopped_us: Option<u64>,
-    /// The other side's newest revision.
+    /// The other side's newest revision, seen after it had stopped.
     #[prost(uint64, optional, tag = "3")]
     pub last_revision: Option<u64>,
-    /// Nobody has lowered maximum protection there since it was cut off.
+    /// Nobody has changed the protection or the data nodes there since it was cut off.
     #[prost(bool, tag = "4")]
-    pub never_lowered: bool,
+    pub unchanged: bool,
 }
 
 /// What is going to be done.

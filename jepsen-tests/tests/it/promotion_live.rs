@@ -89,7 +89,7 @@ async fn a_site_goes_on_alone_by_the_command_and_the_old_one_is_fenced_when_it_c
     cluster.kill(&main).await.expect("they run");
     let stopped = saola_ops::time::iso(now_us());
 
-    let shown = said(run_at(&cluster, "dr-1", promote(&["--stopped-at", &stopped])).await);
+    let shown = said(run_at(&cluster, "dr-1", promote(&["--unchanged", "--stopped-at", &stopped])).await);
     println!("{shown}");
     assert!(shown.contains("loss: PROVEN ZERO: no acknowledged write is lost"), "{shown}");
     let early = run_at(

@@ -6,10 +6,11 @@ use std::time::Duration;
 use prost::Message;
 use saola_client::proto::dr_server::Dr;
 use saola_client::proto::{
-    ApplyPromotionRequest, ApplyPromotionResponse, Approver, Epoch, EpochsRequest, EpochsResponse, FenceRequest,
-    FenceResponse, PlanPromotionRequest, PlanPromotionResponse, SetApproversRequest, SetApproversResponse,
+    AbandonPromotionRequest, AbandonPromotionResponse, ApplyPromotionRequest, ApplyPromotionResponse, Approver, Epoch,
+    EpochsRequest, EpochsResponse, FenceRequest, FenceResponse, PlanPromotionRequest, PlanPromotionResponse,
+    SetApproversRequest, SetApproversResponse,
 };
-use saola_raft::Steps;
+use saola_raft::{Begun, Told};
 use saola_storage::command;
 use saola_storage::promotion::Attested;
 use tonic::{Request, Response, Status};
@@ -38,7 +39,7 @@ impl Dr for DrService {
             fenced: said.fenced,
             stopped_us: said.stopped_us,
             last_revision: said.last_revision,
-            never_lowered: said.never_lowered,
+            unchanged: said.unchanged,
         };
         let plan = self.0.replica().plan_promotion(&site, &attested).await.map_err(Refusal::from)?;
         Ok(Response::new(PlanPromotionResponse { header: Some(header(&self.0)), plan: plan.encode_to_vec().into() }))
@@ -50,8 +51,18 @@ impl Dr for DrService {
     ) -> Result<Response<ApplyPromotionResponse>, Status> {
         admit(&self.0, request.metadata())?;
         let applied = self.0.replica().apply_promotion(request.into_inner().signed_plan).await;
-        let Steps::Begun { epoch, base_node } = applied.map_err(Refusal::from)?;
+        let Begun { epoch, base_node } = applied.map_err(Refusal::from)?;
         Ok(Response::new(ApplyPromotionResponse { header: Some(header(&self.0)), epoch, base_node }))
+    }
+
+    async fn abandon_promotion(
+        &self,
+        request: Request<AbandonPromotionRequest>,
+    ) -> Result<Response<AbandonPromotionResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        let given_up = self.0.replica().abandon_promotion(request.into_inner().signed_plan).await;
+        given_up.map_err(Refusal::from)?;
+        Ok(Response::new(AbandonPromotionResponse { header: Some(header(&self.0)) }))
     }
 
     async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<FenceResponse>, Status> {
@@ -59,10 +70,8 @@ impl Dr for DrService {
         let FenceRequest { site, why, lift } = request.into_inner();
         let replica = self.0.replica();
         let told = if lift { replica.unfence_site(&site).await } else { replica.fence_site(&site, &why).await };
-        let (done, silent) = told.map_err(Refusal::from)?;
-        let names = |members: Vec<saola_raft::Member>| members.into_iter().map(|member| member.name).collect();
-        let (done, silent) = (names(done), names(silent));
-        Ok(Response::new(FenceResponse { header: Some(header(&self.0)), done, silent }))
+        let Told { done, silent, refused } = told.map_err(Refusal::from)?;
+        Ok(Response::new(FenceResponse { header: Some(header(&self.0)), done, silent, refused }))
     }
 
     async fn set_approvers(

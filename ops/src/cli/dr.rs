@@ -32,6 +32,15 @@ pub enum DrVerb {
         #[arg(long, value_name = "HASH")]
         confirm: Option<String>,
     },
+    /// Give a plan up that has not begun: whoever has promised it takes part again
+    Abandon {
+        /// The plan
+        #[arg(value_name = "PLAN")]
+        file: PathBuf,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
     /// Carry an approved plan out; after any failure, run it again
     Apply {
         /// The plan, with enough approvals
@@ -66,12 +75,12 @@ pub struct PromoteArgs {
     /// The other side had stopped by then for certain, as in 2026-07-01T02:00:00Z; the approvers sign it
     #[arg(long, value_name = "TIME", value_parser = time::parse_moment)]
     pub stopped_at: Option<u64>,
-    /// The newest revision of the other side, where somebody has seen it; the approvers sign it
+    /// The newest revision of the other side, seen after it had stopped; the approvers sign it
     #[arg(long, value_name = "N")]
     pub last_revision: Option<u64>,
-    /// Nobody has lowered maximum protection on the other side since it was cut off; the approvers sign it
+    /// Nobody has changed the protection or the data nodes on the other side since it was cut off; the approvers sign it
     #[arg(long)]
-    pub never_lowered: bool,
+    pub unchanged: bool,
 }
 
 /// `saola approver …`

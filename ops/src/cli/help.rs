@@ -54,7 +54,7 @@ pub const PROMOTE: &str = r#"On the day:
 Name a node of the site that goes on with --endpoint. A plan is good for 15 minutes. The loss is one of:
   PROVEN ZERO   no acknowledged write is lost
   BOUNDED       at most so many revisions are (with --last-revision)
-  UNKNOWN       nobody can say; --stopped-at or --never-lowered may prove more"#;
+  UNKNOWN       nobody can say; --stopped-at with --unchanged may prove more"#;
 
 /// Of `saola dr approve`.
 #[cfg(feature = "offline")]

@@ -124,7 +124,7 @@ pub(super) fn find_node(status: &StatusResponse, node: &str) -> Result<Member, F
 }
 
 /// What cannot be undone wants the cluster's name, from the flag or from the terminal.
-pub(super) async fn confirmed(status: &StatusResponse, doing: &str, confirm: Option<String>) -> Result<(), Failure> {
+pub(crate) async fn confirmed(status: &StatusResponse, doing: &str, confirm: Option<String>) -> Result<(), Failure> {
     let name = &status.cluster_name;
     let given = match confirm {
         Some(given) => given,
@@ -142,7 +142,7 @@ pub(super) async fn confirmed(status: &StatusResponse, doing: &str, confirm: Opt
     ))
 }
 
-pub(super) async fn ask(question: String) -> Result<String, Failure> {
+pub(crate) async fn ask(question: String) -> Result<String, Failure> {
     let read = tokio::task::spawn_blocking(move || {
         io::stderr().write_all(question.as_bytes())?;
         let mut answer = String::new();

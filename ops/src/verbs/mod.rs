@@ -2,24 +2,18 @@
 //!
 //! Records: [`read`], [`mod@write`], [`collection`], [`export`]. The cluster: [`status`] with its [`verdict`] and [`links`],
 //! [`cluster`] with [`change`], [`protection`] with [`why`], [`explain`], [`failover`], [`goal`], [`validate`] with its [`findings`], [`switchover`], [`mod@witness`] and [`scrub`], all from the same [`view`], and
-//! [`dev`], a throwaway cluster of one node. The worst day: `dr` with `plan_text` and `approver`, which read and sign plans.
+//! [`dev`], a throwaway cluster of one node.
 
-#[cfg(feature = "offline")]
-pub mod approver;
 pub mod change;
 pub mod cluster;
 pub mod collection;
 pub mod dev;
-#[cfg(feature = "offline")]
-pub mod dr;
 pub mod explain;
 pub mod export;
 pub mod failover;
 pub mod findings;
 pub mod goal;
 pub mod links;
-#[cfg(feature = "offline")]
-pub mod plan_text;
 pub mod protection;
 pub mod read;
 pub mod scrub;

@@ -3,8 +3,9 @@ use crate::member::Seat;
 use crate::wire::WireLogId;
 
 const DEGRADE_MS: u64 = 1_000;
-const ACKNOWLEDGED_US: u64 = 1_000_000_000;
 const NOW_US: u64 = 2_000_000_000;
+const AGE_MS: u64 = 300_000;
+const ACKNOWLEDGED_US: u64 = NOW_US - AGE_MS * 1000;
 
 fn member(node_id: NodeId, site: &str, role: Role) -> Member {
     let folder_id = vec![node_id as u8; 16].into();
@@ -52,7 +53,7 @@ fn standing(members: &[Member], node_id: NodeId) -> Standing {
         acks: 1,
         degrade_ms: DEGRADE_MS,
         is_newest: true,
-        acknowledged_us: ACKNOWLEDGED_US,
+        acknowledged_age_ms: Some(AGE_MS),
     };
     Standing {
         gate: own.role_value().is_data().then_some(gate),
@@ -186,7 +187,7 @@ fn zero_is_not_proven_by_a_membership_that_has_been_changed_since() {
 fn without_a_witness_zero_is_proven_if_the_other_side_stopped_before_it_could_open_the_gate() {
     let members = two_sites();
     let standings = of(&members, &[4, 5]);
-    let stopped_at = |stopped_us| Attested { stopped_us, ..vouched() };
+    let stopped_at = |stopped_us| Attested { stopped_us, unchanged: true, ..vouched() };
     assert_eq!(verdict_of(&standings, &stopped_at(None)).0, Verdict::Unknown, "nobody vouches for it");
     let latest = ACKNOWLEDGED_US + DEGRADE_MS * 980;
     assert_eq!(verdict_of(&standings, &stopped_at(Some(latest))).0, Verdict::ProvenZero);
@@ -194,6 +195,8 @@ fn without_a_witness_zero_is_proven_if_the_other_side_stopped_before_it_could_op
     assert_eq!(verdict, Verdict::Unknown);
     assert!(because.contains("1 ms after it could open the gate"), "{because}");
     let in_time = stopped_at(Some(ACKNOWLEDGED_US));
+    let changed = Attested { unchanged: false, ..in_time.clone() };
+    assert_eq!(verdict_of(&standings, &changed).0, Verdict::Unknown, "another rule may have been in force");
     assert_eq!(verdict_of(&of(&members, &[4]), &in_time).0, Verdict::Unknown, "one of two is not enough");
     let but = |change: fn(&mut GateSeen)| {
         let mut changed = of(&members, &[4, 5]);
@@ -204,7 +207,7 @@ fn without_a_witness_zero_is_proven_if_the_other_side_stopped_before_it_could_op
     assert_eq!(but(|gate| gate.acks = 2), Verdict::ProvenZero);
     assert_eq!(but(|gate| gate.is_closed = false), Verdict::Unknown);
     assert_eq!(but(|gate| gate.is_newest = false), Verdict::Unknown);
-    assert_eq!(but(|gate| gate.acknowledged_us = 0), Verdict::Unknown);
+    assert_eq!(but(|gate| gate.acknowledged_age_ms = None), Verdict::Unknown);
     let two_of_two = |change: fn(&mut GateSeen)| {
         let mut one = of(&members, &[5]);
         one.iter_mut().for_each(|it| change(it.gate.as_mut().unwrap()));
@@ -214,22 +217,23 @@ fn without_a_witness_zero_is_proven_if_the_other_side_stopped_before_it_could_op
 }
 
 #[test]
-fn maximum_protection_proves_zero_if_nobody_lowered_it() {
+fn maximum_protection_proves_zero_if_nobody_changed_it() {
     let members = two_sites();
     let mut standings = of(&members, &[4, 5]);
     standings.iter_mut().for_each(|it| it.gate.as_mut().unwrap().is_maximum = true);
     assert_eq!(verdict_of(&standings, &vouched()).0, Verdict::Unknown);
     let stopped = Attested { stopped_us: Some(ACKNOWLEDGED_US), ..vouched() };
     assert_eq!(verdict_of(&standings, &stopped).0, Verdict::Unknown, "the timer is not what keeps it closed");
-    let never_lowered = Attested { never_lowered: true, ..vouched() };
-    assert_eq!(verdict_of(&standings, &never_lowered).0, Verdict::ProvenZero);
+    let unchanged = Attested { unchanged: true, ..vouched() };
+    assert_eq!(verdict_of(&standings, &unchanged).0, Verdict::ProvenZero);
 }
 
 #[test]
 fn with_a_witness_that_is_lost_time_proves_nothing() {
     let members = with_witness();
-    let attested = Attested { stopped_us: Some(ACKNOWLEDGED_US), ..vouched() };
-    assert_eq!(verdict_of(&of(&members, &[3, 4]), &attested).0, Verdict::Unknown);
+    let attested = Attested { stopped_us: Some(ACKNOWLEDGED_US), unchanged: true, ..vouched() };
+    let (verdict, because) = verdict_of(&of(&members, &[3, 4]), &attested);
+    assert!(verdict == Verdict::Unknown && because.contains("2 of 5 voters answered"), "{because}");
 }
 
 #[test]
@@ -242,4 +246,30 @@ fn a_loss_is_bounded_where_the_other_sides_revision_is_vouched_for() {
     };
     assert_eq!(bounded(130), (Verdict::Bounded, 30));
     assert_eq!(bounded(90), (Verdict::Bounded, 0));
+}
+
+#[test]
+fn nothing_is_proven_where_an_earlier_plan_may_have_begun_at_a_silent_node() {
+    let members = two_sites();
+    let earlier = planned(&of(&members, &[4, 5]), &vouched()).unwrap();
+    assert_eq!(earlier.base_node, 4);
+    let signed = SignedPlan { plan: prost::Message::encode_to_vec(&earlier).into(), approvals: Vec::new() };
+    let mut standings = of(&members, &[1, 2, 3, 5]);
+    standings.iter_mut().take(3).for_each(|it| it.fenced = "by an operator".into());
+    assert_eq!(verdict_of(&standings, &vouched()).0, Verdict::ProvenZero);
+    standings[3].promised = signed.to_bytes();
+    let (verdict, because) = verdict_of(&standings, &vouched());
+    assert_eq!(verdict, Verdict::Unknown);
+    assert!(because.contains("epoch 2 may have begun at dr-4"), "{because}");
+}
+
+#[test]
+fn the_newest_list_of_approvers_at_or_below_the_base_decides() {
+    let mut standings = of(&two_sites(), &[4, 5]);
+    let list = |needed| SetApprovers { approvers: Vec::new(), needed };
+    (standings[0].approvers, standings[0].approvers_at) = (Some(list(1)), 5);
+    (standings[1].approvers, standings[1].approvers_at) = (Some(list(2)), 8);
+    assert_eq!(planned(&standings, &vouched()).unwrap().needed, 2);
+    standings[1].approvers_at = 11;
+    assert_eq!(planned(&standings, &vouched()).unwrap().needed, 1, "that one was never kept");
 }

@@ -194,6 +194,10 @@ impl<RT: Runtime> Shared<RT> {
         // Less than the asking node waits, so that it hears the reason.
         let patience = until.saturating_duration_since_now().min(limit / 2);
         let covered = RT::timeout(patience, self.frontier.covers(leader)).await;
+        // It may have been fenced while it waited.
+        if self.raft().is_none() {
+            return Err(Refusal::new(RefusalCode::Stopped, "Raft does not run on this node any more"));
+        }
         covered.map_err(|_| Refusal::new(RefusalCode::NotLeader, self.not_covered(limit)))
     }
 

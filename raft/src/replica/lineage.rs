@@ -12,29 +12,22 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
-use saola_storage::command::{Op, SetApprovers};
-use saola_storage::log::Log;
-use saola_storage::payload::{self, PayloadKind};
+use openraft::Instant as _;
 use saola_storage::promotion::{Plan, SignedPlan, short_hash};
-use saola_storage::store::ApplyPayload;
-use saola_storage::types::{LogId, NodeId};
+use saola_storage::types::{LeaderId, NodeId};
 
+use super::admin::to_its_end;
+use super::standing::read_tail;
 use super::start::StartError;
-use super::{InstantOf, Replica, Shared};
-use crate::folder::{Fence, Lineage, NodeIdentity};
-use crate::member::{Member, MembershipRecord, Role};
-use crate::types::{Runtime, Takes, detach};
-use crate::wire::{
-    Answer, GateSeen, Header, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing,
-};
+use super::{AdminError, InstantOf, Replica, Shared};
+use crate::folder::{Fence, Lineage, NodeIdentity, Promise};
+use crate::heard_back::Moment;
+use crate::member::Member;
+use crate::types::{Runtime, detach};
+use crate::wire::{Answer, Header, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing};
 
 /// One question about epochs may take so long.
 pub(super) const ASK_LIMIT: Duration = Duration::from_secs(2);
-/// Of what is not applied no more entries than this are read for what they say of the gate.
-const TAIL_ENTRIES: u64 = 200_000;
-const PIECE_BYTES: usize = 4 << 20;
-
 /// What a node that asks before it takes part has heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Heard {
@@ -46,15 +39,19 @@ enum Heard {
     Nobody(String),
 }
 
-/// Decides what the answers say; `quorum_ms`: a leader whose quorum was confirmed within this time has one.
-fn heard(own: &NodeIdentity, answers: &[(Member, Result<Standing, String>)], quorum_ms: u64) -> Heard {
+/// Decides what the answers say; `record`: how this node's epoch began; `quorum_ms`: a leader whose quorum was confirmed
+/// within this time has one.
+fn heard(own: &NodeIdentity, record: &Bytes, answers: &[(Member, Result<Standing, String>)], quorum_ms: u64) -> Heard {
     let said = || answers.iter().filter_map(|(member, answer)| Some((member, answer.as_ref().ok()?)));
     if let Some((_, later)) = said().find(|(_, it)| it.epoch > own.epoch && !it.record.is_empty()) {
         return Heard::Record(later.record.clone());
     }
     let clears = |(member, it): &(&Member, &Standing)| {
         let has_quorum = it.runs && it.leader != 0 && it.quorum_age_ms <= quorum_ms;
-        it.epoch == own.epoch && (member.site != own.site || has_quorum)
+        // One that waits for another epoch says nothing for this one, unless it is this one that it waits for.
+        let takes_part = it.epoch == own.epoch && it.fenced.is_empty() && it.promised.is_empty();
+        let waits_for_this = !record.is_empty() && it.promised == *record;
+        waits_for_this || takes_part && (member.site != own.site || has_quorum)
     };
     if let Some((member, it)) = said().find(|(_, it)| it.epoch > own.epoch) {
         return Heard::Nobody(format!("{} is in epoch {} and shows no record of it", member.name, it.epoch));
@@ -63,56 +60,12 @@ fn heard(own: &NodeIdentity, answers: &[(Member, Result<Standing, String>)], quo
         return Heard::Clear;
     }
     let says = answers.iter().filter(|(member, _)| member.site != own.site).map(|(member, answer)| match answer {
+        Ok(it) if !it.fenced.is_empty() => format!("{} is fenced", member.name),
+        Ok(it) if !it.promised.is_empty() => format!("{} waits for another epoch", member.name),
         Ok(it) => format!("{} is in epoch {}", member.name, it.epoch),
         Err(reason) => format!("{}: {reason}", member.name),
     });
     Heard::Nobody(says.collect::<Vec<_>>().join("; "))
-}
-
-/// The newest membership of a log, of the entries above `applied`.
-fn membership_behind(log: &Log, applied: Option<LogId>) -> Option<(LogId, MembershipRecord)> {
-    let from = applied.map_or(0, |applied| applied.index + 1).max(log.state().last_purged.map_or(0, |it| it.index + 1));
-    let (mut from, mut newest) = (from, None);
-    loop {
-        let entries = log.entries(from..u64::MAX, PIECE_BYTES).ok()?;
-        let Some(last) = entries.last() else { return newest };
-        from = last.log_id.index + 1;
-        for entry in entries {
-            if let Ok((PayloadKind::Membership, body)) = payload::split(&entry.payload)
-                && let Ok(record) = MembershipRecord::decode(body)
-            {
-                newest = Some((entry.log_id, record));
-            }
-        }
-    }
-}
-
-/// Whether none of the entries above `applied` says anything of the gate; too many are as good as one that does.
-fn gate_is_newest(log: &Log, applied: Option<LogId>) -> bool {
-    let (mut from, end) = (applied.map_or(0, |it| it.index + 1), log.state().last.map_or(0, |last| last.index + 1));
-    if end.saturating_sub(from) > TAIL_ENTRIES {
-        return false;
-    }
-    while from < end {
-        let Ok(entries) = log.entries(from..end, PIECE_BYTES) else { return false };
-        let Some(last) = entries.last() else { return false };
-        from = last.log_id.index + 1;
-        for entry in entries {
-            let Ok(payload) = payload::decode(&entry.payload) else { return false };
-            let ApplyPayload::Commands(batch) = payload else { continue };
-            let moves = |op: &Option<Op>| {
-                matches!(
-                    op,
-                    Some(Op::SetProtection(_) | Op::Degrade(_) | Op::Synchronize(_) | Op::WaitForWitness(_))
-                        | Some(Op::BeginEpoch(_) | Op::Bootstrap(_))
-                )
-            };
-            if batch.commands.iter().any(|command| moves(&command.op)) {
-                return false;
-            }
-        }
-    }
-    true
 }
 
 impl<RT: Runtime> Replica<RT> {
@@ -136,21 +89,25 @@ impl<RT: Runtime> Replica<RT> {
 
     /// A fence or a promise stands in the folder: Raft does not run.
     pub(super) fn takes_no_part(&self) -> bool {
-        let shared = &self.shared;
-        let lineage = shared.lineage();
-        match reason(&lineage) {
-            Some(reason) => {
-                shared.set_refused(reason);
-                true
-            }
-            None => false,
+        let reason = reason(&self.shared.lineage());
+        if let Some(reason) = &reason {
+            self.shared.set_refused(reason.clone());
         }
+        reason.is_some()
+    }
+
+    /// Why nobody may have this node take part, if so.
+    pub(super) fn keeps_out(&self) -> Option<String> {
+        let asks = || self.shared.waiting_for.lock().clone();
+        let asks = || self.shared.asks_its_epoch.load(Ordering::Acquire).then(asks).flatten();
+        reason(&self.shared.lineage()).or_else(asks)
     }
 
     /// Runs Raft; first asks, where another site may have gone on without this node.
     pub(super) async fn take_part(&self, identity: NodeIdentity) -> Result<(), StartError> {
         let others = if identity.role.votes() { self.shared.others_of_all_sites() } else { Vec::new() };
-        if others.iter().all(|member| member.site == identity.site) {
+        // One that has just begun an epoch by itself knows that nobody else has gone on in it.
+        if others.iter().all(|member| member.site == identity.site) || self.shared.has_just_begun() {
             return self.run_raft(&identity).await;
         }
         let shared = &self.shared;
@@ -181,7 +138,7 @@ impl<RT: Runtime> Replica<RT> {
                 return false;
             }
             let answers = self.standings_of(others).await;
-            match heard(identity, &answers, shared.timing.election_max_ms) {
+            match heard(identity, &shared.record(), &answers, shared.timing.election_max_ms) {
                 Heard::Clear => return true,
                 Heard::Record(record) => {
                     self.meet(&record).await;
@@ -221,41 +178,48 @@ impl<RT: Runtime> Replica<RT> {
     /// The record of a later epoch: this node goes along, or is fenced. Anything else changes nothing.
     pub(crate) async fn meet(&self, record: &Bytes) {
         let shared = &self.shared;
-        let Some(own) = shared.identity() else { return };
+        let _one_at_a_time = shared.lineage.lock().await;
+        let (Some(own), lineage) = (shared.own_epoch(), shared.lineage()) else { return };
         let checked = SignedPlan::from_bytes(record).map_err(|error| error.to_string());
-        let checked = checked.and_then(|(signed, plan)| shared.check_record(&signed, &plan).map(|()| plan));
+        let checked = checked.and_then(|(signed, plan)| {
+            let old = plan.epoch <= own.epoch;
+            if old { Ok(None) } else { shared.check_record(&signed, &plan).map(|()| Some(plan)) }
+        });
         let plan = match checked {
-            Ok(plan) if plan.epoch > own.epoch => plan,
-            Ok(_) => return,
+            Ok(Some(plan)) => plan,
+            Ok(None) => return,
             Err(why) => {
                 tracing::warn!("a peer shows the record of another epoch, which counts for nothing here: {why}");
                 return;
             }
         };
+        // What was promised for a later epoch still holds: an earlier one gains nobody any more.
+        let outbid = |it: &Promise| it.epoch > plan.epoch || it.epoch == plan.epoch && it.plan != *record;
+        if lineage.promised.as_ref().is_some_and(outbid) {
+            return;
+        }
         let is_this = |member: &Member| member.folder_id == own.folder_id[..] && member.site == own.site;
         if plan.member(own.node_id).is_some_and(is_this) {
             self.go_along(plan.epoch, record).await;
             return;
         }
-        let why = format!(
-            "site {} was promoted by force and goes on in epoch {}, without this node: what it has beyond the base (index {}) \
-             is kept; give it back with `saola dr reinstate {}`",
-            plan.site,
-            plan.epoch,
-            plan.base.map_or(0, |base| base.index),
-            own.site
-        );
-        let lineage = shared.lineage();
         if lineage.fenced.as_ref().is_some_and(|fence| fence.record.is_some()) {
             return;
         }
+        let why = format!(
+            "site {} was promoted by force and goes on in epoch {}, without this node: what it has beyond the base (index {}) \
+             is kept, and it takes no part any more",
+            plan.site,
+            plan.epoch,
+            plan.base.map_or(0, |base| base.index)
+        );
         let fence = Fence { why, record: Some(record.clone()) };
         if let Err(error) = self.keep_lineage(Lineage { fenced: Some(fence), ..lineage }).await {
-            tracing::error!("this node stays fenced in memory alone: {}", error.message);
+            tracing::error!("this node is fenced in memory alone, until its process ends: {}", error.message);
         }
     }
 
-    /// Goes on in a later epoch, from the next start on, which is at once.
+    /// Goes on in a later epoch, from the next start on, which is at once. For callers that hold `Shared::lineage`.
     pub(super) async fn go_along(&self, epoch: u64, record: &Bytes) {
         let shared = &self.shared;
         self.stop_raft(format!("this node goes on in epoch {epoch}")).await;
@@ -265,11 +229,12 @@ impl<RT: Runtime> Replica<RT> {
                 tracing::info!(epoch, "this node goes on in another epoch, and starts anew for it");
                 shared.starts_anew.send_replace(true);
             }
-            Err(error) => shared.set_refused(format!("the folder cannot take note of epoch {epoch}: {error}")),
+            Err(error) => tracing::error!("the folder cannot take note of epoch {epoch}: {error}"),
         }
     }
 
-    /// Takes no part any more; what the folder says now is durable when this ends.
+    /// Takes no part any more, or another one; what the folder says now is durable when this ends. For callers that hold
+    /// `Shared::lineage`.
     pub(super) async fn keep_lineage(&self, lineage: Lineage) -> Result<(), Refusal> {
         let shared = &self.shared;
         let why = reason(&lineage).unwrap_or_else(|| "this node starts anew".into());
@@ -292,38 +257,69 @@ impl<RT: Runtime> Replica<RT> {
     /// Answers across epochs, also while Raft does not run.
     pub(crate) async fn answer_about_lineage(&self, header: &Header, ask: LineageAsk) -> Result<Answer, Refusal> {
         let shared = &self.shared;
-        let own = shared.identity();
-        if own.as_ref().is_none_or(|own| header.cluster_id != own.cluster_id[..] || header.to != own.node_id) {
+        let own = shared.own_epoch();
+        let Some(own) = own.filter(|own| header.cluster_id == own.cluster_id[..] && header.to == own.node_id) else {
             let message = format!("node {} does not belong to the sender's cluster", shared.claim.node_id);
             return Err(Refusal::new(RefusalCode::WrongCluster, message));
+        };
+        if header.epoch > own.epoch {
+            shared.look_for_epoch(vec![header.from]);
         }
         let bad = || Refusal::new(RefusalCode::BadMessage, "a question about epochs without its content");
         match ask.verb.ok_or_else(bad)? {
-            LineageVerb::Stand(Nothing {}) => return Ok(Answer::Standing(Box::new(shared.standing().await))),
-            LineageVerb::Promise(plan) => self.promise(&plan).await?,
-            LineageVerb::Begin(plan) => self.begin(&plan).await?,
-            LineageVerb::Fence(why) => self.fence_here(why).await?,
-            LineageVerb::Unfence(Nothing {}) => self.unfence_here().await?,
+            LineageVerb::Stand(Nothing {}) => Ok(Answer::Standing(Box::new(shared.standing().await))),
+            step => {
+                // Its role may be another one by now in another epoch.
+                let is_sender = |it: &Member| it.folder_id == header.from_folder && it.name == header.from_name;
+                if !shared.any_member(header.from).is_some_and(|member| is_sender(&member)) {
+                    let message = format!("node {} is not known to be a member here", header.from);
+                    return Err(Refusal::new(RefusalCode::UnknownSender, message));
+                }
+                self.take_step(step).await.map_err(Refusal::from)?;
+                Ok(Answer::Done(Nothing {}))
+            }
         }
-        Ok(Answer::Done(Nothing {}))
+    }
+
+    /// Takes a step to its end, whether or not the caller stays.
+    pub(super) async fn take_step(&self, step: LineageVerb) -> Result<(), AdminError> {
+        let replica = self.clone();
+        to_its_end::<RT, _>(async move {
+            let done = match step {
+                LineageVerb::Promise(plan) => replica.promise(&plan).await,
+                LineageVerb::Begin(plan) => replica.begin(&plan).await,
+                LineageVerb::Abandon(plan) => replica.abandon(&plan).await,
+                LineageVerb::Fence(why) => replica.fence_here(why).await,
+                LineageVerb::Unfence(Nothing {}) => replica.unfence_here().await,
+                LineageVerb::Stand(Nothing {}) => Ok(()),
+            };
+            done.map_err(AdminError::from)
+        })
+        .await
     }
 
     /// Takes no part any more, because people say so.
-    pub(super) async fn fence_here(&self, why: String) -> Result<(), Refusal> {
+    async fn fence_here(&self, why: String) -> Result<(), Refusal> {
+        let _one_at_a_time = self.shared.lineage.lock().await;
         let lineage = self.shared.lineage();
         if lineage.fenced.is_some() {
             return Ok(());
         }
-        let why = format!("by an operator: {why}");
-        self.keep_lineage(Lineage { fenced: Some(Fence { why, record: None }), ..lineage }).await
+        let fence = Fence { why: format!("by an operator: {why}"), record: None };
+        self.keep_lineage(Lineage { fenced: Some(fence), ..lineage }).await
     }
 
-    /// Takes part again, unless another epoch goes on without this node.
-    pub(super) async fn unfence_here(&self) -> Result<(), Refusal> {
+    /// Takes part again, unless another epoch goes on without this node, or is about to.
+    async fn unfence_here(&self) -> Result<(), Refusal> {
         let shared = &self.shared;
+        let _one_at_a_time = shared.lineage.lock().await;
         let lineage = shared.lineage();
+        let refuse = |why: String| Err(Refusal::new(RefusalCode::Invalid, why));
+        if lineage.promised.is_some() {
+            return refuse(reason(&Lineage { fenced: None, ..lineage }).unwrap_or_default());
+        }
         match &lineage.fenced {
-            Some(Fence { why, record: Some(_) }) => Err(Refusal::new(RefusalCode::Invalid, why.clone())),
+            Some(Fence { why, record: Some(_) }) => refuse(why.clone()),
             Some(Fence { record: None, .. }) => {
                 self.keep_lineage(Lineage { fenced: None, ..lineage }).await?;
                 shared.starts_anew.send_replace(true);
@@ -345,7 +341,7 @@ fn reason(lineage: &Lineage) -> Option<String> {
             SignedPlan::from_bytes(&promise.plan).map_or_else(|_| "?".into(), |(signed, _)| short_hash(&signed.plan));
         format!(
             "this node waits for epoch {}, by promotion plan {hash}, and takes no part in its own any more: finish it with \
-             `saola dr apply`",
+             `saola dr apply PLAN`, or give it up with `saola dr abandon PLAN`",
             promise.epoch
         )
     };
@@ -390,11 +386,23 @@ impl<RT: Runtime> Shared<RT> {
         self.member(node_id).or_else(|| self.others_of_all_sites().into_iter().find(|it| it.node_id == node_id))
     }
 
+    /// Who this node is, with the epoch that its folder says: the process may not have started anew for it yet.
+    pub(super) fn own_epoch(&self) -> Option<NodeIdentity> {
+        self.folder.lock().identity()
+    }
+
+    /// This node has begun its epoch by itself, and its log has nothing of it yet but the entry that made it the only voter.
+    fn has_just_begun(&self) -> bool {
+        let Ok((_, plan)) = SignedPlan::from_bytes(&self.record()) else { return false };
+        let first = LeaderId { term: plan.term, node_id: self.claim.node_id };
+        plan.base_node == self.claim.node_id && self.log.state().last.is_some_and(|last| last.leader == first)
+    }
+
     /// All other members, also those that only the log knows of.
     fn others_of_all_sites(&self) -> Vec<Member> {
         let members = match self.plan_before_log() {
             Some(plan) => plan.members,
-            None => match membership_behind(&self.log, self.store.applied().log_id) {
+            None => match read_tail(&self.log, self.store.applied().log_id, self.promised_term()).membership {
                 Some((_, record)) => record.seats.into_iter().filter_map(|seat| seat.member).collect(),
                 None => self.members(),
             },
@@ -402,31 +410,20 @@ impl<RT: Runtime> Shared<RT> {
         members.into_iter().filter(|member| member.node_id != self.claim.node_id).collect()
     }
 
-    /// Whether enough of those who could approve have approved; a node without records goes by the list in the plan.
-    pub(super) fn check_record(&self, signed: &SignedPlan, plan: &Plan) -> Result<(), String> {
-        let own = self.identity().ok_or("this node is not part of a cluster")?;
-        if plan.cluster_id != own.cluster_id[..] {
-            return Err("it is of another cluster".into());
-        }
-        let SetApprovers { approvers, needed } = match self.claim.role {
-            Role::Witness => SetApprovers { approvers: plan.approvers.clone(), needed: plan.needed },
-            _ => self.approvers_at(plan.base.map_or(0, |base| base.index)),
-        };
-        signed.check(&approvers, needed).map(drop).map_err(|error| error.to_string())
-    }
-
-    /// Who could approve at an index of the log, as far as this node has applied it.
-    fn approvers_at(&self, index: u64) -> SetApprovers {
-        let lists = self.store.approvers();
-        let list = lists.into_iter().rev().find(|list| list.at_index <= index);
-        list.map_or_else(SetApprovers::default, |it| SetApprovers { approvers: it.list, needed: it.needed })
-    }
-
     /// See [`crate::wire::AppendRequest::heard_answer`].
     pub(crate) fn heard_back(&self, answer: u64, age_ms: u64) {
         if age_ms > 0 {
-            self.heard_back.lock().heard(answer, Duration::from_millis(age_ms));
+            self.heard_back.lock().heard(answer, Duration::from_millis(age_ms), self.moment());
         }
+    }
+
+    /// Number of the answer to an append that is about to be sent.
+    pub(crate) fn next_answer(&self) -> u64 {
+        self.heard_back.lock().answer(self.moment())
+    }
+
+    pub(super) fn moment(&self) -> Moment<InstantOf<RT>> {
+        Moment { steady: InstantOf::<RT>::now(), wall_us: self.now_us() }
     }
 
     /// Looks at the record that came with a refusal, beside whatever was refused.
@@ -453,68 +450,6 @@ impl<RT: Runtime> Shared<RT> {
             replica.shared.asks_for_epoch.store(false, Ordering::Release);
         });
     }
-
-    /// How this node stands.
-    pub(super) async fn standing(&self) -> Standing {
-        let (lineage, identity, log) = (self.lineage(), self.identity(), self.log.state());
-        let applied = self.store.applied();
-        let runs = self.raft().is_some() && !self.has_stopped();
-        let (own_log, at) = (self.log.clone(), applied.log_id);
-        let is_data = self.claim.role.is_data();
-        let reads = move || (membership_behind(&own_log, at), is_data && gate_is_newest(&own_log, at));
-        let (behind, is_newest) = RT::disk(Takes::Long, reads).await;
-        let applied_members = applied
-            .membership
-            .as_ref()
-            .and_then(|(at, bytes)| Some((*at, MembershipRecord::decode(bytes.clone()).ok()?)));
-        let applied_voters = applied_members.as_ref().map(|(_, record)| record.configs.clone()).unwrap_or_default();
-        let newest = behind.or(applied_members);
-        let protection = self.store.protection();
-        let limits = self.limits(protection.rule);
-        let acknowledged = self.heard_back.lock().acknowledged();
-        let acknowledged_us = acknowledged.map_or(0, |at| self.now_us().saturating_sub(elapsed_us::<RT>(at)));
-        let gate = is_data.then(|| GateSeen {
-            is_closed: protection.is_closed(),
-            is_maximum: protection.rule.mode == saola_storage::protection::Mode::MaximumProtection,
-            acks: protection.rule.acks,
-            degrade_ms: limits.degrade_ms,
-            is_newest,
-            acknowledged_us,
-        });
-        let age = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let quorum_age_ms = match self.quorum_age() {
-            Some(quorum_age) => age(quorum_age),
-            None => self.heard_quorum_age().map_or(u64::MAX, age),
-        };
-        Standing {
-            member: Some(self.own_member()),
-            cluster_id: identity.as_ref().map(|own| Bytes::copy_from_slice(&own.cluster_id)).unwrap_or_default(),
-            epoch: identity.as_ref().map_or(0, |own| own.epoch),
-            record: lineage.record.unwrap_or_default(),
-            promised: lineage.promised.map(|promise| promise.plan).unwrap_or_default(),
-            fenced: lineage.fenced.map(|fence| fence.why).unwrap_or_default(),
-            runs,
-            leader: if runs { self.leader().unwrap_or(0) } else { 0 },
-            quorum_age_ms,
-            last: log.last.map(Into::into),
-            committed: log.committed.map(Into::into),
-            purged: log.last_purged.map(Into::into),
-            vote_term: log.vote.map_or(0, |vote| vote.leader.term),
-            membership_at: newest.as_ref().map(|(at, _)| (*at).into()),
-            membership: newest.map(|(_, record)| record),
-            applied_voters,
-            gate,
-            approvers: Some(self.approvers_at(u64::MAX)),
-            revision: applied.revision,
-            copy_is_bad: self.copy.is_bad(),
-            cluster_name: self.store.view().info().map(|info| info.cluster_name).unwrap_or_default(),
-        }
-    }
-}
-
-fn elapsed_us<RT: Runtime>(at: InstantOf<RT>) -> u64 {
-    use openraft::Instant as _;
-    u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Names of members, for messages.
@@ -525,6 +460,7 @@ pub(super) fn names<'m>(members: impl Iterator<Item = &'m Member>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::member::Role;
 
     fn own() -> NodeIdentity {
         NodeIdentity {
@@ -549,7 +485,7 @@ mod tests {
 
     #[test]
     fn a_node_that_was_away_goes_by_other_sites_or_by_a_live_quorum() {
-        let of = |answers: &[(Member, Result<Standing, String>)]| heard(&own(), answers, 300);
+        let of = |answers: &[(Member, Result<Standing, String>)]| heard(&own(), &Bytes::new(), answers, 300);
         let silent = || Err("no answer".to_owned());
         assert_eq!(of(&[at("dr", Ok(in_epoch(2))), at("main", silent())]), Heard::Clear);
         assert!(matches!(of(&[at("main", Ok(in_epoch(2))), at("dr", silent())]), Heard::Nobody(_)), "it was away too");
@@ -560,13 +496,25 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_waits_for_another_epoch_or_is_fenced_clears_nobody_of_its_own() {
+        let promised = Standing { promised: Bytes::from_static(b"plan"), ..in_epoch(2) };
+        let fenced = Standing { fenced: "why".into(), ..in_epoch(2) };
+        for standing in [promised, fenced] {
+            assert!(matches!(heard(&own(), &Bytes::new(), &[at("dr", Ok(standing))], 300), Heard::Nobody(_)));
+        }
+        // It waits for the very epoch that this node is in.
+        let waits = Standing { promised: Bytes::from_static(b"plan"), ..in_epoch(1) };
+        assert_eq!(heard(&own(), &Bytes::from_static(b"plan"), &[at("third", Ok(waits))], 300), Heard::Clear);
+    }
+
+    #[test]
     fn one_that_shows_the_record_of_a_later_epoch_outweighs_all_others() {
         let later = Standing { record: Bytes::from_static(b"record"), ..in_epoch(3) };
         let answers = [at("third", Ok(in_epoch(2))), at("dr", Ok(later))];
-        assert_eq!(heard(&own(), &answers, 300), Heard::Record(Bytes::from_static(b"record")));
+        assert_eq!(heard(&own(), &Bytes::new(), &answers, 300), Heard::Record(Bytes::from_static(b"record")));
         let without = [at("third", Ok(in_epoch(2))), at("dr", Ok(in_epoch(3)))];
         assert!(
-            matches!(heard(&own(), &without, 300), Heard::Nobody(_)),
+            matches!(heard(&own(), &Bytes::new(), &without, 300), Heard::Nobody(_)),
             "a number alone fences nobody, nor clears it"
         );
     }

@@ -5,7 +5,7 @@
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
-//! records right, and what if not), `renew` (a start on records that cannot be used), `lineage` and `promote` (epochs: who
+//! records right, and what if not), `renew` (a start on records that cannot be used), `lineage`, `standing` and `promote` (epochs: who
 //! takes no part any more, and how a site goes on without the other by force), `status`.
 
 use std::collections::BTreeMap;
@@ -71,6 +71,7 @@ mod shrink;
 mod sites;
 mod staleness;
 mod stall;
+mod standing;
 mod start;
 mod status;
 
@@ -81,7 +82,7 @@ pub use copy::{ScrubSettings, ScrubStatus};
 pub use failover::FailoverStatus;
 pub use goal::GoalStatus;
 pub(crate) use handover::Writes;
-pub use promote::Steps;
+pub use promote::{Begun, Told};
 pub use propose::ProposeError;
 pub use protection::ProtectionStatus;
 pub use sites::{Missing, Seen};
@@ -184,6 +185,8 @@ pub(crate) struct Shared<RT: Runtime> {
     in_flight: Arc<tokio::sync::Semaphore>,
     barriers: mpsc::Sender<barrier::Waiting>,
     status_source: RwLock<Option<StatusSource>>,
+    /// Held by each step that changes what the folder says of epochs, from what it goes by until it is durable.
+    lineage: tokio::sync::Mutex<()>,
     /// Held by each step that changes the membership, the leader, or what this node belongs to.
     admin: tokio::sync::Mutex<()>,
 }

@@ -1,7 +1,8 @@
 //! A site goes on without the other by force: the plan is made, carried out step by step, and completed.
 //!
-//! 1. All survivors *promise* durably to take no part in their epoch any more; that is refused if one of them has more by
-//!    then than the plan says. A plan for a later epoch takes the place of an earlier promise, as with Paxos ballots.
+//! 1. All survivors, fenced ones too, *promise* durably to take no part in their epoch any more; that is refused if one of
+//!    them has more by then than the plan says. A plan for a later epoch takes the place of an earlier promise, as with
+//!    Paxos ballots. A plan that has not begun may be given up: by the base node first.
 //! 2. The base node *begins*: it ships the tail of whoever has the base, adds an entry by which it is the only voter, and
 //!    writes the new epoch and the approved plan into its folder. Then its process starts anew.
 //! 3. It leads at once, and *completes*: its first command ([`BeginEpoch`]) opens the gate; the other survivors, which hear
@@ -13,7 +14,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::storage::RaftLogStorage;
 use saola_storage::command::{Approver, BeginEpoch, Command, Op, SetApprovers};
 use saola_storage::log::{LogEntry, LogOp};
 use saola_storage::payload::{self, PayloadKind};
@@ -24,13 +24,12 @@ use tokio::sync::oneshot;
 use super::admin::{invalid, to_its_end};
 use super::lineage::names;
 use super::protection::new_id;
-use super::{AdminError, ProposeError, Replica};
+use super::{AdminError, ProposeError, Replica, Shared};
 use crate::folder::{Lineage, Promise};
-use crate::log_store::LogStore;
 use crate::member::{Member, MembershipRecord, Seat, VoterSet};
 use crate::promotion::{View, is_same, plan};
 use crate::repair::PIECE_BYTES;
-use crate::types::{Runtime, log_id_to};
+use crate::types::Runtime;
 use crate::wire::{
     Answer, EntriesFrom, EntriesReply, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing,
 };
@@ -40,16 +39,24 @@ const STEP_LIMIT: Duration = Duration::from_secs(60);
 /// The first command of an epoch may take so long.
 const FIRST_COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
-/// How far a plan has been carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Steps {
-    /// The epoch has begun; this node has started it, or will hear of it in a moment.
-    Begun {
-        /// The epoch.
-        epoch: u64,
-        /// The node that leads it first.
-        base_node: u64,
-    },
+/// A plan that has been carried out so far that its epoch goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The epoch.
+    pub epoch: u64,
+    /// The node that leads it first. It may still be starting.
+    pub base_node: u64,
+}
+
+/// What came of a word to all nodes of a site.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Names of those that have done so.
+    pub done: Vec<String>,
+    /// Of those that did not answer.
+    pub silent: Vec<String>,
+    /// Those that would not, each with the reason.
+    pub refused: Vec<String>,
 }
 
 impl<RT: Runtime> Replica<RT> {
@@ -71,11 +78,8 @@ impl<RT: Runtime> Replica<RT> {
             return refused("each approver has a name and a key of their own".into());
         }
         if needed as usize > list.len() || (needed == 0 && !list.is_empty()) {
-            return refused(format!(
-                "of {} approvers {needed} cannot be needed: ask for 1 to {}",
-                list.len(),
-                list.len()
-            ));
+            let count = list.len();
+            return refused(format!("of {count} approvers {needed} cannot be needed: ask for 1 to {count}"));
         }
         let op = Op::SetApprovers(SetApprovers { approvers: list, needed });
         self.propose(Command { request: None, op: Some(op) }, deadline).await.map(drop)
@@ -84,9 +88,8 @@ impl<RT: Runtime> Replica<RT> {
     /// How all members stand, this node first, as far as they answer.
     async fn all_standings(&self) -> Vec<Standing> {
         let own = self.shared.standing().await;
-        let known = own.membership.iter().flat_map(|record| record.seats.iter().filter_map(|seat| seat.member.clone()));
-        let others: Vec<Member> = known.filter(|member| member.node_id != self.shared.claim.node_id).collect();
-        let answers = self.standings_of(&others).await;
+        let others = members_in(&own).into_iter().filter(|member| member.node_id != self.shared.claim.node_id);
+        let answers = self.standings_of(&others.collect::<Vec<_>>()).await;
         std::iter::once(own).chain(answers.into_iter().filter_map(|(_, answer)| answer.ok())).collect()
     }
 
@@ -101,8 +104,9 @@ impl<RT: Runtime> Replica<RT> {
     async fn make_plan(&self, site: &str, attested: &Attested, carried_out: &[u8]) -> Result<Plan, AdminError> {
         let shared = &self.shared;
         let own = shared.identity().ok_or_else(|| invalid("this node is not part of a cluster"))?;
-        let standings = self.all_standings().await;
+        // Before they are asked: how old something is they say as of their answers.
         let now_us = shared.now_us();
+        let standings = self.all_standings().await;
         let view = View { epoch: own.epoch, site, standings: &standings, attested, now_us, carried_out };
         plan(&view).map_err(|why| invalid(why.to_string()))
     }
@@ -111,16 +115,16 @@ impl<RT: Runtime> Replica<RT> {
     ///
     /// # Errors
     /// It is not approved, has expired, or does not fit the nodes any more; or a node that is needed does not answer.
-    pub async fn apply_promotion(&self, record: Bytes) -> Result<Steps, AdminError> {
+    pub async fn apply_promotion(&self, record: Bytes) -> Result<Begun, AdminError> {
         let replica = self.clone();
         to_its_end::<RT, _>(async move { replica.apply_here(&record).await }).await
     }
 
-    async fn apply_here(&self, record: &Bytes) -> Result<Steps, AdminError> {
+    async fn apply_here(&self, record: &Bytes) -> Result<Begun, AdminError> {
         let shared = &self.shared;
         let (signed, plan) = SignedPlan::from_bytes(record).map_err(|error| invalid(error.to_string()))?;
         shared.check_record(&signed, &plan).map_err(invalid)?;
-        let begun = Steps::Begun { epoch: plan.epoch, base_node: plan.base_node };
+        let begun = Begun { epoch: plan.epoch, base_node: plan.base_node };
         let own = shared.identity().ok_or_else(|| invalid("this node is not part of a cluster"))?;
         if own.epoch >= plan.epoch {
             return match shared.record() == *record {
@@ -129,13 +133,22 @@ impl<RT: Runtime> Replica<RT> {
             };
         }
         let standings = self.all_standings().await;
-        let same_record = |it: &&Standing| it.epoch == plan.epoch && it.record == *record;
-        if standings.iter().any(|it| same_record(&it)) {
-            // The base node begins last of those whose word is needed: the others hear from it.
+        if standings.iter().any(|it| it.epoch == plan.epoch && it.record == *record) {
+            // The others hear of it from the base node.
             return Ok(begun);
         }
-        let some_promised = standings.iter().any(|it| it.promised == *record);
-        if !some_promised && shared.now_us() > plan.expires_us {
+        let of =
+            |node_id| standings.iter().find(|it| it.member.as_ref().is_some_and(|member| member.node_id == node_id));
+        let has_promised = |it: &Survivor| of(it.node_id).is_some_and(|it| it.promised == *record);
+        if plan.survivors.iter().all(has_promised) {
+            return self.have_begun(&plan, record).await.map(|()| begun);
+        }
+        let promised = plan.survivors.iter().any(has_promised);
+        if promised && of(plan.base_node).is_none() {
+            let base = plan.member(plan.base_node).map_or("?", |member| member.name.as_str());
+            return Err(AdminError::Unknown(format!("the epoch may have begun at {base}, which does not answer now")));
+        }
+        if !promised && shared.now_us() > plan.expires_us {
             return Err(invalid(
                 "the plan has expired: make a new one with `saola dr plan promote`, and have it approved",
             ));
@@ -149,57 +162,80 @@ impl<RT: Runtime> Replica<RT> {
                 difference(&plan, &now)
             )));
         }
-        for member in &plan.members {
-            self.have(member, LineageVerb::Promise(record.clone())).await?;
+        for survivor in &plan.survivors {
+            let member = self.survivor(survivor.node_id)?;
+            self.have(&member, LineageVerb::Promise(record.clone())).await?;
         }
+        self.have_begun(&plan, record).await.map(|()| begun)
+    }
+
+    async fn have_begun(&self, plan: &Plan, record: &Bytes) -> Result<(), AdminError> {
         let base = plan.member(plan.base_node).ok_or_else(|| invalid("the plan names no node to begin the epoch"))?;
-        self.have(base, LineageVerb::Begin(record.clone())).await?;
-        Ok(begun)
+        self.have(base, LineageVerb::Begin(record.clone())).await
+    }
+
+    fn survivor(&self, node_id: u64) -> Result<Member, AdminError> {
+        if node_id == self.shared.claim.node_id {
+            return Ok(Member { node_id, ..Member::default() });
+        }
+        let known = self.shared.any_member(node_id);
+        known.ok_or_else(|| invalid(format!("node {node_id} is not known to be a member here: ask another survivor")))
+    }
+
+    /// Gives a plan up that has not begun: whoever has promised it takes part in its epoch again.
+    ///
+    /// # Errors
+    /// It has begun, or the node that would begin it does not answer; or another one does not, and it is done again.
+    pub async fn abandon_promotion(&self, record: Bytes) -> Result<(), AdminError> {
+        let replica = self.clone();
+        to_its_end::<RT, _>(async move {
+            let (_, plan) = SignedPlan::from_bytes(&record).map_err(|error| invalid(error.to_string()))?;
+            // The base node first: without its promise nobody begins the epoch any more.
+            let rest = plan.survivors.iter().map(|it| it.node_id).filter(|id| *id != plan.base_node);
+            for node_id in std::iter::once(plan.base_node).chain(rest) {
+                let member = replica.survivor(node_id)?;
+                replica.have(&member, LineageVerb::Abandon(record.clone())).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Has a node, this one or another, take a step.
-    async fn have(&self, member: &Member, verb: LineageVerb) -> Result<(), AdminError> {
+    async fn have(&self, member: &Member, step: LineageVerb) -> Result<(), AdminError> {
         if member.node_id == self.shared.claim.node_id {
-            let done = match &verb {
-                LineageVerb::Promise(plan) => self.promise(plan).await,
-                LineageVerb::Begin(plan) => self.begin(plan).await,
-                LineageVerb::Fence(why) => self.fence_here(why.clone()).await,
-                LineageVerb::Unfence(Nothing {}) => self.unfence_here().await,
-                LineageVerb::Stand(Nothing {}) => Ok(()),
-            };
-            return done.map_err(AdminError::from);
+            return self.take_step(step).await;
         }
-        let question = Question::Lineage(LineageAsk { verb: Some(verb) });
+        let question = Question::Lineage(LineageAsk { verb: Some(step) });
         self.ask(member, question, STEP_LIMIT).await.map(drop)
     }
 
-    /// Fences all nodes of a site that answer; answers who does, and who does not.
-    pub async fn fence_site(&self, site: &str, why: &str) -> Result<(Vec<Member>, Vec<Member>), AdminError> {
+    /// Fences all nodes of a site that answer.
+    pub async fn fence_site(&self, site: &str, why: &str) -> Result<Told, AdminError> {
         self.tell_site(site, &LineageVerb::Fence(why.to_owned())).await
     }
 
     /// Lets the nodes of a site take part again which nothing but a fence, or nobody's answer, keeps from it.
-    pub async fn unfence_site(&self, site: &str) -> Result<(Vec<Member>, Vec<Member>), AdminError> {
+    pub async fn unfence_site(&self, site: &str) -> Result<Told, AdminError> {
         self.tell_site(site, &LineageVerb::Unfence(Nothing {})).await
     }
 
-    async fn tell_site(&self, site: &str, verb: &LineageVerb) -> Result<(Vec<Member>, Vec<Member>), AdminError> {
-        let own = self.shared.standing().await;
-        let known = own.membership.iter().flat_map(|record| record.seats.iter().filter_map(|seat| seat.member.clone()));
-        let there: Vec<Member> = known.filter(|member| member.site == site).collect();
-        if there.is_empty() {
+    async fn tell_site(&self, site: &str, step: &LineageVerb) -> Result<Told, AdminError> {
+        let there = members_in(&self.shared.standing().await).into_iter().filter(|member| member.site == site);
+        let asked = there.map(|member| async move { (self.have(&member, step.clone()).await, member.name) });
+        let answers = futures::future::join_all(asked).await;
+        if answers.is_empty() {
             return Err(invalid(format!("site {site} has no node of this cluster, as far as this node knows")));
         }
-        let told = there.into_iter().map(|member| async move { (self.have(&member, verb.clone()).await, member) });
-        let (mut done, mut silent) = (Vec::new(), Vec::new());
-        for (result, member) in futures::future::join_all(told).await {
+        let mut told = Told::default();
+        for (result, name) in answers {
             match result {
-                Ok(()) => done.push(member),
-                Err(AdminError::PeerUnreachable { .. }) => silent.push(member),
-                Err(error) => return Err(invalid(format!("node {} ({}): {error}", member.node_id, member.name))),
+                Ok(()) => told.done.push(name),
+                Err(AdminError::PeerUnreachable { .. }) => told.silent.push(name),
+                Err(error) => told.refused.push(format!("{name}: {error}")),
             }
         }
-        Ok((done, silent))
+        Ok(told)
     }
 
     /// Takes no part in this epoch any more, for the sake of an approved plan.
@@ -207,20 +243,20 @@ impl<RT: Runtime> Replica<RT> {
         let shared = &self.shared;
         let refuse = |message: String| Err(Refusal::new(RefusalCode::Invalid, message));
         let (signed, plan) = checked(record)?;
-        let _one_at_a_time = shared.admin.lock().await;
+        let _one_at_a_time = shared.lineage.lock().await;
         let lineage = shared.lineage();
-        if lineage.promised.as_ref().is_some_and(|promise| promise.plan == *record) {
-            return Ok(());
-        }
         let own = shared.identity().ok_or_else(|| Refusal::new(RefusalCode::NotAdopted, "this node has no cluster"))?;
-        if let Some(fence) = &lineage.fenced {
+        if let Some(fence) = lineage.fenced.as_ref().filter(|fence| fence.record.is_some()) {
             return refuse(fence.why.clone());
         }
-        if own.epoch != plan.former_epoch {
+        if own.epoch != plan.former_epoch || self.should_start_anew() {
             return refuse(format!(
-                "node {} is in epoch {}, the plan ends epoch {}",
+                "node {} is in epoch {}, or about to start anew, and the plan ends epoch {}",
                 own.node_id, own.epoch, plan.former_epoch
             ));
+        }
+        if lineage.promised.as_ref().is_some_and(|promise| promise.plan == *record) {
+            return Ok(());
         }
         if let Some(promise) = lineage.promised.as_ref().filter(|promise| promise.epoch >= plan.epoch) {
             return refuse(format!(
@@ -231,7 +267,7 @@ impl<RT: Runtime> Replica<RT> {
         if let Err(why) = shared.check_record(&signed, &plan) {
             return refuse(why);
         }
-        if lineage.promised.is_none() && shared.now_us() > plan.expires_us {
+        if shared.now_us() > plan.expires_us {
             return refuse(format!("by the clock of node {} the plan has expired: make a new one", own.node_id));
         }
         let Some(planned) = plan.survivors.iter().find(|it| it.node_id == own.node_id) else {
@@ -241,7 +277,7 @@ impl<RT: Runtime> Replica<RT> {
         let promised = Some(Promise { epoch: plan.epoch, plan: record.clone() });
         self.keep_lineage(Lineage { promised, ..lineage.clone() }).await?;
         // Now that Raft has stopped the log stays as it is.
-        if !is_at(planned, shared.log.state().last) {
+        if planned.last.map(LogId::from) != shared.log.state().last {
             self.keep_lineage(Lineage { promised: before, ..lineage }).await?;
             shared.starts_anew.send_replace(true);
             return refuse(format!(
@@ -253,11 +289,35 @@ impl<RT: Runtime> Replica<RT> {
         Ok(())
     }
 
+    /// Forgets the promise of a plan that has not begun here.
+    pub(super) async fn abandon(&self, record: &Bytes) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let (_, plan) = checked(record)?;
+        let _one_at_a_time = shared.lineage.lock().await;
+        let lineage = shared.lineage();
+        if lineage.record.as_ref() == Some(record) {
+            let message = format!("epoch {} has begun at node {}", plan.epoch, shared.claim.node_id);
+            return Err(Refusal::new(RefusalCode::Invalid, message));
+        }
+        if lineage.promised.as_ref().is_none_or(|promise| promise.plan != *record) {
+            return Ok(());
+        }
+        // The entry that would have begun the epoch is in no other log, and no member of the former one goes by it.
+        let last = shared.log.state().last.filter(|last| last.leader.term >= plan.term);
+        if let Some(first) = last {
+            let before = first.index.checked_sub(1).and_then(|index| shared.log.log_id_at(index));
+            self.durable(LogOp::TruncateAfter(before)).await?;
+        }
+        self.keep_lineage(Lineage { promised: None, ..lineage }).await?;
+        shared.starts_anew.send_replace(true);
+        Ok(())
+    }
+
     /// Begins the epoch of a plan that this node and all other survivors have promised.
     pub(super) async fn begin(&self, record: &Bytes) -> Result<(), Refusal> {
         let shared = &self.shared;
         let (_, plan) = checked(record)?;
-        let _one_at_a_time = shared.admin.lock().await;
+        let _one_at_a_time = shared.lineage.lock().await;
         if shared.record() == *record {
             return Ok(());
         }
@@ -272,17 +332,12 @@ impl<RT: Runtime> Replica<RT> {
             leader: LeaderId { term: plan.term, node_id: own.node_id },
             index: base.map_or(0, |base| base.index + 1),
         };
-        let not_written =
-            |error: std::io::Error| Refusal::new(RefusalCode::Stopped, format!("this node's log: {error}"));
         if shared.log.state().last != Some(first) {
             self.take_tail(&plan, base).await?;
-            let mut log = LogStore::<RT>::new(shared.log.clone());
             // Not elected: it asks for votes when it starts, and its own is enough.
-            let vote = Vote { leader: first.leader, committed: false };
-            log.save_vote(&crate::types::vote_to::<RT>(&vote)).await.map_err(not_written)?;
-            let entry =
-                LogEntry { log_id: first, payload: payload::encode(PayloadKind::Membership, &first_members(&plan)) };
-            self.durable(LogOp::Append(vec![entry])).await?;
+            self.durable(LogOp::Vote(Vote { leader: first.leader, committed: false })).await?;
+            let payload = payload::encode(PayloadKind::Membership, &first_members(&plan));
+            self.durable(LogOp::Append(vec![LogEntry { log_id: first, payload }])).await?;
         }
         self.go_along(plan.epoch, record).await;
         match self.should_start_anew() {
@@ -295,6 +350,7 @@ impl<RT: Runtime> Replica<RT> {
 
     async fn durable(&self, op: LogOp) -> Result<(), Refusal> {
         let (done, synced) = oneshot::channel();
+        // Nobody may be left to hear of it.
         self.shared.log.submit(op, Some(Box::new(move |result| drop(done.send(result)))));
         let failed = |why: String| Refusal::new(RefusalCode::Stopped, format!("this node's log: {why}"));
         match synced.await {
@@ -310,12 +366,12 @@ impl<RT: Runtime> Replica<RT> {
         let refuse = |message: String| Refusal::new(RefusalCode::Invalid, message);
         let holder = plan.survivors.iter().find(|it| it.node_id == plan.holder);
         let name = holder.map_or("?", |it| it.name.as_str());
-        let member = shared
-            .any_member(plan.holder)
-            .ok_or_else(|| refuse(format!("this node does not know {name}, which has the newest entries")))?;
-        let committed = shared.log.state().committed.max(shared.store.applied().log_id);
-        let mut next =
-            committed.map_or(0, |it| it.index + 1).max(shared.log.state().last_purged.map_or(0, |it| it.index + 1));
+        let member = shared.any_member(plan.holder);
+        let member =
+            member.ok_or_else(|| refuse(format!("this node does not know {name}, which has the newest entries")))?;
+        let state = shared.log.state();
+        let committed = state.committed.max(shared.store.applied().log_id).max(state.last_purged);
+        let mut next = committed.map_or(0, |it| it.index + 1);
         while next <= base.index {
             let EntriesReply { entries, purged, .. } = self.ask_entries(&member, next, base.index + 1).await?;
             // What it has purged is committed, and so the same wherever it stands.
@@ -334,15 +390,12 @@ impl<RT: Runtime> Replica<RT> {
             if (next..).zip(&entries).any(|(index, entry)| entry.log_id.index != index) {
                 return Err(refuse(format!("{name} gave entries with a hole behind index {next}")));
             }
-            let known =
-                entries.iter().take_while(|it| shared.log.log_id_at(it.log_id.index) == Some(it.log_id)).count();
-            let lacking = entries[known..].to_vec();
+            let known = entries.iter().take_while(|it| shared.log.log_id_at(it.log_id.index) == Some(it.log_id));
+            let lacking = entries[known.count()..].to_vec();
             if let Some(first) = lacking.first() {
                 if shared.log.state().last.is_some_and(|own| own.index >= first.log_id.index) {
                     let before = first.log_id.index.checked_sub(1).and_then(|index| shared.log.log_id_at(index));
-                    let mut log = LogStore::<RT>::new(shared.log.clone());
-                    let cut = log.truncate_after(before.as_ref().map(log_id_to::<RT>)).await;
-                    cut.map_err(|error| Refusal::new(RefusalCode::Stopped, format!("this node's log: {error}")))?;
+                    self.durable(LogOp::TruncateAfter(before)).await?;
                 }
                 self.durable(LogOp::Append(lacking)).await?;
             }
@@ -393,26 +446,31 @@ pub(super) async fn complete<RT: Runtime>(replica: Replica<RT>) {
         if voteless.is_empty() {
             return;
         }
-        for member in voteless {
+        // Side by side: one that is dead holds up no other.
+        let given = voteless.into_iter().map(|member| async {
             let name = member.name.clone();
             if let Err(error) = replica.add_here(member).await {
                 tracing::warn!("give {name} its vote in epoch {}: {error}", plan.epoch);
             }
-        }
+        });
+        futures::future::join_all(given).await;
     }
 }
 
-/// A member by the plan that is a member still and has no vote.
-fn waits_for_vote<RT: Runtime>(shared: &super::Shared<RT>, member: &Member) -> bool {
-    member.role_value().votes() && shared.member(member.node_id).is_some() && !shared.has_vote(member.node_id)
+/// A member by the plan that is a member still and has no vote, which nobody has taken from it.
+fn waits_for_vote<RT: Runtime>(shared: &Shared<RT>, member: &Member) -> bool {
+    let known = shared.member(member.node_id).filter(|known| !known.demoted);
+    known.is_some_and(|known| known.role_value().votes()) && !shared.has_vote(member.node_id)
+}
+
+/// Members of the newest membership that a node knows.
+fn members_in(standing: &Standing) -> Vec<Member> {
+    let seats = standing.membership.iter().flat_map(|record| record.seats.iter());
+    seats.filter_map(|seat| seat.member.clone()).collect()
 }
 
 fn checked(record: &Bytes) -> Result<(SignedPlan, Plan), Refusal> {
     SignedPlan::from_bytes(record).map_err(|error| Refusal::new(RefusalCode::Invalid, error.to_string()))
-}
-
-fn is_at(planned: &Survivor, last: Option<LogId>) -> bool {
-    planned.last.map(LogId::from) == last
 }
 
 /// The membership that begins an epoch: the base node votes, and the other survivors are to.

@@ -306,7 +306,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             refuse_all(answers, &Refusal::new(RefusalCode::Stopped, fatal.to_string()));
             continue;
         }
-        let (frontier, mut stopped) = (shared.frontier.clone(), shared.stopped.subscribe());
+        let (fenced, frontier, mut stopped) = (shared.clone(), shared.frontier.clone(), shared.stopped.subscribe());
         detach::<RT>(async move {
             let result = applied.await;
             drop(permit);
@@ -325,8 +325,9 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
                     let reached = std::pin::pin!(frontier.reached(response.log_id.index));
                     let ended = std::pin::pin!(stopped.wait_for(Option::is_some));
                     match futures::future::select(reached, ended).await {
-                        futures::future::Either::Left(_) => send(later),
-                        futures::future::Either::Right(_) => refuse_all(
+                        futures::future::Either::Left(_) if fenced.raft().is_some() => send(later),
+                        // Another epoch may have gone on without this node by then.
+                        _ => refuse_all(
                             later.into_iter().map(|((answer, _), _)| answer).collect(),
                             &Refusal::new(RefusalCode::Unknown, "the node stopped before it could answer"),
                         ),

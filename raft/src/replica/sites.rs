@@ -1,6 +1,5 @@
 //! The leader's watch over the other sites: what [`crate::protection`] decides is done here.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use saola_storage::types::{LeaderId, NodeId};
 use super::protection::new_id;
 use super::{InstantOf, Replica, Shared};
 use crate::frontier::{self, Gate};
-use crate::member::Member;
+use crate::member::needs_two_sites;
 use crate::protection::{Action, FLAPPING_MS, Limits, State, View, Watch};
 use crate::types::{Runtime, detach};
 
@@ -171,14 +170,6 @@ fn tell(before: State, now: State, view: &View) {
     }
 }
 
-/// The voters of one site alone cannot commit: the rest has a part in every commit.
-fn needs_two_sites(voter_sets: &[BTreeSet<NodeId>], members: &[Member]) -> bool {
-    let sites: BTreeSet<&str> = members.iter().map(|it| it.site.as_str()).collect();
-    let at = |site: &str, id: &NodeId| members.iter().any(|it| it.node_id == *id && it.site == site);
-    let alone = |site: &str| voter_sets.iter().any(|set| set.iter().filter(|id| at(site, id)).count() > set.len() / 2);
-    !voter_sets.is_empty() && !sites.into_iter().any(alone)
-}
-
 impl<RT: Runtime> Shared<RT> {
     /// Where no site can commit alone, the time counts from the last word of the former leader, so that after the loss of
     /// a site it runs beside the election. Else from the election: there it is also the lease that bounds a loss.
@@ -321,8 +312,10 @@ impl<RT: Runtime> Shared<RT> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::member::Role;
+    use crate::member::{Member, Role};
 
     fn member(node_id: NodeId, site: &str, role: Role) -> Member {
         Member { node_id, site: site.into(), role: role as i32, ..Member::default() }

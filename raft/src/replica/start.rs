@@ -206,6 +206,7 @@ impl<RT: Runtime> Replica<RT> {
             in_flight: Arc::new(tokio::sync::Semaphore::new(propose::ENTRIES_IN_FLIGHT)),
             barriers,
             status_source: RwLock::new(None),
+            lineage: tokio::sync::Mutex::new(()),
             admin: tokio::sync::Mutex::new(()),
         });
         detach::<RT>(propose::run(shared.clone(), proposal_queue));
@@ -239,8 +240,14 @@ impl<RT: Runtime> Replica<RT> {
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
         let mut metrics = raft.metrics();
-        if shared.raft.set(raft).is_err() {
+        if shared.raft.set(raft.clone()).is_err() {
             return Err(StartError::Raft("Raft runs already".into()));
+        }
+        // Whoever refused this node meanwhile found no Raft to stop.
+        if shared.refused.lock().is_some()
+            && let Err(error) = raft.shutdown().await
+        {
+            tracing::error!("stop Raft: {error}");
         }
         let watched = shared.clone();
         detach::<RT>(async move {
@@ -314,6 +321,9 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         let own = shared.identity();
+        if let Some(why) = self.keeps_out() {
+            return Err(invalid(why));
+        }
         if let Some(why) = self.unusable() {
             return Err(invalid(format!("this node waits for other records before it takes part: {why}")));
         }

@@ -11,7 +11,7 @@ use crate::member::{Member, MembershipRecord, VoterSet};
 #[derive(Clone, PartialEq, Message)]
 pub struct LineageAsk {
     /// What.
-    #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5, 6")]
     pub verb: Option<LineageVerb>,
 }
 
@@ -33,6 +33,9 @@ pub enum LineageVerb {
     /// Take part again, if nothing but a fence stands in the way.
     #[prost(message, tag = "5")]
     Unfence(Nothing),
+    /// Forget the promise of this plan, which has not begun.
+    #[prost(bytes = "bytes", tag = "6")]
+    Abandon(Bytes),
 }
 
 /// What a data node knows of the gate, as of what it has applied.
@@ -53,10 +56,10 @@ pub struct GateSeen {
     /// The log says nothing of the gate behind what is applied.
     #[prost(bool, tag = "5")]
     pub is_newest: bool,
-    /// By this node's clock, microseconds since 1970: before this moment plus the degrade time, no leader has opened the
-    /// gate by itself. 0: it cannot say.
-    #[prost(uint64, tag = "6")]
-    pub acknowledged_us: u64,
+    /// So long ago, milliseconds, the leader counted an acknowledgement: until the degrade time after that no leader has
+    /// opened the gate by itself. Missing: it cannot say.
+    #[prost(uint64, optional, tag = "6")]
+    pub acknowledged_age_ms: Option<u64>,
 }
 
 /// How a node stands.
@@ -113,7 +116,7 @@ pub struct Standing {
     /// Missing: it keeps no records.
     #[prost(message, optional, tag = "17")]
     pub gate: Option<GateSeen>,
-    /// Who may approve a forced promotion, as far as it has applied.
+    /// Who may approve a forced promotion, as far as its log goes; missing: nobody was ever named in it.
     #[prost(message, optional, tag = "18")]
     pub approvers: Option<SetApprovers>,
     /// Store-wide revision of what it has applied.
@@ -125,4 +128,7 @@ pub struct Standing {
     /// The cluster's name; empty where no records are kept.
     #[prost(string, tag = "21")]
     pub cluster_name: String,
+    /// Entry that set those approvers.
+    #[prost(uint64, tag = "22")]
+    pub approvers_at: u64,
 }

@@ -47,7 +47,8 @@ const KEPT_BUCKETS: usize = 4;
 pub enum Keeps {
     /// Everything: a data node.
     Records,
-    /// Only how far the log goes, and the membership: a witness. Commands are dropped and have no outcomes.
+    /// Only how far the log goes, the membership, and who may approve a forced promotion: a witness. All other commands are
+    /// dropped, and none has an outcome.
     LogIdsOnly,
 }
 
@@ -188,7 +189,15 @@ impl Machine {
                         decided.push(self.command(&mut draft, place, command)?);
                     }
                 }
-                ApplyPayload::Commands(_) => {}
+                // A witness must know by itself who may approve what fences it.
+                ApplyPayload::Commands(batch) => {
+                    let place = Place { index, stamp_us: batch.stamp_us };
+                    for command in batch.commands {
+                        if let Some(Op::SetApprovers(set)) = command.op {
+                            self.set_approvers(&mut draft, set, place);
+                        }
+                    }
+                }
             }
             self.applied.log_id = Some(entry.log_id);
             trail.push((index, self.applied.revision));

@@ -12,6 +12,7 @@ mod log_salvage;
 mod log_support;
 mod log_unreadable;
 mod state_engine;
+mod state_epochs;
 mod state_export;
 mod state_keys;
 #[cfg(feature = "rocksdb")]

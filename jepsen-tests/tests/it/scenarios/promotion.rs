@@ -168,7 +168,9 @@ fn a_site_that_has_everything_goes_on_without_the_other_and_loses_nothing() {
         assert_eq!(unproven.verdict(), Verdict::Unknown, "{:?}", unproven.because);
         let stopped_us = Some(unproven.made_us);
         tokio::time::sleep(Duration::from_millis(random_u64() % 3_000)).await;
-        let planned = plan(&sites, pick(&sites.dr), Attested { stopped_us, ..vouched() }).await.expect("as before");
+        let planned = plan(&sites, pick(&sites.dr), Attested { stopped_us, unchanged: true, ..vouched() })
+            .await
+            .expect("as before");
         assert_eq!(planned.verdict(), Verdict::ProvenZero, "{:?}", planned.because);
         let mut half = SignedPlan { plan: planned.encode_to_vec().into(), approvals: Vec::new() };
         half.approve("approver-1", &key(1));
@@ -205,8 +207,8 @@ fn what_main_acknowledged_alone_is_never_called_proven_zero() {
         sites.lose(&main).await;
         let clock = plan(&sites, 4, vouched()).await.expect("main does not answer").made_us;
         let attested = match seed % 2 {
-            0 => Attested { stopped_us: Some(clock), ..vouched() },
-            _ => Attested { stopped_us: Some(clock), last_revision, ..vouched() },
+            0 => Attested { stopped_us: Some(clock), unchanged: true, ..vouched() },
+            _ => Attested { stopped_us: Some(clock), unchanged: true, last_revision, ..vouched() },
         };
         let planned = plan(&sites, pick(&sites.dr), attested).await.expect("as before");
         let expected = if seed % 2 == 0 { Verdict::Unknown } else { Verdict::Bounded };
@@ -314,12 +316,85 @@ fn a_fenced_node_of_the_old_side_gives_its_log_and_with_it_zero_is_proven() {
             assert!(said.contains("fence them with `saola site fence main`") || said.contains("a quorum"), "{said}");
         }
         let fenced = on(&sites.cluster, 4, |replica| async move { replica.fence_site("main", "drill").await }).await;
-        assert_eq!(fenced.expect("some answer").0.len(), 2);
+        assert_eq!(fenced.expect("some answer").done.len(), 2);
         let planned = plan(&sites, pick(&sites.dr), vouched()).await.expect("they are fenced");
         assert_eq!(planned.verdict(), Verdict::ProvenZero, "{:?}", planned.because);
         assert!(left.contains(&planned.holder), "main has more");
         let done = carry_out(&mut sites, planned, seed % 3).await;
         clerk.put_surely(&sites.cluster, &[4, 5], 0, PATIENCE).await;
         site_goes_on(&mut sites, &mut clerk, done.epoch).await;
+    });
+}
+
+#[test]
+fn a_witness_that_is_left_goes_along_and_fences_whoever_comes_back() {
+    under_seeds("promotion::a_witness_that_is_left_goes_along_and_fences_whoever_comes_back", async |seed| {
+        let mut sites = Sites::large_with_witness();
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        let (main, lost) = (sites.main.clone(), pick(&sites.dr));
+        sites.lose(&main).await;
+        sites.cluster.crash(lost).await;
+        sites.dr.retain(|node| *node != lost);
+        let planned = plan(&sites, pick(&sites.dr), vouched()).await.expect("three of seven");
+        assert_eq!(planned.members.len(), 3, "the witness is one of them");
+        let done = carry_out(&mut sites, planned, seed % 3).await;
+        clerk.put_surely(&sites.cluster, &sites.dr.clone(), 0, PATIENCE).await;
+        site_goes_on(&mut sites, &mut clerk, done.epoch).await;
+        // The witness is a quorum with either of them.
+        let (down, left) = (sites.dr[0], sites.dr[1]);
+        tend_until(&mut sites, "the witness votes", |sites| {
+            let lead = sites.dr.iter().find(|node| leads(&sites.cluster, **node));
+            lead.is_some_and(|lead| status(&sites.cluster, *lead).voter_sets.iter().all(|set| set.len() == 3))
+        })
+        .await;
+        sites.cluster.crash(down).await;
+        clerk.put_surely(&sites.cluster, &[left], 3, PATIENCE).await;
+        sites.cluster.start_all().await;
+        old_side_is_fenced(&mut sites).await;
+        tend_until(&mut sites, "the lost one is, too", |sites| status(&sites.cluster, lost).state == "fenced").await;
+    });
+}
+
+#[test]
+fn a_plan_that_is_given_up_leaves_everything_as_it_was() {
+    under_seeds("promotion::a_plan_that_is_given_up_leaves_everything_as_it_was", async |seed| {
+        let mut sites = Sites::with_learners();
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        sites.part_from_main();
+        let planned = plan(&sites, 4, vouched()).await.expect("main is out of reach");
+        let record = approved(&planned);
+        let (replica, asked) = (sites.cluster.replica(4).expect("it runs"), record.clone());
+        let applying = spawn_on(4, async move { replica.apply_promotion(asked).await });
+        tokio::time::sleep(Duration::from_micros(random_u64() % 30_000)).await;
+        let crashed = if seed % 2 == 0 { 5 } else { 4 };
+        sites.cluster.crash(crashed).await;
+        let _it_may_have_ended = tokio::time::timeout(CALL, applying).await;
+        sites.cluster.start(crashed).await;
+        let given_up = {
+            let record = record.clone();
+            on(&sites.cluster, 4, move |replica| async move { replica.abandon_promotion(record).await }).await
+        };
+        let begun = sites.dr.iter().any(|node| status(&sites.cluster, *node).epoch == 2);
+        if let Err(error) = given_up {
+            assert!(error.to_string().contains("has begun"), "{error}");
+            return;
+        }
+        assert!(!begun, "what has begun cannot be given up");
+        sites.cluster.network.heal();
+        tend_until(&mut sites, "both take part again", |sites| {
+            sites.dr.iter().all(|node| status(&sites.cluster, *node).state == "learner")
+        })
+        .await;
+        let again = apply(&sites, 4, &record).await.expect_err("the plan is of no use any more").to_string();
+        assert!(again.contains("a quorum of voters answers"), "{again}");
+        clerk.put_surely(&sites.cluster, &sites.main.clone(), 0, PATIENCE).await;
+        until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
+        for node in sites.cluster.running() {
+            clerk.check(&sites.cluster, node).await;
+        }
     });
 }

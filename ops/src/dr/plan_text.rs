@@ -44,8 +44,8 @@ pub fn in_words(signed: &SignedPlan, plan: &Plan) -> String {
     if let Some(revision) = attested.last_revision {
         vouched.push(format!("its newest revision was {revision}"));
     }
-    if attested.never_lowered {
-        vouched.push("nobody lowered maximum protection there".into());
+    if attested.unchanged {
+        vouched.push("nobody changed the protection or the data nodes there".into());
     }
     let row = |it: &saola_storage::promotion::Survivor| {
         let last = it.last.map_or("empty".into(), |last| format!("{} (term {})", last.index, last.term));
@@ -117,7 +117,7 @@ pub fn document(signed: &SignedPlan, plan: &Plan) -> Value {
         "survivors": survivors, "lost": names(&plan.lost), "members": names(&plan.members),
         "attested": {
             "fenced": attested.fenced, "stopped_us": attested.stopped_us, "last_revision": attested.last_revision,
-            "never_lowered": attested.never_lowered,
+            "unchanged": attested.unchanged,
         },
         "needed": plan.needed, "approved_by": signed.approvals.iter().map(|it| it.name.clone()).collect::<Vec<_>>(),
         "enough": signed.check(&plan.approvers, plan.needed).is_ok(),

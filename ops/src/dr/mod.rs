@@ -1,4 +1,5 @@
-//! `saola dr …`, `saola site …`, `saola epoch …`: a site goes on without the other by force.
+//! `saola dr …`, `saola site …`, `saola epoch …`: a site goes on without the other by force. [`plan_text`] is a plan as
+//! people read it, [`approver`] who may approve one. Plans are read and signed here, so the storage's formats are known.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +10,15 @@ use saola_client::{Client, Error};
 use saola_storage::promotion::{ApproverKey, Plan, PromotionError, SignedPlan, plan_hash, short_hash};
 use serde_json::json;
 
-use super::cluster::{ask, confirmed};
-use super::plan_text;
-use super::view::cluster_view;
 use crate::cli::{DrPlanVerb, DrVerb, EpochVerb, PromoteArgs, SiteVerb};
 use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, table};
 use crate::time;
+use crate::verbs::cluster::{ask, confirmed};
+use crate::verbs::view::cluster_view;
+
+pub mod approver;
+pub mod plan_text;
 
 /// The new epoch should take writes within so long.
 const GOES_ON_LIMIT: Duration = Duration::from_secs(60);
@@ -36,12 +39,13 @@ pub async fn dr(client: impl Fn() -> Result<Client, Failure>, verb: DrVerb, form
             Ok(Exit::Done)
         }
         DrVerb::Approve { file, key, confirm } => approve(&file, &key, confirm, format).await,
+        DrVerb::Abandon { file, confirm } => abandon(&client()?, &file, confirm, format).await,
         DrVerb::Apply { file, confirm } => apply(&client()?, &file, confirm, format).await,
     }
 }
 
 /// A failure about a plan or a key, with what to do.
-pub(super) fn about_plan(error: PromotionError) -> Failure {
+fn about_plan(error: PromotionError) -> Failure {
     let next = match &error {
         PromotionError::NotApproved { .. } => "`saola dr show PLAN` prints who has approved",
         PromotionError::OpenToOthers { .. } => "then run the command again",
@@ -72,9 +76,9 @@ fn show(signed: &SignedPlan, plan: &Plan, format: Format) -> Result<(), Failure>
 }
 
 async fn promote(client: &Client, args: PromoteArgs, format: Format) -> Result<Exit, Failure> {
-    let PromoteArgs { site, out, attest, stopped_at, last_revision, never_lowered } = args;
+    let PromoteArgs { site, out, attest, stopped_at, last_revision, unchanged } = args;
     let fenced = attest.unwrap_or_default();
-    let attested = Attested { fenced, stopped_us: stopped_at, last_revision, never_lowered };
+    let attested = Attested { fenced, stopped_us: stopped_at, last_revision, unchanged };
     let planned = client.plan_promotion(&site, attested).await;
     let bytes = planned.map_err(doing(format!("plan the promotion of site {site}")))?;
     let plan = Plan::from_bytes(&bytes).map_err(about_plan)?;
@@ -127,14 +131,31 @@ async fn approve(file: &Path, key: &Path, confirm: Option<String>, format: Forma
     Ok(Exit::Done)
 }
 
+async fn abandon(client: &Client, file: &Path, confirm: Option<String>, format: Format) -> Result<Exit, Failure> {
+    let (signed, plan) = read(file)?;
+    let what = format!("give up the promotion of site {} to epoch {}", plan.site, plan.epoch);
+    confirmed(&of_cluster(&plan), &what, confirm).await?;
+    client.abandon_promotion(signed.to_bytes()).await.map_err(doing(&what))?;
+    match format {
+        Format::Json => print_json("dr-abandon", json!({ "epoch": plan.epoch, "site": plan.site }))?,
+        Format::Table => print_line(format!("{what}: done; those that waited for it take part again"))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// What a confirmation goes by, where no node need be asked.
+fn of_cluster(plan: &Plan) -> StatusResponse {
+    StatusResponse { cluster_name: plan.cluster_name.clone(), ..StatusResponse::default() }
+}
+
 async fn apply(client: &Client, file: &Path, confirm: Option<String>, format: Format) -> Result<Exit, Failure> {
     let (signed, plan) = read(file)?;
     signed.check(&plan.approvers, plan.needed).map_err(about_plan)?;
-    let named = StatusResponse { cluster_name: plan.cluster_name.clone(), ..StatusResponse::default() };
     let what = format!("let site {} go on in epoch {} without the rest", plan.site, plan.epoch);
-    confirmed(&named, &what, confirm).await?;
+    confirmed(&of_cluster(&plan), &what, confirm).await?;
     let begun = Instant::now();
-    let mut said = String::new();
+    // Once it has begun, what is left the nodes do by themselves.
+    let (mut has_begun, mut said) = (false, String::new());
     loop {
         if let Some(leader) = goes_on(client, &plan).await {
             return went_on(&plan, &leader, begun.elapsed(), format);
@@ -144,8 +165,9 @@ async fn apply(client: &Client, file: &Path, confirm: Option<String>, format: Fo
                 format!("{what}: no node leads in epoch {} after {} s; {said}", plan.epoch, GOES_ON_LIMIT.as_secs());
             return Err(Failure::new(Exit::Unknown, what, "run the command again: it goes on from where it stopped"));
         }
-        match client.apply_promotion(signed.to_bytes()).await {
-            Ok(_) => {}
+        let applied = if has_begun { Ok(plan.epoch) } else { client.apply_promotion(signed.to_bytes()).await };
+        match applied {
+            Ok(_) => has_begun = true,
             // The node that begins the epoch starts anew, and its connections end.
             Err(error @ (Error::Unavailable { .. } | Error::UnknownOutcome { .. })) => said = error.to_string(),
             Err(error) => return Err(doing(what)(error)),
@@ -154,19 +176,16 @@ async fn apply(client: &Client, file: &Path, confirm: Option<String>, format: Fo
     }
 }
 
-/// The node that leads in the new epoch, once one does and takes writes.
+/// The node that leads in the new epoch, once one does and its first command is there.
 async fn goes_on(client: &Client, plan: &Plan) -> Option<String> {
-    for member in plan.members.iter().filter(|member| !member.client_address.is_empty()) {
-        let Ok(one) = client.at_endpoint(&member.client_address) else { continue };
-        let Ok(status) = one.with_deadline(LOOK_LIMIT).cluster_status(true).await else { continue };
-        let is_there =
-            status.header.is_some_and(|header| header.epoch == plan.epoch) && status.leader == member.node_id;
-        let known = one.with_deadline(LOOK_LIMIT).epochs().await;
-        if is_there && known.is_ok_and(|known| known.epochs.last().is_some_and(|it| it.number == plan.epoch)) {
-            return Some(member.name.clone());
-        }
-    }
-    None
+    let looks = plan.members.iter().filter(|it| !it.client_address.is_empty()).map(|member| async {
+        let one = client.at_endpoint(&member.client_address).ok()?.with_deadline(LOOK_LIMIT);
+        let status = one.cluster_status(true).await.ok()?;
+        let is_there = status.header?.epoch == plan.epoch && status.leader == member.node_id;
+        let known = one.epochs().await.ok().filter(|_| is_there)?;
+        (known.epochs.last()?.number == plan.epoch).then(|| member.name.clone())
+    });
+    futures::future::join_all(looks).await.into_iter().flatten().next()
 }
 
 fn went_on(plan: &Plan, leader: &str, took: Duration, format: Format) -> Result<Exit, Failure> {
@@ -211,18 +230,18 @@ pub async fn site(client: &Client, verb: SiteVerb, format: Format) -> Result<Exi
             (what.clone(), answer.map_err(doing(what))?)
         }
     };
-    let FenceResponse { done, silent, .. } = answer;
+    let FenceResponse { done, silent, refused, .. } = answer;
     match format {
-        Format::Json => print_json("site", json!({ "done": done, "silent": silent }))?,
+        Format::Json => print_json("site", json!({ "done": done, "silent": silent, "refused": refused }))?,
         Format::Table => {
             print_line(format!("{what}: {}", if done.is_empty() { "no node answers".into() } else { done.join(", ") }))?
         }
     }
-    if silent.is_empty() {
-        return Ok(Exit::Done);
+    refused.iter().for_each(|why| eprintln!("attention: {why}"));
+    if !silent.is_empty() {
+        eprintln!("attention: no answer from {}", silent.join(", "));
     }
-    eprintln!("attention: no answer from {}", silent.join(", "));
-    Ok(Exit::Degraded)
+    Ok(if silent.is_empty() && refused.is_empty() { Exit::Done } else { Exit::Degraded })
 }
 
 /// Runs a verb of `saola epoch`.

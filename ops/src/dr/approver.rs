@@ -8,12 +8,12 @@ use saola_storage::promotion::{ApproverKey, read_public_key};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::cluster::confirmed;
-use super::dr::about_plan;
-use super::view::cluster_view;
+use super::about_plan;
 use crate::cli::ApproverVerb;
 use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, table};
+use crate::verbs::cluster::confirmed;
+use crate::verbs::view::cluster_view;
 
 /// Runs a verb; `client` makes one where a node is asked.
 ///

@@ -1,0 +1,177 @@
+//! How a node stands, for those who ask: what its log and its rows say of members, approvers and the gate.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use saola_storage::command::{Op, SetApprovers};
+use saola_storage::log::Log;
+use saola_storage::payload;
+use saola_storage::promotion::{Plan, SignedPlan};
+use saola_storage::protection::Mode;
+use saola_storage::store::ApplyPayload;
+use saola_storage::types::LogId;
+
+use super::Shared;
+use crate::member::MembershipRecord;
+use crate::types::{Runtime, Takes};
+use crate::wire::{GateSeen, Standing};
+
+/// Of what is not applied no more entries than this are read for what they say of the gate.
+const TAIL_ENTRIES: u64 = 200_000;
+const PIECE_BYTES: usize = 4 << 20;
+
+/// What the entries of a log above `applied` say: the newest membership of a term below `below_term`, and who may approve,
+/// with the entry that says so. Nothing where they cannot be read.
+#[derive(Default)]
+pub(super) struct Tail {
+    pub(super) membership: Option<(LogId, MembershipRecord)>,
+    pub(super) approvers: Vec<(u64, SetApprovers)>,
+}
+
+pub(super) fn read_tail(log: &Log, applied: Option<LogId>, below_term: u64) -> Tail {
+    let from = applied.map_or(0, |applied| applied.index + 1).max(log.state().last_purged.map_or(0, |it| it.index + 1));
+    let (mut from, mut tail) = (from, Tail::default());
+    loop {
+        let Ok(entries) = log.entries(from..u64::MAX, PIECE_BYTES) else { return tail };
+        let Some(last) = entries.last() else { return tail };
+        from = last.log_id.index + 1;
+        for entry in entries {
+            match payload::decode(&entry.payload) {
+                Ok(ApplyPayload::Membership(body)) if entry.log_id.leader.term < below_term => {
+                    if let Ok(record) = MembershipRecord::decode(body) {
+                        tail.membership = Some((entry.log_id, record));
+                    }
+                }
+                Ok(ApplyPayload::Commands(batch)) => {
+                    for command in batch.commands {
+                        if let Some(Op::SetApprovers(set)) = command.op {
+                            tail.approvers.push((entry.log_id.index, set));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether none of the entries above `applied` says anything of the gate; too many are as good as one that does.
+fn gate_is_newest(log: &Log, applied: Option<LogId>) -> bool {
+    let (mut from, end) = (applied.map_or(0, |it| it.index + 1), log.state().last.map_or(0, |last| last.index + 1));
+    if end.saturating_sub(from) > TAIL_ENTRIES {
+        return false;
+    }
+    while from < end {
+        let Ok(entries) = log.entries(from..end, PIECE_BYTES) else { return false };
+        let Some(last) = entries.last() else { return false };
+        from = last.log_id.index + 1;
+        for entry in entries {
+            let Ok(payload) = payload::decode(&entry.payload) else { return false };
+            let ApplyPayload::Commands(batch) = payload else { continue };
+            let moves = |op: &Option<Op>| {
+                matches!(
+                    op,
+                    Some(Op::SetProtection(_) | Op::Degrade(_) | Op::Synchronize(_) | Op::WaitForWitness(_))
+                        | Some(Op::BeginEpoch(_) | Op::Bootstrap(_))
+                )
+            };
+            if batch.commands.iter().any(|command| moves(&command.op)) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+impl<RT: Runtime> Shared<RT> {
+    /// Terms from this one on are those of an epoch that this node waits for and that has not begun in its folder.
+    pub(super) fn promised_term(&self) -> u64 {
+        let promised = self.lineage().promised.and_then(|it| SignedPlan::from_bytes(&it.plan).ok());
+        promised.map_or(u64::MAX, |(_, plan)| plan.term)
+    }
+
+    /// Whether enough of those have approved who could at the plan's base, as this node knows them by its own rows and log.
+    /// One that has never heard of any list goes by the plan's own: a witness that joined later, or nobody was ever named.
+    pub(super) fn check_record(&self, signed: &SignedPlan, plan: &Plan) -> Result<(), String> {
+        let own = self.own_epoch().ok_or("this node is not part of a cluster")?;
+        if plan.cluster_id != own.cluster_id[..] {
+            return Err("it is of another cluster".into());
+        }
+        let applied = self.store.applied().log_id;
+        let tail = read_tail(&self.log, applied, 0).approvers;
+        let known = self.approvers_at(plan.base.map_or(0, |base| base.index), &tail);
+        let (_, SetApprovers { approvers, needed }) = match known {
+            Some(known) => known,
+            None => (0, SetApprovers { approvers: plan.approvers.clone(), needed: plan.needed }),
+        };
+        signed.check(&approvers, needed).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Who could approve at an index of the log, and the entry that said so; the oldest list that is known if that came
+    /// later. None: nobody was ever named, as far as this node's rows and `tail` say.
+    fn approvers_at(&self, index: u64, tail: &[(u64, SetApprovers)]) -> Option<(u64, SetApprovers)> {
+        let applied = self.store.approvers().into_iter();
+        let applied = applied.map(|it| (it.at_index, SetApprovers { approvers: it.list, needed: it.needed }));
+        let all: Vec<(u64, SetApprovers)> = applied.chain(tail.iter().cloned()).collect();
+        all.iter().rev().find(|(at, _)| *at <= index).or(all.first()).cloned()
+    }
+
+    /// How this node stands.
+    pub(super) async fn standing(&self) -> Standing {
+        let (lineage, identity, log) = (self.lineage(), self.own_epoch(), self.log.state());
+        let applied = self.store.applied();
+        let runs = self.raft().is_some() && !self.has_stopped();
+        let (own_log, at, below) = (self.log.clone(), applied.log_id, self.promised_term());
+        let is_data = self.claim.role.is_data();
+        let reads = move || (read_tail(&own_log, at, below), is_data && gate_is_newest(&own_log, at));
+        let (tail, is_newest) = RT::disk(Takes::Long, reads).await;
+        let applied_members = applied
+            .membership
+            .as_ref()
+            .and_then(|(at, bytes)| Some((*at, MembershipRecord::decode(bytes.clone()).ok()?)));
+        let applied_voters = applied_members.as_ref().map(|(_, record)| record.configs.clone()).unwrap_or_default();
+        let approvers = self.approvers_at(u64::MAX, &tail.approvers);
+        let newest = tail.membership.or(applied_members);
+        let protection = self.store.protection();
+        let limits = self.limits(protection.rule);
+        let acknowledged_age = self.heard_back.lock().age(self.moment());
+        let gate = is_data.then(|| GateSeen {
+            is_closed: protection.is_closed(),
+            is_maximum: protection.rule.mode == Mode::MaximumProtection,
+            acks: protection.rule.acks,
+            degrade_ms: limits.degrade_ms,
+            is_newest,
+            acknowledged_age_ms: acknowledged_age.map(|age| age.as_millis() as u64 + 1),
+        });
+        let age = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let quorum_age_ms = match self.quorum_age() {
+            Some(quorum_age) => age(quorum_age),
+            None => self.heard_quorum_age().map_or(u64::MAX, age),
+        };
+        Standing {
+            member: Some(self.own_member()),
+            cluster_id: identity.as_ref().map(|own| Bytes::copy_from_slice(&own.cluster_id)).unwrap_or_default(),
+            epoch: identity.as_ref().map_or(0, |own| own.epoch),
+            record: lineage.record.unwrap_or_default(),
+            promised: lineage.promised.map(|promise| promise.plan).unwrap_or_default(),
+            fenced: lineage.fenced.map(|fence| fence.why).unwrap_or_default(),
+            runs,
+            leader: if runs { self.leader().unwrap_or(0) } else { 0 },
+            quorum_age_ms,
+            last: log.last.map(Into::into),
+            committed: log.committed.map(Into::into),
+            purged: log.last_purged.map(Into::into),
+            vote_term: log.vote.map_or(0, |vote| vote.leader.term),
+            membership_at: newest.as_ref().map(|(at, _)| (*at).into()),
+            membership: newest.map(|(_, record)| record),
+            applied_voters,
+            gate,
+            approvers_at: approvers.as_ref().map_or(0, |(at, _)| *at),
+            approvers: approvers.map(|(_, list)| list),
+            revision: applied.revision,
+            copy_is_bad: self.copy.is_bad(),
+            cluster_name: self.store.view().info().map(|info| info.cluster_name).unwrap_or_default(),
+        }
+    }
+}
