@@ -60,7 +60,10 @@ fn an_epoch_begins_with_the_gate_open_and_leadership_at_home_there() {
     assert!(store.protection().is_closed());
     assert!(matches!(decide(&store, command(begin(2))), Decision::Done(_)));
     let stands = store.protection();
-    assert_eq!((stands.waits_for, stands.rule.mode, stands.rule.acks), (WaitsFor::Nobody, Mode::MaximumAvailability, 2));
+    assert_eq!(
+        (stands.waits_for, stands.rule.mode, stands.rule.acks),
+        (WaitsFor::Nobody, Mode::MaximumAvailability, 2)
+    );
     assert_eq!((stands.id, stands.losses_us.len()), ([2; 16], 1), "the other site is lost");
     let failover = store.failover();
     assert_eq!((failover.rule.home.as_str(), failover.led_from.as_str(), failover.away), ("dr", "dr", false));

@@ -344,9 +344,13 @@ fn a_witness_that_is_left_goes_along_and_fences_whoever_comes_back() {
         site_goes_on(&mut sites, &mut clerk, done.epoch).await;
         // The witness is a quorum with either of them.
         let (down, left) = (sites.dr[0], sites.dr[1]);
-        tend_until(&mut sites, "the witness votes", |sites| {
-            let lead = sites.dr.iter().find(|node| leads(&sites.cluster, **node));
-            lead.is_some_and(|lead| status(&sites.cluster, *lead).voter_sets.iter().all(|set| set.len() == 3))
+        let witness = *sites.cluster.ids().last().expect("there are nodes");
+        tend_until(&mut sites, "all three know that all three vote", |sites| {
+            let uniform = |node: &u64| {
+                let sets = status(&sites.cluster, *node).voter_sets;
+                sets.len() == 1 && sets[0].len() == 3
+            };
+            [down, left, witness].iter().all(uniform)
         })
         .await;
         sites.cluster.crash(down).await;
