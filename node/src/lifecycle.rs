@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures::FutureExt;
 use saola_client::proto::cluster_server::ClusterServer;
 use saola_client::proto::collections_server::CollectionsServer;
 use saola_client::proto::dr_server::DrServer;
@@ -160,11 +161,16 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         tracing::info!("{WAITING}");
     }
 
+    let mut anew = false;
     let failed = tokio::select! {
+        biased;
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         () = abandoned => None,
-        () = replica.starts_anew() => None,
+        () = replica.starts_anew() => {
+            anew = true;
+            None
+        }
         reason = stopped_by_itself(&replica) => Some(reason),
         ended = &mut clients => Some(closed("client", settings.client, ended)),
         ended = &mut peers => Some(closed("peer", settings.peer, ended)),
@@ -185,7 +191,10 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
     // Peers keep their connections open; what is still on them is answered by no one now.
     peers.abort();
     match failed {
-        None if replica.should_start_anew() => Ok(Ended::StartsAnew),
+        // Whoever has told it to stop meanwhile means it.
+        None if anew && terminate.recv().now_or_never().or_else(|| interrupt.recv().now_or_never()).is_none() => {
+            Ok(Ended::StartsAnew)
+        }
         None => Ok(Ended::Stopped),
         Some(reason) => bail!("the node cannot go on: {reason}"),
     }

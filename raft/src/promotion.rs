@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use saola_storage::command::SetApprovers;
 use saola_storage::keyspace::meta::LogIdRow;
-use saola_storage::promotion::{Attested, FORMAT, Plan, SignedPlan, Survivor, Verdict};
+use saola_storage::promotion::{Attested, FORMAT, Plan, SignedPlan, Survivor, Verdict, is_same_plan};
 use saola_storage::types::{LogId, NodeId};
 
 use crate::member::{Member, MembershipRecord, Role, VoterSet, is_quorum, needs_two_sites};
@@ -172,9 +172,9 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
     }
     let verdict = verdict(view, &members, &answered, base, holder);
     let terms = answered.iter().map(|it| it.standing.vote_term.max(it.last().map_or(0, |last| last.leader.term)));
-    let promised = answered.iter().filter(|it| it.standing.promised != view.carried_out);
-    let promised = promised.filter_map(|it| SignedPlan::from_bytes(&it.standing.promised).ok());
-    let newest_epoch = promised.map(|(_, plan)| plan.epoch).chain([view.epoch]).max().unwrap_or(view.epoch);
+    let earlier = earlier_plans(view, &answered).into_iter().map(|plan| plan.epoch);
+    let given_up = answered.iter().map(|it| it.standing.given_up);
+    let newest_epoch = earlier.chain(given_up).chain([view.epoch]).max().unwrap_or(view.epoch);
     // All data nodes of the site vote from now on, and a witness that answers goes along.
     let goes_along = |it: &&Answered<'_>| at_site(it) || it.member.role_value() == Role::Witness;
     let in_new_epoch = |it: &Answered<'_>| {
@@ -226,13 +226,13 @@ fn survivor(it: &Answered<'_>) -> Survivor {
     }
 }
 
-/// Whether two plans do the same with the same nodes. What is said of the reasons may differ.
+/// Whether two plans do the same with the same nodes. What is said of the loss and its reasons may differ.
 pub fn is_same(one: &Plan, other: &Plan) -> bool {
     let what = |plan: &Plan| {
         let survivors: BTreeMap<NodeId, (Option<LogIdRow>, bool)> =
             plan.survivors.iter().map(|it| (it.node_id, (it.last, it.fenced))).collect();
         let members: BTreeSet<NodeId> = plan.members.iter().map(|it| it.node_id).collect();
-        (plan.epoch, plan.base, plan.base_node, plan.holder, plan.verdict, survivors, members)
+        (plan.epoch, plan.base, plan.base_node, plan.holder, survivors, members)
     };
     what(one) == what(other)
 }
@@ -308,12 +308,17 @@ fn verdict(
     }
 }
 
+/// All plans that some node has promised, outbid ones too, but for the one that is being carried out.
+fn earlier_plans(view: &View<'_>, answered: &[Answered<'_>]) -> Vec<Plan> {
+    let all = answered.iter().flat_map(|it| it.standing.outbid.iter().chain([&it.standing.promised]));
+    let others = all.filter(|it| !is_same_plan(it, view.carried_out));
+    others.filter_map(|it| SignedPlan::from_bytes(it).ok()).map(|(_, plan)| plan).collect()
+}
+
 /// Whether an epoch between this one and the planned one may have begun at a node that does not answer.
 fn may_have_begun(view: &View<'_>, answered: &[Answered<'_>], because: &mut Vec<String>) -> bool {
-    let others = answered.iter().map(|it| &it.standing.promised).filter(|it| **it != view.carried_out);
-    let others = others.filter_map(|it| SignedPlan::from_bytes(it).ok());
     let silent = |plan: &Plan| answered.iter().all(|it| it.member.node_id != plan.base_node);
-    let Some((_, plan)) = others.into_iter().find(|(_, plan)| silent(plan)) else { return false };
+    let Some(plan) = earlier_plans(view, answered).into_iter().find(silent) else { return false };
     let base = plan.member(plan.base_node).map_or("?", |member| member.name.as_str());
     because.push(format!(
         "epoch {} may have begun at {base} by an earlier plan, and {base} does not answer: it may have acknowledged writes",

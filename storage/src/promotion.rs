@@ -419,6 +419,12 @@ pub fn read_public_key(path: &Path) -> Result<[u8; 32], PromotionError> {
     VerifyingKey::from_public_key_pem(&text).map(|key| key.to_bytes()).map_err(not_a_key)
 }
 
+/// Whether two signed plans are one plan, whoever has approved either.
+pub fn is_same_plan(one: &[u8], other: &[u8]) -> bool {
+    let plan = |bytes| SignedPlan::decode(bytes).ok().map(|signed| signed.plan).filter(|plan| !plan.is_empty());
+    plan(one).is_some_and(|one| plan(other) == Some(one))
+}
+
 /// The first digits of a plan's hash, as people compare them.
 pub fn short_hash(plan: &[u8]) -> String {
     hex(&plan_hash(plan)[..8])
@@ -480,6 +486,9 @@ mod tests {
         let text = it.to_text();
         assert!(text.starts_with("-----BEGIN SAOLA PROMOTION PLAN-----\n"), "{text}");
         assert_eq!(SignedPlan::from_text(&text).unwrap(), (it.clone(), plan()));
+        let (unsigned, other) = (signed(&plan()), signed(&Plan { epoch: 3, ..plan() }));
+        assert!(is_same_plan(&it.to_bytes(), &unsigned.to_bytes()) && !is_same_plan(&it.to_bytes(), &other.to_bytes()));
+        assert!(!is_same_plan(b"", b""), "no plan is no plan");
         assert!(SignedPlan::from_text(&text[..text.len() / 2]).is_err());
         assert!(SignedPlan::from_text("hello").is_err());
         for bad in [Plan { epoch: 1, ..plan() }, Plan { base_node: 5, ..plan() }, Plan::default()] {

@@ -261,6 +261,10 @@ fn nothing_is_proven_where_an_earlier_plan_may_have_begun_at_a_silent_node() {
     let (verdict, because) = verdict_of(&standings, &vouched());
     assert_eq!(verdict, Verdict::Unknown);
     assert!(because.contains("epoch 2 may have begun at dr-4"), "{because}");
+    (standings[3].outbid, standings[3].promised) = (vec![signed.to_bytes()], Default::default());
+    assert_eq!(verdict_of(&standings, &vouched()).0, Verdict::Unknown, "another plan has outbid it since");
+    standings[0].given_up = 6;
+    assert_eq!(planned(&standings, &vouched()).unwrap().epoch, 7);
 }
 
 #[test]

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
-use saola_storage::promotion::{Plan, SignedPlan, short_hash};
-use saola_storage::types::{LeaderId, NodeId};
+use saola_storage::promotion::{Plan, SignedPlan, is_same_plan, short_hash};
+use saola_storage::types::NodeId;
 
 use super::admin::to_its_end;
 use super::standing::read_tail;
@@ -50,7 +50,7 @@ fn heard(own: &NodeIdentity, record: &Bytes, answers: &[(Member, Result<Standing
         let has_quorum = it.runs && it.leader != 0 && it.quorum_age_ms <= quorum_ms;
         // One that waits for another epoch says nothing for this one, unless it is this one that it waits for.
         let takes_part = it.epoch == own.epoch && it.fenced.is_empty() && it.promised.is_empty();
-        let waits_for_this = !record.is_empty() && it.promised == *record;
+        let waits_for_this = is_same_plan(&it.promised, record);
         waits_for_this || takes_part && (member.site != own.site || has_quorum)
     };
     if let Some((member, it)) = said().find(|(_, it)| it.epoch > own.epoch) {
@@ -106,8 +106,9 @@ impl<RT: Runtime> Replica<RT> {
     /// Runs Raft; first asks, where another site may have gone on without this node.
     pub(super) async fn take_part(&self, identity: NodeIdentity) -> Result<(), StartError> {
         let others = if identity.role.votes() { self.shared.others_of_all_sites() } else { Vec::new() };
-        // One that has just begun an epoch by itself knows that nobody else has gone on in it.
-        if others.iter().all(|member| member.site == identity.site) || self.shared.has_just_begun() {
+        let elsewhere = others.iter().any(|member| member.site != identity.site);
+        // A site that goes on alone asks its own nodes, and waits for none of them.
+        if !elsewhere && self.shared.record().is_empty() {
             return self.run_raft(&identity).await;
         }
         let shared = &self.shared;
@@ -116,7 +117,7 @@ impl<RT: Runtime> Replica<RT> {
         *shared.waiting_for.lock() = Some("it asks the other sites for their epoch".into());
         let replica = self.clone();
         detach::<RT>(async move {
-            if replica.hear_of_epoch(&identity, &others).await {
+            if replica.hear_of_epoch(&identity, &others, elsewhere).await {
                 let _one_at_a_time = replica.shared.admin.lock().await;
                 *replica.shared.waiting_for.lock() = None;
                 if replica.shared.refused.lock().is_none()
@@ -130,16 +131,17 @@ impl<RT: Runtime> Replica<RT> {
         Ok(())
     }
 
-    /// Asks until somebody has answered who can know; false: this node takes no part.
-    async fn hear_of_epoch(&self, identity: &NodeIdentity, others: &[Member]) -> bool {
+    /// Asks until somebody has answered who can know, or once; false: this node takes no part.
+    async fn hear_of_epoch(&self, identity: &NodeIdentity, others: &[Member], until_answered: bool) -> bool {
         let shared = &self.shared;
         loop {
             if shared.refused.lock().is_some() {
                 return false;
             }
-            let answers = self.standings_of(others).await;
+            let answers = self.standings_of(others, LineageVerb::AskEpoch(Nothing {})).await;
             match heard(identity, &shared.record(), &answers, shared.timing.election_max_ms) {
                 Heard::Clear => return true,
+                Heard::Nobody(_) if !until_answered => return true,
                 Heard::Record(record) => {
                     self.meet(&record).await;
                     if shared.refused.lock().is_some() || self.should_start_anew() {
@@ -162,10 +164,14 @@ impl<RT: Runtime> Replica<RT> {
     }
 
     /// How other nodes stand, asked side by side.
-    pub(super) async fn standings_of(&self, others: &[Member]) -> Vec<(Member, Result<Standing, String>)> {
+    pub(super) async fn standings_of(
+        &self,
+        others: &[Member],
+        verb: LineageVerb,
+    ) -> Vec<(Member, Result<Standing, String>)> {
+        let question = &Question::Lineage(LineageAsk { verb: Some(verb) });
         let asked = others.iter().map(|member| async move {
-            let question = Question::Lineage(LineageAsk { verb: Some(LineageVerb::Stand(Nothing {})) });
-            let answer = match self.ask(member, question, ASK_LIMIT).await {
+            let answer = match self.ask(member, question.clone(), ASK_LIMIT).await {
                 Ok(Answer::Standing(standing)) => Ok(*standing),
                 Ok(_) => Err("it gave an answer of the wrong kind".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -180,26 +186,28 @@ impl<RT: Runtime> Replica<RT> {
         let shared = &self.shared;
         let _one_at_a_time = shared.lineage.lock().await;
         let (Some(own), lineage) = (shared.own_epoch(), shared.lineage()) else { return };
-        let checked = SignedPlan::from_bytes(record).map_err(|error| error.to_string());
-        let checked = checked.and_then(|(signed, plan)| {
-            let old = plan.epoch <= own.epoch;
-            if old { Ok(None) } else { shared.check_record(&signed, &plan).map(|()| Some(plan)) }
-        });
+        let read = SignedPlan::from_bytes(record).map_err(|error| error.to_string());
+        let checked = match read {
+            Ok((_, plan)) if plan.epoch <= own.epoch => return,
+            Ok((signed, plan)) => shared.check_record(&signed, &plan).await.map(|()| plan),
+            Err(why) => Err(why),
+        };
         let plan = match checked {
-            Ok(Some(plan)) => plan,
-            Ok(None) => return,
+            Ok(plan) => plan,
             Err(why) => {
                 tracing::warn!("a peer shows the record of another epoch, which counts for nothing here: {why}");
                 return;
             }
         };
         // What was promised for a later epoch still holds: an earlier one gains nobody any more.
-        let outbid = |it: &Promise| it.epoch > plan.epoch || it.epoch == plan.epoch && it.plan != *record;
+        let promised_it = |it: &Promise| is_same_plan(&it.plan, record);
+        let outbid = |it: &Promise| it.epoch > plan.epoch || it.epoch == plan.epoch && !promised_it(it);
         if lineage.promised.as_ref().is_some_and(outbid) {
             return;
         }
         let is_this = |member: &Member| member.folder_id == own.folder_id[..] && member.site == own.site;
-        if plan.member(own.node_id).is_some_and(is_this) {
+        // Only a log that has stood still since the promise is a part of the base's.
+        if plan.member(own.node_id).is_some_and(is_this) && lineage.promised.as_ref().is_some_and(promised_it) {
             self.go_along(plan.epoch, record).await;
             return;
         }
@@ -222,8 +230,9 @@ impl<RT: Runtime> Replica<RT> {
     /// Goes on in a later epoch, from the next start on, which is at once. For callers that hold `Shared::lineage`.
     pub(super) async fn go_along(&self, epoch: u64, record: &Bytes) {
         let shared = &self.shared;
-        self.stop_raft(format!("this node goes on in epoch {epoch}")).await;
+        shared.set_refused(format!("this node goes on in epoch {epoch}"));
         let begun = shared.folder.lock().begin_epoch(epoch, record.clone());
+        self.stop_raft().await;
         match begun {
             Ok(()) => {
                 tracing::info!(epoch, "this node goes on in another epoch, and starts anew for it");
@@ -233,21 +242,19 @@ impl<RT: Runtime> Replica<RT> {
         }
     }
 
-    /// Takes no part any more, or another one; what the folder says now is durable when this ends. For callers that hold
-    /// `Shared::lineage`.
+    /// Takes no part any more, or another one; what the folder says now is durable, and Raft has stopped, when this ends. For
+    /// callers that hold `Shared::lineage`.
     pub(super) async fn keep_lineage(&self, lineage: Lineage) -> Result<(), Refusal> {
         let shared = &self.shared;
-        let why = reason(&lineage).unwrap_or_else(|| "this node starts anew".into());
-        // Nobody hears an answer of this node any more before it is durable.
-        self.stop_raft(why).await;
-        let kept = shared.folder.lock().set_lineage(lineage);
-        kept.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))
+        // From here on nobody is let in or answered, and nobody hears of what is not durable yet.
+        shared.set_refused(reason(&lineage).unwrap_or_else(|| "this node starts anew".into()));
+        let kept = shared.keep_in_folder(lineage);
+        self.stop_raft().await;
+        kept
     }
 
-    async fn stop_raft(&self, why: String) {
-        let shared = &self.shared;
-        shared.set_refused(why);
-        if let Some(raft) = shared.raft.get().cloned()
+    async fn stop_raft(&self) {
+        if let Some(raft) = self.shared.raft.get().cloned()
             && let Err(error) = raft.shutdown().await
         {
             tracing::error!("stop Raft: {error}");
@@ -268,6 +275,7 @@ impl<RT: Runtime> Replica<RT> {
         let bad = || Refusal::new(RefusalCode::BadMessage, "a question about epochs without its content");
         match ask.verb.ok_or_else(bad)? {
             LineageVerb::Stand(Nothing {}) => Ok(Answer::Standing(Box::new(shared.standing().await))),
+            LineageVerb::AskEpoch(Nothing {}) => Ok(Answer::Standing(Box::new(shared.standing_in_brief()))),
             step => {
                 // Its role may be another one by now in another epoch.
                 let is_sender = |it: &Member| it.folder_id == header.from_folder && it.name == header.from_name;
@@ -291,7 +299,7 @@ impl<RT: Runtime> Replica<RT> {
                 LineageVerb::Abandon(plan) => replica.abandon(&plan).await,
                 LineageVerb::Fence(why) => replica.fence_here(why).await,
                 LineageVerb::Unfence(Nothing {}) => replica.unfence_here().await,
-                LineageVerb::Stand(Nothing {}) => Ok(()),
+                LineageVerb::Stand(Nothing {}) | LineageVerb::AskEpoch(Nothing {}) => Ok(()),
             };
             done.map_err(AdminError::from)
         })
@@ -334,7 +342,7 @@ impl<RT: Runtime> Replica<RT> {
 }
 
 /// Why a folder's node takes no part, if so.
-fn reason(lineage: &Lineage) -> Option<String> {
+pub(super) fn reason(lineage: &Lineage) -> Option<String> {
     let fenced = lineage.fenced.as_ref().map(|fence| format!("fenced: {}", fence.why));
     let promised = |promise: &crate::folder::Promise| {
         let hash =
@@ -391,23 +399,28 @@ impl<RT: Runtime> Shared<RT> {
         self.folder.lock().identity()
     }
 
-    /// This node has begun its epoch by itself, and its log has nothing of it yet but the entry that made it the only voter.
-    fn has_just_begun(&self) -> bool {
-        let Ok((_, plan)) = SignedPlan::from_bytes(&self.record()) else { return false };
-        let first = LeaderId { term: plan.term, node_id: self.claim.node_id };
-        plan.base_node == self.claim.node_id && self.log.state().last.is_some_and(|last| last.leader == first)
+    /// What the folder says from now on.
+    pub(super) fn keep_in_folder(&self, lineage: Lineage) -> Result<(), Refusal> {
+        let kept = self.folder.lock().set_lineage(lineage);
+        kept.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))
     }
 
     /// All other members, also those that only the log knows of.
     fn others_of_all_sites(&self) -> Vec<Member> {
         let members = match self.plan_before_log() {
             Some(plan) => plan.members,
-            None => match read_tail(&self.log, self.store.applied().log_id, self.promised_term()).membership {
-                Some((_, record)) => record.seats.into_iter().filter_map(|seat| seat.member).collect(),
-                None => self.members(),
-            },
+            None if self.raft.get().is_some() => self.members(),
+            // The log stands still as long as Raft has not run.
+            None => self.members_at_start.get_or_init(|| self.members_by_log()).clone(),
         };
         members.into_iter().filter(|member| member.node_id != self.claim.node_id).collect()
+    }
+
+    fn members_by_log(&self) -> Vec<Member> {
+        match read_tail(&self.log, self.store.applied().log_id, self.promised_term()).membership {
+            Some((_, record)) => record.seats.into_iter().filter_map(|seat| seat.member).collect(),
+            None => self.members(),
+        }
     }
 
     /// See [`crate::wire::AppendRequest::heard_answer`].
@@ -440,7 +453,7 @@ impl<RT: Runtime> Shared<RT> {
         let replica = Replica { shared: self.clone() };
         detach::<RT>(async move {
             let known: Vec<Member> = node_ids.iter().filter_map(|id| replica.shared.any_member(*id)).collect();
-            for (_, answer) in replica.standings_of(&known).await {
+            for (_, answer) in replica.standings_of(&known, LineageVerb::AskEpoch(Nothing {})).await {
                 if let Ok(standing) = answer
                     && !standing.record.is_empty()
                 {
@@ -503,8 +516,9 @@ mod tests {
             assert!(matches!(heard(&own(), &Bytes::new(), &[at("dr", Ok(standing))], 300), Heard::Nobody(_)));
         }
         // It waits for the very epoch that this node is in.
-        let waits = Standing { promised: Bytes::from_static(b"plan"), ..in_epoch(1) };
-        assert_eq!(heard(&own(), &Bytes::from_static(b"plan"), &[at("third", Ok(waits))], 300), Heard::Clear);
+        let plan = SignedPlan { plan: Bytes::from_static(b"plan"), approvals: Vec::new() }.to_bytes();
+        let waits = Standing { promised: plan.clone(), ..in_epoch(1) };
+        assert_eq!(heard(&own(), &plan, &[at("third", Ok(waits))], 300), Heard::Clear);
     }
 
     #[test]

@@ -173,6 +173,8 @@ pub(crate) struct Shared<RT: Runtime> {
     may_go_unasked: AtomicBool,
     /// Raft will run as soon as somebody has told this node that its epoch is the newest.
     asks_its_epoch: AtomicBool,
+    /// The members that the log tells of, as long as Raft has not run.
+    members_at_start: OnceLock<Vec<Member>>,
     /// A peer of a later epoch is being asked for its record.
     asks_for_epoch: AtomicBool,
     /// This process should start anew on its folder, which says another epoch now.
@@ -294,6 +296,10 @@ impl<RT: Runtime> Shared<RT> {
     /// The leader, if it is this node or has spoken lately. Raft itself goes on naming a silent one until another
     /// node's campaign succeeds, and pre-votes that fail leave no trace.
     pub(crate) fn leader(&self) -> Option<NodeId> {
+        // What Raft said last stays as it was when it is stopped.
+        if self.refused.lock().is_some() {
+            return None;
+        }
         let leader = self.with_metrics(|metrics| metrics.current_leader).flatten()?;
         if leader == self.claim.node_id && self.is_superseded() {
             return None;
@@ -420,6 +426,9 @@ impl<RT: Runtime> Shared<RT> {
     /// Since when no quorum has confirmed this node as leader. `None` if none has, and while its frontier may not cover
     /// what former leaders acknowledged.
     pub(crate) fn quorum_age(&self) -> Option<Duration> {
+        if self.refused.lock().is_some() {
+            return None;
+        }
         self.with_metrics(|metrics| {
             let leader = LeaderId { term: metrics.current_term, node_id: self.claim.node_id };
             let acked = metrics.last_quorum_acked.as_ref().filter(|_| self.frontier.is_covered(leader));

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use saola_storage::command::{Approver, BeginEpoch, Command, Op, SetApprovers};
 use saola_storage::log::{LogEntry, LogOp};
 use saola_storage::payload::{self, PayloadKind};
-use saola_storage::promotion::{Attested, Plan, SignedPlan, Survivor, is_public_key};
+use saola_storage::promotion::{Attested, Plan, SignedPlan, Survivor, is_public_key, is_same_plan};
 use saola_storage::types::{LeaderId, LogId, Vote};
 use tokio::sync::oneshot;
 
@@ -89,7 +89,8 @@ impl<RT: Runtime> Replica<RT> {
     async fn all_standings(&self) -> Vec<Standing> {
         let own = self.shared.standing().await;
         let others = members_in(&own).into_iter().filter(|member| member.node_id != self.shared.claim.node_id);
-        let answers = self.standings_of(&others.collect::<Vec<_>>()).await;
+        let ask = LineageVerb::Stand(Nothing {});
+        let answers = self.standings_of(&others.collect::<Vec<_>>(), ask).await;
         std::iter::once(own).chain(answers.into_iter().filter_map(|(_, answer)| answer.ok())).collect()
     }
 
@@ -123,23 +124,23 @@ impl<RT: Runtime> Replica<RT> {
     async fn apply_here(&self, record: &Bytes) -> Result<Begun, AdminError> {
         let shared = &self.shared;
         let (signed, plan) = SignedPlan::from_bytes(record).map_err(|error| invalid(error.to_string()))?;
-        shared.check_record(&signed, &plan).map_err(invalid)?;
+        shared.check_record(&signed, &plan).await.map_err(invalid)?;
         let begun = Begun { epoch: plan.epoch, base_node: plan.base_node };
         let own = shared.identity().ok_or_else(|| invalid("this node is not part of a cluster"))?;
         if own.epoch >= plan.epoch {
-            return match shared.record() == *record {
+            return match is_same_plan(&shared.record(), record) {
                 true => Ok(begun),
                 false => Err(invalid(format!("epoch {} has begun already, by another plan", own.epoch))),
             };
         }
         let standings = self.all_standings().await;
-        if standings.iter().any(|it| it.epoch == plan.epoch && it.record == *record) {
+        if standings.iter().any(|it| it.epoch == plan.epoch && is_same_plan(&it.record, record)) {
             // The others hear of it from the base node.
             return Ok(begun);
         }
         let of =
             |node_id| standings.iter().find(|it| it.member.as_ref().is_some_and(|member| member.node_id == node_id));
-        let has_promised = |it: &Survivor| of(it.node_id).is_some_and(|it| it.promised == *record);
+        let has_promised = |it: &Survivor| of(it.node_id).is_some_and(|it| is_same_plan(&it.promised, record));
         if plan.survivors.iter().all(has_promised) {
             return self.have_begun(&plan, record).await.map(|()| begun);
         }
@@ -155,7 +156,8 @@ impl<RT: Runtime> Replica<RT> {
         }
         let attested = plan.attested.clone().unwrap_or_default();
         let now = self.make_plan(&plan.site, &attested, record).await?;
-        if !is_same(&plan, &now) {
+        // What a survivor remembered of acknowledgements may be gone with a restart, once it has promised.
+        if !is_same(&plan, &now) || !promised && plan.verdict != now.verdict {
             return Err(invalid(format!(
                 "the nodes do not stand any more as the plan says ({}): make a new one with `saola dr plan promote`, and \
                  have it approved",
@@ -255,8 +257,11 @@ impl<RT: Runtime> Replica<RT> {
                 own.node_id, own.epoch, plan.former_epoch
             ));
         }
-        if lineage.promised.as_ref().is_some_and(|promise| promise.plan == *record) {
+        if lineage.promised.as_ref().is_some_and(|promise| is_same_plan(&promise.plan, record)) {
             return Ok(());
+        }
+        if plan.epoch <= lineage.given_up {
+            return refuse(format!("the plan was given up at node {}: make a new one", own.node_id));
         }
         if let Some(promise) = lineage.promised.as_ref().filter(|promise| promise.epoch >= plan.epoch) {
             return refuse(format!(
@@ -264,7 +269,7 @@ impl<RT: Runtime> Replica<RT> {
                 own.node_id, promise.epoch
             ));
         }
-        if let Err(why) = shared.check_record(&signed, &plan) {
+        if let Err(why) = shared.check_record(&signed, &plan).await {
             return refuse(why);
         }
         if shared.now_us() > plan.expires_us {
@@ -273,12 +278,12 @@ impl<RT: Runtime> Replica<RT> {
         let Some(planned) = plan.survivors.iter().find(|it| it.node_id == own.node_id) else {
             return refuse(format!("node {} is not among the plan's survivors", own.node_id));
         };
-        let before = lineage.promised.clone();
         let promised = Some(Promise { epoch: plan.epoch, plan: record.clone() });
-        self.keep_lineage(Lineage { promised, ..lineage.clone() }).await?;
+        let outbid = lineage.outbid.iter().chain(&lineage.promised).cloned().collect();
+        self.keep_lineage(Lineage { promised, outbid, ..lineage.clone() }).await?;
         // Now that Raft has stopped the log stays as it is.
         if planned.last.map(LogId::from) != shared.log.state().last {
-            self.keep_lineage(Lineage { promised: before, ..lineage }).await?;
+            self.keep_lineage(lineage).await?;
             shared.starts_anew.send_replace(true);
             return refuse(format!(
                 "the log of node {} has changed since the plan was made: make a new one with `saola dr plan promote`",
@@ -295,12 +300,14 @@ impl<RT: Runtime> Replica<RT> {
         let (_, plan) = checked(record)?;
         let _one_at_a_time = shared.lineage.lock().await;
         let lineage = shared.lineage();
-        if lineage.record.as_ref() == Some(record) {
+        if is_same_plan(&shared.record(), record) {
             let message = format!("epoch {} has begun at node {}", plan.epoch, shared.claim.node_id);
             return Err(Refusal::new(RefusalCode::Invalid, message));
         }
-        if lineage.promised.as_ref().is_none_or(|promise| promise.plan != *record) {
-            return Ok(());
+        let given_up = lineage.given_up.max(plan.epoch);
+        if lineage.promised.as_ref().is_none_or(|promise| !is_same_plan(&promise.plan, record)) {
+            // It must not be promised later either.
+            return shared.keep_in_folder(Lineage { given_up, ..lineage });
         }
         // The entry that would have begun the epoch is in no other log, and no member of the former one goes by it.
         let last = shared.log.state().last.filter(|last| last.leader.term >= plan.term);
@@ -308,7 +315,10 @@ impl<RT: Runtime> Replica<RT> {
             let before = first.index.checked_sub(1).and_then(|index| shared.log.log_id_at(index));
             self.durable(LogOp::TruncateAfter(before)).await?;
         }
-        self.keep_lineage(Lineage { promised: None, ..lineage }).await?;
+        // What it had promised before holds again: that plan may have begun.
+        let mut outbid = lineage.outbid.clone();
+        let promised = outbid.pop();
+        self.keep_lineage(Lineage { promised, outbid, given_up, ..lineage }).await?;
         shared.starts_anew.send_replace(true);
         Ok(())
     }
@@ -318,11 +328,11 @@ impl<RT: Runtime> Replica<RT> {
         let shared = &self.shared;
         let (_, plan) = checked(record)?;
         let _one_at_a_time = shared.lineage.lock().await;
-        if shared.record() == *record {
+        if is_same_plan(&shared.record(), record) {
             return Ok(());
         }
         let own = shared.identity().ok_or_else(|| Refusal::new(RefusalCode::NotAdopted, "this node has no cluster"))?;
-        let promised = shared.lineage().promised.is_some_and(|promise| promise.plan == *record);
+        let promised = shared.lineage().promised.is_some_and(|promise| is_same_plan(&promise.plan, record));
         if !promised || plan.base_node != own.node_id {
             let message = format!("node {} has not promised this plan, or is not to begin it", own.node_id);
             return Err(Refusal::new(RefusalCode::Invalid, message));
@@ -496,6 +506,7 @@ fn difference(planned: &Plan, now: &Plan) -> String {
     let changed = planned.survivors.iter().filter(|it| !now.survivors.contains(it));
     let changed: Vec<&str> = changed.map(|it| it.name.as_str()).collect();
     match changed.is_empty() {
+        true if planned.verdict != now.verdict => "the loss cannot be proven any more as it was".into(),
         true => format!("members then {}, now {}", names(planned.members.iter()), names(now.members.iter())),
         false => format!("the logs of {} have changed", changed.join(", ")),
     }

@@ -93,13 +93,13 @@ impl<RT: Runtime> Shared<RT> {
 
     /// Whether enough of those have approved who could at the plan's base, as this node knows them by its own rows and log.
     /// One that has never heard of any list goes by the plan's own: a witness that joined later, or nobody was ever named.
-    pub(super) fn check_record(&self, signed: &SignedPlan, plan: &Plan) -> Result<(), String> {
+    pub(super) async fn check_record(&self, signed: &SignedPlan, plan: &Plan) -> Result<(), String> {
         let own = self.own_epoch().ok_or("this node is not part of a cluster")?;
         if plan.cluster_id != own.cluster_id[..] {
             return Err("it is of another cluster".into());
         }
-        let applied = self.store.applied().log_id;
-        let tail = read_tail(&self.log, applied, 0).approvers;
+        let (log, applied) = (self.log.clone(), self.store.applied().log_id);
+        let tail = RT::disk(Takes::Long, move || read_tail(&log, applied, 0).approvers).await;
         let known = self.approvers_at(plan.base.map_or(0, |base| base.index), &tail);
         let (_, SetApprovers { approvers, needed }) = match known {
             Some(known) => known,
@@ -119,9 +119,8 @@ impl<RT: Runtime> Shared<RT> {
 
     /// How this node stands.
     pub(super) async fn standing(&self) -> Standing {
-        let (lineage, identity, log) = (self.lineage(), self.own_epoch(), self.log.state());
+        let log = self.log.state();
         let applied = self.store.applied();
-        let runs = self.raft().is_some() && !self.has_stopped();
         let (own_log, at, below) = (self.log.clone(), applied.log_id, self.promised_term());
         let is_data = self.claim.role.is_data();
         let reads = move || (read_tail(&own_log, at, below), is_data && gate_is_newest(&own_log, at));
@@ -144,21 +143,7 @@ impl<RT: Runtime> Shared<RT> {
             is_newest,
             acknowledged_age_ms: acknowledged_age.map(|age| age.as_millis() as u64 + 1),
         });
-        let age = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let quorum_age_ms = match self.quorum_age() {
-            Some(quorum_age) => age(quorum_age),
-            None => self.heard_quorum_age().map_or(u64::MAX, age),
-        };
         Standing {
-            member: Some(self.own_member()),
-            cluster_id: identity.as_ref().map(|own| Bytes::copy_from_slice(&own.cluster_id)).unwrap_or_default(),
-            epoch: identity.as_ref().map_or(0, |own| own.epoch),
-            record: lineage.record.unwrap_or_default(),
-            promised: lineage.promised.map(|promise| promise.plan).unwrap_or_default(),
-            fenced: lineage.fenced.map(|fence| fence.why).unwrap_or_default(),
-            runs,
-            leader: if runs { self.leader().unwrap_or(0) } else { 0 },
-            quorum_age_ms,
             last: log.last.map(Into::into),
             committed: log.committed.map(Into::into),
             purged: log.last_purged.map(Into::into),
@@ -172,6 +157,28 @@ impl<RT: Runtime> Shared<RT> {
             revision: applied.revision,
             copy_is_bad: self.copy.is_bad(),
             cluster_name: self.store.view().info().map(|info| info.cluster_name).unwrap_or_default(),
+            ..self.standing_in_brief()
+        }
+    }
+
+    /// The same without what stands in log and rows.
+    pub(super) fn standing_in_brief(&self) -> Standing {
+        let (lineage, identity) = (self.lineage(), self.own_epoch());
+        let runs = self.raft().is_some() && !self.has_stopped();
+        let age = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        Standing {
+            member: Some(self.own_member()),
+            cluster_id: identity.as_ref().map(|own| Bytes::copy_from_slice(&own.cluster_id)).unwrap_or_default(),
+            epoch: identity.as_ref().map_or(0, |own| own.epoch),
+            record: lineage.record.unwrap_or_default(),
+            promised: lineage.promised.map(|promise| promise.plan).unwrap_or_default(),
+            outbid: lineage.outbid.into_iter().map(|promise| promise.plan).collect(),
+            given_up: lineage.given_up,
+            fenced: lineage.fenced.map(|fence| fence.why).unwrap_or_default(),
+            runs,
+            leader: if runs { self.leader().unwrap_or(0) } else { 0 },
+            quorum_age_ms: self.quorum_age().or_else(|| self.heard_quorum_age()).map_or(u64::MAX, age),
+            ..Standing::default()
         }
     }
 }

@@ -199,6 +199,7 @@ impl<RT: Runtime> Replica<RT> {
             quorum_heard: Mutex::new(None),
             may_go_unasked: AtomicBool::new(false),
             asks_its_epoch: AtomicBool::new(false),
+            members_at_start: OnceLock::new(),
             asks_for_epoch: AtomicBool::new(false),
             starts_anew: watch::Sender::new(false),
             proposals,

@@ -11,7 +11,7 @@ use crate::member::{Member, MembershipRecord, VoterSet};
 #[derive(Clone, PartialEq, Message)]
 pub struct LineageAsk {
     /// What.
-    #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub verb: Option<LineageVerb>,
 }
 
@@ -36,6 +36,9 @@ pub enum LineageVerb {
     /// Forget the promise of this plan, which has not begun.
     #[prost(bytes = "bytes", tag = "6")]
     Abandon(Bytes),
+    /// Which epoch are you in? The answer is a standing without what stands in log and rows.
+    #[prost(message, tag = "7")]
+    AskEpoch(Nothing),
 }
 
 /// What a data node knows of the gate, as of what it has applied.
@@ -131,4 +134,10 @@ pub struct Standing {
     /// Entry that set those approvers.
     #[prost(uint64, tag = "22")]
     pub approvers_at: u64,
+    /// Plans that it waited for before the present one: each may have begun elsewhere.
+    #[prost(bytes = "bytes", repeated, tag = "23")]
+    pub outbid: Vec<Bytes>,
+    /// It promises no plan for an epoch up to this one any more.
+    #[prost(uint64, tag = "24")]
+    pub given_up: u64,
 }

@@ -2,7 +2,8 @@
 //!
 //! Format 1 is written as long as it says everything. Format 2 has what forced promotions and fences leave behind:
 //! `votes` (`since promotion`: a learner became a voter), `record` (the approved plan that began the folder's epoch),
-//! `promised_epoch` and `promised` (an approved plan that the node waits for), `fenced` and `fenced_by` (why it takes no
+//! `promised_epoch` and `promised` (an approved plan that the node waits for), `outbid_N` (plans that it waited for before that,
+//! each as epoch and plan), `given_up` (plans up to this epoch are promised no more), `fenced` and `fenced_by` (why it takes no
 //! part, and the plan that said so). A release that knows format 1 alone must not run such a folder, and does not.
 
 use std::collections::BTreeMap;
@@ -43,6 +44,10 @@ pub struct Lineage {
     pub record: Option<Bytes>,
     /// An approved plan for an epoch that this node waits for: it takes no part in its own any more.
     pub promised: Option<Promise>,
+    /// What it had promised before that, for earlier epochs, the newest last: such a plan may have begun elsewhere.
+    pub outbid: Vec<Promise>,
+    /// No plan for an epoch up to this one is promised any more: one of them was given up.
+    pub given_up: u64,
     /// It takes no part at all.
     pub fenced: Option<Fence>,
 }
@@ -92,7 +97,7 @@ impl IdentityFile {
         if let Some((cluster_id, epoch)) = self.membership {
             text += &format!("cluster_id = {}\nepoch = {epoch}\n", hex(&cluster_id));
         }
-        let Lineage { votes, record, promised, fenced } = &self.lineage;
+        let Lineage { votes, record, promised, outbid, given_up, fenced } = &self.lineage;
         if *votes {
             text += &format!("votes = {VOTES}\n");
         }
@@ -101,6 +106,12 @@ impl IdentityFile {
         }
         if let Some(Promise { epoch, plan }) = promised {
             text += &format!("promised_epoch = {epoch}\npromised = {}\n", hex(plan));
+        }
+        for (number, Promise { epoch, plan }) in (1..).zip(outbid) {
+            text += &format!("outbid_{number} = {epoch} {}\n", hex(plan));
+        }
+        if *given_up > 0 {
+            text += &format!("given_up = {given_up}\n");
         }
         if let Some(Fence { why, record }) = fenced {
             text += &format!("fenced = {}\n", why.replace(['\n', '\r'], " "));
@@ -158,7 +169,16 @@ impl IdentityFile {
             None => None,
         };
         let votes = fields.get("votes") == Some(&VOTES);
-        let lineage = Lineage { votes, record: plan("record")?, promised, fenced };
+        let given_up = if fields.contains_key("given_up") { number("given_up")? } else { 0 };
+        let mut outbid = Vec::new();
+        for key in (1..).map(|number: u32| format!("outbid_{number}")).take_while(|key| fields.contains_key(&**key)) {
+            let read = fields.get(&*key).and_then(|text| text.split_once(' '));
+            let read = read.and_then(|(epoch, plan)| Some((epoch.parse().ok()?, unhex_all(plan)?)));
+            let (epoch, plan) =
+                read.ok_or_else(|| Problem::Damaged(format!("{key} is not an epoch and hex digits")))?;
+            outbid.push(Promise { epoch, plan: plan.into() });
+        }
+        let lineage = Lineage { votes, record: plan("record")?, promised, outbid, given_up, fenced };
         Ok(IdentityFile { claim, folder_id: id16("folder_id")?, membership, lineage, release })
     }
 

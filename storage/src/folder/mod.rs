@@ -278,7 +278,7 @@ impl DataFolder {
     pub fn begin_epoch(&mut self, epoch: u64, record: Bytes) -> Result<(), FolderError> {
         let before = self.file.clone();
         let votes = self.file.lineage.votes || self.file.claim.role == Role::Learner;
-        self.file.lineage = Lineage { votes, record: Some(record), promised: None, fenced: None };
+        self.file.lineage = Lineage { votes, record: Some(record), ..Lineage::default() };
         self.file.membership = self.file.membership.map(|(cluster_id, _)| (cluster_id, epoch));
         self.write().inspect_err(|_| self.file = before)?;
         self.claim = effective(&self.file);
@@ -439,7 +439,9 @@ mod tests {
         let plan = Bytes::from_static(b"\x00plan\xff");
         let fenced = Fence { why: "by an\noperator".into(), record: Some(plan.clone()) };
         let lineage = Lineage {
-            promised: Some(Promise { epoch: 2, plan: plan.clone() }),
+            promised: Some(Promise { epoch: 3, plan: plan.clone() }),
+            outbid: vec![Promise { epoch: 2, plan: Bytes::from_static(b"earlier") }],
+            given_up: 1,
             fenced: Some(fenced),
             ..Lineage::default()
         };
@@ -447,7 +449,10 @@ mod tests {
         assert!(text().starts_with("saola-folder 2\n"), "{}", text());
         drop(folder);
         let mut folder = open();
-        assert_eq!(folder.lineage().promised, lineage.promised);
+        assert_eq!(
+            (&folder.lineage().promised, &folder.lineage().outbid, folder.lineage().given_up),
+            (&lineage.promised, &lineage.outbid, 1)
+        );
         assert_eq!(folder.lineage().fenced.as_ref().unwrap().why, "by an operator");
         folder.begin_epoch(2, plan.clone()).unwrap();
         drop(folder);
