@@ -107,7 +107,11 @@ async fn approve(file: &Path, key: &Path, confirm: Option<String>, format: Forma
             "use the key whose public half was given to `saola approver set`",
         ));
     };
-    show(&signed, &plan, Format::Table)?;
+    // On stdout is what a program reads; whoever approves reads the plan in any case.
+    match format {
+        Format::Table => show(&signed, &plan, format)?,
+        Format::Json => eprintln!("{}", plan_text::in_words(&signed, &plan)),
+    }
     let hash = short_hash(&signed.plan);
     let given = match confirm {
         Some(given) => given,

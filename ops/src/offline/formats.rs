@@ -35,6 +35,7 @@ pub(super) fn formats(data_dir: Option<&Path>, format: Format) -> Result<Exit, F
         row("rows", keyspace::FORMAT.into(), "db/", found(&rows)),
         row("envelope", seal::ENVELOPE_VERSION.into(), "in rows and log", elsewhere()),
         row("KEK file", 1, "where the settings say", elsewhere()),
+        row("promotion plan", saola_storage::promotion::FORMAT.into(), "identity, in rows and plan files", elsewhere()),
         row("export stream", export::FORMAT.into(), "peer snapshots", elsewhere()),
         row("import checkpoint", 1, "FILE.saola-import", elsewhere()),
     ];
@@ -63,7 +64,7 @@ pub(super) fn formats(data_dir: Option<&Path>, format: Format) -> Result<Exit, F
 /// A format that cannot be read is what the reader wants to hear of here.
 fn identity(folder: &StoppedFolder) -> String {
     match folder.identity() {
-        Ok(Some(file)) => format!("{}, {} by {}", folder::FORMAT, file.claim, writer(&file.release)),
+        Ok(Some(file)) => format!("{}, {} by {}", file.format(), file.claim, writer(&file.release)),
         Ok(None) => "none".to_owned(),
         Err(error) => error.to_string(),
     }

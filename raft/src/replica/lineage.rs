@@ -27,7 +27,8 @@ use crate::types::{Runtime, detach};
 use crate::wire::{Answer, Header, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing};
 
 /// One question about epochs may take so long.
-pub(super) const ASK_LIMIT: Duration = Duration::from_secs(2);
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+
 /// What a node that asks before it takes part has heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Heard {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use saola_storage::command::{Op, SetApprovers};
-use saola_storage::log::Log;
+use saola_storage::log::{Log, LogEntry};
 use saola_storage::payload;
 use saola_storage::promotion::{Plan, SignedPlan};
 use saola_storage::protection::Mode;
@@ -17,71 +17,72 @@ use crate::member::MembershipRecord;
 use crate::types::{Runtime, Takes};
 use crate::wire::{GateSeen, Standing};
 
-/// Of what is not applied no more entries than this are read for what they say of the gate.
-const TAIL_ENTRIES: u64 = 200_000;
+/// Entries are read in pieces of about so many bytes.
 const PIECE_BYTES: usize = 4 << 20;
 
-/// What the entries of a log above `applied` say: the newest membership of a term below `below_term`, and who may approve,
-/// with the entry that says so. Nothing where they cannot be read.
+/// What the entries of a log above what is applied say.
 #[derive(Default)]
 pub(super) struct Tail {
+    /// The newest membership of a term below the one that was asked for.
     pub(super) membership: Option<(LogId, MembershipRecord)>,
-    pub(super) approvers: Vec<(u64, SetApprovers)>,
+    /// Who may approve a forced promotion, each list with the entry that set it.
+    approvers: Vec<(u64, SetApprovers)>,
+    /// Some of them say something of the gate, or cannot be read.
+    moves_gate: bool,
 }
 
 pub(super) fn read_tail(log: &Log, applied: Option<LogId>, below_term: u64) -> Tail {
-    let from = applied.map_or(0, |applied| applied.index + 1).max(log.state().last_purged.map_or(0, |it| it.index + 1));
-    let (mut from, mut tail) = (from, Tail::default());
-    loop {
-        let Ok(entries) = log.entries(from..u64::MAX, PIECE_BYTES) else { return tail };
-        let Some(last) = entries.last() else { return tail };
-        from = last.log_id.index + 1;
-        for entry in entries {
-            match payload::decode(&entry.payload) {
-                Ok(ApplyPayload::Membership(body)) if entry.log_id.leader.term < below_term => {
-                    if let Ok(record) = MembershipRecord::decode(body) {
-                        tail.membership = Some((entry.log_id, record));
-                    }
-                }
-                Ok(ApplyPayload::Commands(batch)) => {
-                    for command in batch.commands {
-                        if let Some(Op::SetApprovers(set)) = command.op {
-                            tail.approvers.push((entry.log_id.index, set));
-                        }
-                    }
-                }
-                _ => {}
+    let state = log.state();
+    let mut from = applied.max(state.last_purged).map_or(0, |it| it.index + 1);
+    let (end, mut tail) = (state.last.map_or(0, |last| last.index + 1), Tail::default());
+    // A log of which nothing was purged may begin anywhere.
+    while from < end && log.log_id_at(from).is_none() {
+        from += 1;
+    }
+    while from < end {
+        let entries = match log.entries(from..end, PIECE_BYTES) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::error!("read the log from index {from} on, for what it says of members and the gate: {error}");
+                Vec::new()
             }
+        };
+        let Some(last) = entries.last() else {
+            tail.moves_gate = true;
+            break;
+        };
+        from = last.log_id.index + 1;
+        entries.into_iter().for_each(|entry| tail.add(entry, below_term));
+    }
+    tail
+}
+
+impl Tail {
+    fn add(&mut self, entry: LogEntry, below_term: u64) {
+        let LogId { leader, index } = entry.log_id;
+        match payload::decode(&entry.payload) {
+            Ok(ApplyPayload::Blank) => {}
+            Ok(ApplyPayload::Membership(body)) => match MembershipRecord::decode(body) {
+                Ok(record) if leader.term < below_term => self.membership = Some((entry.log_id, record)),
+                Ok(_) => {}
+                Err(_) => self.moves_gate = true,
+            },
+            Ok(ApplyPayload::Commands(batch)) => {
+                for command in batch.commands {
+                    match command.op {
+                        Some(Op::SetApprovers(set)) => self.approvers.push((index, set)),
+                        op => self.moves_gate |= moves_gate(&op),
+                    }
+                }
+            }
+            Err(_) => self.moves_gate = true,
         }
     }
 }
 
-/// Whether none of the entries above `applied` says anything of the gate; too many are as good as one that does.
-fn gate_is_newest(log: &Log, applied: Option<LogId>) -> bool {
-    let (mut from, end) = (applied.map_or(0, |it| it.index + 1), log.state().last.map_or(0, |last| last.index + 1));
-    if end.saturating_sub(from) > TAIL_ENTRIES {
-        return false;
-    }
-    while from < end {
-        let Ok(entries) = log.entries(from..end, PIECE_BYTES) else { return false };
-        let Some(last) = entries.last() else { return false };
-        from = last.log_id.index + 1;
-        for entry in entries {
-            let Ok(payload) = payload::decode(&entry.payload) else { return false };
-            let ApplyPayload::Commands(batch) = payload else { continue };
-            let moves = |op: &Option<Op>| {
-                matches!(
-                    op,
-                    Some(Op::SetProtection(_) | Op::Degrade(_) | Op::Synchronize(_) | Op::WaitForWitness(_))
-                        | Some(Op::BeginEpoch(_) | Op::Bootstrap(_))
-                )
-            };
-            if batch.commands.iter().any(|command| moves(&command.op)) {
-                return false;
-            }
-        }
-    }
-    true
+fn moves_gate(op: &Option<Op>) -> bool {
+    let by_itself = matches!(op, Some(Op::Degrade(_) | Op::Synchronize(_) | Op::WaitForWitness(_)));
+    by_itself || matches!(op, None | Some(Op::SetProtection(_) | Op::BeginEpoch(_) | Op::Bootstrap(_)))
 }
 
 impl<RT: Runtime> Shared<RT> {
@@ -123,8 +124,7 @@ impl<RT: Runtime> Shared<RT> {
         let applied = self.store.applied();
         let (own_log, at, below) = (self.log.clone(), applied.log_id, self.promised_term());
         let is_data = self.claim.role.is_data();
-        let reads = move || (read_tail(&own_log, at, below), is_data && gate_is_newest(&own_log, at));
-        let (tail, is_newest) = RT::disk(Takes::Long, reads).await;
+        let tail = RT::disk(Takes::Long, move || read_tail(&own_log, at, below)).await;
         let applied_members = applied
             .membership
             .as_ref()
@@ -140,7 +140,7 @@ impl<RT: Runtime> Shared<RT> {
             is_maximum: protection.rule.mode == Mode::MaximumProtection,
             acks: protection.rule.acks,
             degrade_ms: limits.degrade_ms,
-            is_newest,
+            is_newest: !tail.moves_gate,
             acknowledged_age_ms: acknowledged_age.map(|age| age.as_millis() as u64 + 1),
         });
         Standing {

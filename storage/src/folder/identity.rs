@@ -86,9 +86,14 @@ impl Problem {
 }
 
 impl IdentityFile {
+    /// The format that says all of it; what is written.
+    pub fn format(&self) -> u64 {
+        if self.lineage == Lineage::default() { 1 } else { FORMAT }
+    }
+
     pub(super) fn encode(&self) -> String {
         let FolderClaim { node_id, name, site, role } = &self.claim;
-        let format = if self.lineage == Lineage::default() { 1 } else { FORMAT };
+        let format = self.format();
         let mut text = format!(
             "{LABEL}{format}\nnode_id = {node_id}\nname = {name}\nsite = {site}\nrole = {}\nfolder_id = {}\n",
             role.as_str(),
