@@ -69,6 +69,33 @@ fn heard(own: &NodeIdentity, record: &Bytes, answers: &[(Member, Result<Standing
     Heard::Nobody(says.collect::<Vec<_>>().join("; "))
 }
 
+/// What a node makes of the valid record of a later epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meeting {
+    /// It is fenced already, or waits for a still later epoch.
+    Nothing,
+    /// It goes on in that epoch.
+    GoesAlong,
+    /// That epoch goes on without it.
+    IsFenced,
+}
+
+fn meeting(own: &NodeIdentity, lineage: &Lineage, plan: &Plan, record: &[u8]) -> Meeting {
+    let promised_it = |it: &Promise| is_same_plan(&it.plan, record);
+    // What was promised for a later epoch still holds: an earlier one gains nobody any more.
+    let outbid = |it: &Promise| it.epoch > plan.epoch || it.epoch == plan.epoch && !promised_it(it);
+    let is_this = |member: &Member| member.folder_id == own.folder_id[..] && member.site == own.site;
+    // Only a log that has stood still since the promise is a part of the base's.
+    let goes_along =
+        || plan.member(own.node_id).is_some_and(is_this) && lineage.promised.as_ref().is_some_and(promised_it);
+    match () {
+        () if lineage.promised.as_ref().is_some_and(outbid) => Meeting::Nothing,
+        () if goes_along() => Meeting::GoesAlong,
+        () if lineage.fenced.as_ref().is_some_and(|fence| fence.record.is_some()) => Meeting::Nothing,
+        () => Meeting::IsFenced,
+    }
+}
+
 impl<RT: Runtime> Replica<RT> {
     /// True once and for all when this process should end and start anew on its folder.
     pub fn should_start_anew(&self) -> bool {
@@ -200,20 +227,10 @@ impl<RT: Runtime> Replica<RT> {
                 return;
             }
         };
-        // What was promised for a later epoch still holds: an earlier one gains nobody any more.
-        let promised_it = |it: &Promise| is_same_plan(&it.plan, record);
-        let outbid = |it: &Promise| it.epoch > plan.epoch || it.epoch == plan.epoch && !promised_it(it);
-        if lineage.promised.as_ref().is_some_and(outbid) {
-            return;
-        }
-        let is_this = |member: &Member| member.folder_id == own.folder_id[..] && member.site == own.site;
-        // Only a log that has stood still since the promise is a part of the base's.
-        if plan.member(own.node_id).is_some_and(is_this) && lineage.promised.as_ref().is_some_and(promised_it) {
-            self.go_along(plan.epoch, record).await;
-            return;
-        }
-        if lineage.fenced.as_ref().is_some_and(|fence| fence.record.is_some()) {
-            return;
+        match meeting(&own, &lineage, &plan, record) {
+            Meeting::Nothing => return,
+            Meeting::GoesAlong => return self.go_along(plan.epoch, record).await,
+            Meeting::IsFenced => {}
         }
         let why = format!(
             "site {} was promoted by force and goes on in epoch {}, without this node: what it has beyond the base (index {}) \
@@ -532,5 +549,30 @@ mod tests {
             matches!(heard(&own(), &Bytes::new(), &without, 300), Heard::Nobody(_)),
             "a number alone fences nobody, nor clears it"
         );
+    }
+
+    #[test]
+    fn a_record_gains_a_member_that_has_promised_it_and_fences_whoever_else_has_promised_nothing_later() {
+        let member = Member { node_id: 1, site: "main".into(), folder_id: vec![1; 16].into(), ..Member::default() };
+        let plan = Plan { epoch: 4, members: vec![member], ..Plan::default() };
+        let signed =
+            |plan: &'static [u8]| SignedPlan { plan: Bytes::from_static(plan), approvals: Vec::new() }.to_bytes();
+        let (record, other) = (signed(b"this"), signed(b"other"));
+        let promised = |epoch, plan: &Bytes| Lineage {
+            promised: Some(Promise { epoch, plan: plan.clone() }),
+            ..Lineage::default()
+        };
+        let meets = |lineage: &Lineage, plan: &Plan| meeting(&own(), lineage, plan, &record);
+        assert_eq!(meets(&promised(4, &record), &plan), Meeting::GoesAlong);
+        assert_eq!(meets(&promised(5, &other), &plan), Meeting::Nothing, "a later plan has outbid it");
+        assert_eq!(meets(&promised(4, &other), &plan), Meeting::Nothing, "another plan for this epoch");
+        assert_eq!(meets(&promised(3, &other), &plan), Meeting::IsFenced, "its log may have moved on since");
+        assert_eq!(meets(&Lineage::default(), &plan), Meeting::IsFenced, "it has promised nothing");
+        let without = Plan { members: Vec::new(), ..plan };
+        assert_eq!(meets(&promised(4, &record), &without), Meeting::IsFenced, "a survivor that is no member");
+        let fence = |record| Some(Fence { why: "why".into(), record });
+        let by_operator = Lineage { fenced: fence(None), ..Lineage::default() };
+        let by_record = Lineage { fenced: fence(Some(other.clone())), ..Lineage::default() };
+        assert_eq!((meets(&by_operator, &without), meets(&by_record, &without)), (Meeting::IsFenced, Meeting::Nothing));
     }
 }

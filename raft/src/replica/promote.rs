@@ -318,6 +318,7 @@ impl<RT: Runtime> Replica<RT> {
         // What it had promised before holds again: that plan may have begun.
         let mut outbid = lineage.outbid.clone();
         let promised = outbid.pop();
+        tracing::warn!(epoch = plan.epoch, "the plan for epoch {} is given up here: this node starts anew", plan.epoch);
         self.keep_lineage(Lineage { promised, outbid, given_up, ..lineage }).await?;
         shared.starts_anew.send_replace(true);
         Ok(())

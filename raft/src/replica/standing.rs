@@ -80,6 +80,12 @@ impl Tail {
     }
 }
 
+/// The list of approvers, each with the entry that set it and the newest last, that stood at an index of the log; the oldest
+/// one if all came later: whoever shows a plan with a low base must not find that nobody has to approve it.
+fn list_at(lists: &[(u64, SetApprovers)], index: u64) -> Option<&(u64, SetApprovers)> {
+    lists.iter().rev().find(|(at, _)| *at <= index).or(lists.first())
+}
+
 fn moves_gate(op: &Option<Op>) -> bool {
     let by_itself = matches!(op, Some(Op::Degrade(_) | Op::Synchronize(_) | Op::WaitForWitness(_)));
     by_itself || matches!(op, None | Some(Op::SetProtection(_) | Op::BeginEpoch(_) | Op::Bootstrap(_)))
@@ -109,13 +115,11 @@ impl<RT: Runtime> Shared<RT> {
         signed.check(&approvers, needed).map(drop).map_err(|error| error.to_string())
     }
 
-    /// Who could approve at an index of the log, and the entry that said so; the oldest list that is known if that came
-    /// later. None: nobody was ever named, as far as this node's rows and `tail` say.
+    /// See [`list_at`], of what this node's rows and `tail` say. None: nobody was ever named.
     fn approvers_at(&self, index: u64, tail: &[(u64, SetApprovers)]) -> Option<(u64, SetApprovers)> {
         let applied = self.store.approvers().into_iter();
         let applied = applied.map(|it| (it.at_index, SetApprovers { approvers: it.list, needed: it.needed }));
-        let all: Vec<(u64, SetApprovers)> = applied.chain(tail.iter().cloned()).collect();
-        all.iter().rev().find(|(at, _)| *at <= index).or(all.first()).cloned()
+        list_at(&applied.chain(tail.iter().cloned()).collect::<Vec<_>>(), index).cloned()
     }
 
     /// How this node stands.
@@ -180,5 +184,18 @@ impl<RT: Runtime> Shared<RT> {
             quorum_age_ms: self.quorum_age().or_else(|| self.heard_quorum_age()).map_or(u64::MAX, age),
             ..Standing::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_with_a_low_base_needs_approval_by_the_oldest_list_and_not_by_nobody() {
+        let lists = [(10, 2), (20, 3)].map(|(at, needed)| (at, SetApprovers { approvers: Vec::new(), needed }));
+        let needed = |index| list_at(&lists, index).map(|(_, list)| list.needed);
+        assert_eq!([0, 9, 10, 19, 20, u64::MAX].map(needed), [2, 2, 2, 2, 3, 3].map(Some));
+        assert_eq!(list_at(&[], 5), None, "nobody was ever named");
     }
 }
