@@ -99,16 +99,11 @@ impl<RT: Runtime> Replica<RT> {
     /// # Errors
     /// There is no plan to make; the message says why, and what to do.
     pub async fn plan_promotion(&self, site: &str, attested: &Attested) -> Result<Plan, AdminError> {
-        self.make_plan(site, attested, &[]).await
-    }
-
-    async fn make_plan(&self, site: &str, attested: &Attested, carried_out: &[u8]) -> Result<Plan, AdminError> {
-        let shared = &self.shared;
-        let own = shared.identity().ok_or_else(|| invalid("this node is not part of a cluster"))?;
+        let own = self.shared.identity().ok_or_else(|| invalid("this node is not part of a cluster"))?;
         // Before they are asked: how old something is they say as of their answers.
-        let now_us = shared.now_us();
+        let now_us = self.shared.now_us();
         let standings = self.all_standings().await;
-        let view = View { epoch: own.epoch, site, standings: &standings, attested, now_us, carried_out };
+        let view = View { epoch: own.epoch, site, standings: &standings, attested, now_us, carried_out: &[] };
         plan(&view).map_err(|why| invalid(why.to_string()))
     }
 
@@ -133,6 +128,7 @@ impl<RT: Runtime> Replica<RT> {
                 false => Err(invalid(format!("epoch {} has begun already, by another plan", own.epoch))),
             };
         }
+        let now_us = shared.now_us();
         let standings = self.all_standings().await;
         if standings.iter().any(|it| it.epoch == plan.epoch && is_same_plan(&it.record, record)) {
             // The others hear of it from the base node.
@@ -155,7 +151,9 @@ impl<RT: Runtime> Replica<RT> {
             ));
         }
         let attested = plan.attested.clone().unwrap_or_default();
-        let now = self.make_plan(&plan.site, &attested, record).await?;
+        let (epoch, site, standings) = (own.epoch, &plan.site, &standings);
+        let view = View { epoch, site, standings, attested: &attested, now_us, carried_out: record };
+        let now = crate::promotion::plan(&view).map_err(|why| invalid(why.to_string()))?;
         // What a survivor remembered of acknowledgements may be gone with a restart, once it has promised.
         if !is_same(&plan, &now) || !promised && plan.verdict != now.verdict {
             return Err(invalid(format!(
