@@ -3,7 +3,8 @@
 //! A stream is a sequence of chunks of about 256 KiB. A chunk is the length of its body and the body's CRC-32, both
 //! u32 little-endian, and the body, a prost [`Chunk`]. The first one says what the stream holds; then come all rows
 //! by kind and key; the last one, the manifest, has the number of chunks before it and the SHA-256 of their bytes.
-//! [`crate::import`] receives it.
+//! [`crate::import`] receives it. A receiver that has a similar state is sent outlines ([`crate::outline`]) in the place of
+//! rows, and asks for the rows of those ranges that it lacks.
 
 use std::collections::VecDeque;
 
@@ -15,6 +16,7 @@ use crate::apply::{Applied, Keeps};
 use crate::engine::{KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::meta::{LogIdRow, MembershipRow};
+use crate::outline::{self, Outline, Span};
 use crate::read::View;
 use crate::release::RELEASE;
 
@@ -34,7 +36,7 @@ pub struct Chunk {
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
     /// What it holds.
-    #[prost(oneof = "Body", tags = "2, 3, 4")]
+    #[prost(oneof = "Body", tags = "2, 3, 4, 5")]
     pub body: Option<Body>,
 }
 
@@ -50,6 +52,9 @@ pub enum Body {
     /// Last chunk.
     #[prost(message, tag = "4")]
     Manifest(Manifest),
+    /// In the place of rows, for a receiver that asked for it.
+    #[prost(message, tag = "5")]
+    Outline(Outline),
 }
 
 /// What the stream holds.
@@ -140,6 +145,8 @@ struct Place {
 pub struct Export {
     view: View,
     keeps: Keeps,
+    /// Outlines are sent in the place of rows.
+    outlined: bool,
     next: Place,
     /// Where the newest chunks began, oldest first.
     behind: VecDeque<Place>,
@@ -149,7 +156,22 @@ pub struct Export {
 impl Export {
     pub(crate) fn new(view: View, keeps: Keeps) -> Export {
         let next = Place { sequence: 0, kind: 0, last_key: None, hash: Sha256::new() };
-        Export { view, keeps, next, behind: VecDeque::new(), ended: false }
+        Export { view, keeps, outlined: false, next, behind: VecDeque::new(), ended: false }
+    }
+
+    /// For a receiver that has a similar state: outlines come in the place of rows, which it asks for.
+    pub fn outlined(self) -> Export {
+        Export { outlined: true, ..self }
+    }
+
+    /// The rows of the first of these spans, as a chunk; takes off `spans` what was read. None: no span is left.
+    ///
+    /// # Errors
+    /// The engine failed, or the state has been found bad meanwhile.
+    pub fn rows_of(&self, spans: &mut VecDeque<Span>) -> Result<Option<Bytes>, StoreError> {
+        self.view.state.quarantine.check_all()?;
+        let rows = outline::next_rows(&*self.view.state.rows, spans, CHUNK_BYTES)?;
+        Ok(rows.map(|rows| frame(&Chunk { sequence: 0, body: Some(Body::Rows(rows)) })))
     }
 
     /// The point of the log whose state this is.
@@ -186,8 +208,8 @@ impl Export {
         let body = if begins.sequence == 0 {
             let log_ids_only = self.keeps == Keeps::LogIdsOnly;
             Body::Start(Start { format: FORMAT, log_ids_only, release: RELEASE.to_owned() })
-        } else if let Some(rows) = self.next_rows()? {
-            Body::Rows(rows)
+        } else if let Some(body) = self.next_body()? {
+            body
         } else {
             self.ended = true;
             let sha256: [u8; 32] = begins.hash.clone().finalize().into();
@@ -208,9 +230,19 @@ impl Export {
         self.ended
     }
 
-    /// Rows of one kind; none when all have been sent.
-    fn next_rows(&mut self) -> Result<Option<RowList>, StoreError> {
+    /// Rows of one kind, or their outline; none when all have been sent.
+    fn next_body(&mut self) -> Result<Option<Body>, StoreError> {
         while let Some(kind) = Kind::ALL.get(self.next.kind) {
+            if self.outlined {
+                let behind = self.next.last_key.clone().unwrap_or_default();
+                if let Some(outline) = outline::next_part(&*self.view.state.rows, *kind, &behind)? {
+                    self.next.last_key = outline.ranges.last().map(|range| range.last.clone());
+                    return Ok(Some(Body::Outline(outline)));
+                }
+                self.next.kind += 1;
+                self.next.last_key = None;
+                continue;
+            }
             let mut range = KeyRange::all();
             if let Some(last) = &self.next.last_key {
                 range.start = [last, &[0][..]].concat();
@@ -227,7 +259,7 @@ impl Export {
             }
             if let Some(last) = list.rows.last() {
                 self.next.last_key = Some(last.key.clone());
-                return Ok(Some(list));
+                return Ok(Some(Body::Rows(list)));
             }
             self.next.kind += 1;
             self.next.last_key = None;

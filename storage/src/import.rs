@@ -1,7 +1,8 @@
 //! Receives a state as [`crate::export`] sends it.
 //!
 //! The receiver fills a new engine beside the current one, computes the state digest from the rows that came and
-//! compares it with the one that came, and only then makes the new engine the current one.
+//! compares it with the one that came, and only then makes the new engine the current one. With a similar state beside it,
+//! rows that both have are copied from there ([`crate::outline`]).
 
 use std::sync::Arc;
 
@@ -10,12 +11,16 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::apply::{self, Applied, Keeps, Machine};
+use crate::difference::Difference;
 use crate::digest::{Buckets, Item};
 use crate::engine::{Engine, Kind, Loader};
 use crate::error::StoreError;
 use crate::export::{Body, Chunk, ExportedRow, FORMAT, Manifest, RowList, Start};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{encode_value, format};
+use crate::orphan::OrphanWriter;
+use crate::outline::Span;
+use crate::read::View;
 use crate::release::UnknownFormat;
 use crate::store::Shared;
 
@@ -110,14 +115,33 @@ pub struct Import {
     loader: Option<Box<dyn Loader>>,
     hash: Sha256,
     sequence: u64,
+    /// Compares what comes with what is here.
+    difference: Option<Difference>,
     last: Option<(Kind, Bytes)>,
     buckets: Buckets,
+    shipped: Shipped,
     whole: Option<(Manifest, Machine)>,
     refused: bool,
 }
 
+/// What has come, beside what it amounts to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shipped {
+    /// Bytes of all chunks.
+    pub bytes: u64,
+    /// Bytes of the keys and values of all rows: what would have come without a similar state here.
+    pub of_bytes: u64,
+    /// Writes that are here and not in the state that came, if they were to be kept.
+    pub orphans: u64,
+}
+
 impl Import {
-    pub(crate) fn new(shared: Arc<Shared>) -> Result<Import, StoreError> {
+    /// `old`: a similar state.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        old: Option<View>,
+        orphans: Option<OrphanWriter>,
+    ) -> Result<Import, StoreError> {
         let (generation, engine) = shared.home.create_new()?;
         Ok(Import {
             shared,
@@ -126,8 +150,10 @@ impl Import {
             engine,
             hash: Sha256::new(),
             sequence: 0,
+            difference: old.map(|old| Difference::new(old, orphans)),
             last: None,
             buckets: Buckets::default(),
+            shipped: Shipped::default(),
             whole: None,
             refused: false,
         })
@@ -138,7 +164,46 @@ impl Import {
         self.sequence
     }
 
-    /// Takes the next chunk.
+    /// Whether outlines can be taken: there is a similar state here.
+    pub fn takes_outlines(&self) -> bool {
+        self.difference.is_some()
+    }
+
+    /// What has come so far.
+    pub fn shipped(&self) -> Shipped {
+        self.shipped
+    }
+
+    /// Rows that have to be asked for before the next chunk can be taken.
+    pub fn lacking(&self) -> Vec<Span> {
+        self.difference.as_ref().map(Difference::lacking).unwrap_or_default()
+    }
+
+    /// Takes a chunk of rows that were [lacking](Import::lacking).
+    ///
+    /// # Errors
+    /// As [`Import::write`].
+    pub fn fill(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
+        if self.refused {
+            return Err(ImportError::Ended.into());
+        }
+        self.refused = true;
+        let sequence = self.sequence;
+        let parsed = unframe(chunk).map_err(|why| ImportError::Damaged { sequence, why })?;
+        self.shipped.bytes += chunk.len() as u64;
+        match (&mut self.difference, parsed.body) {
+            (Some(difference), Some(Body::Rows(list))) => difference.fill(list.kind, list.rows)?,
+            _ => {
+                let why = "it is not the part that was asked for".to_owned();
+                return Err(ImportError::Damaged { sequence, why }.into());
+            }
+        }
+        self.take_when_there()?;
+        self.refused = false;
+        Ok(())
+    }
+
+    /// Takes the next chunk; what it [lacks](Import::lacking) comes before the one after that.
     ///
     /// # Errors
     /// The chunk is damaged or out of place, the last one closes a state that does not hold together, or the engine
@@ -157,10 +222,16 @@ impl Import {
         match (sequence, parsed.body) {
             (0, Some(Body::Start(start))) => self.start(&start)?,
             (1.., Some(Body::Rows(list))) => self.rows(list)?,
+            (1.., Some(Body::Outline(outline))) => {
+                let unasked = || damaged("it is an outline, which nobody had asked for".to_owned());
+                self.difference.as_mut().ok_or_else(unasked)?.outline(outline)?;
+                self.take_when_there()?;
+            }
             (1.., Some(Body::Manifest(manifest))) => self.close(manifest)?,
             _ => return Err(damaged("it is not the part that belongs here".to_owned()).into()),
         }
         self.hash.update(chunk);
+        self.shipped.bytes += chunk.len() as u64;
         self.sequence += 1;
         self.refused = false;
         Ok(())
@@ -181,23 +252,39 @@ impl Import {
         let inconsistent = |why: String| ImportError::Inconsistent { why };
         let kind = u8::try_from(list.kind).ok().and_then(Kind::from_tag);
         let kind = kind.ok_or_else(|| inconsistent(format!("there is no row kind {}", list.kind)))?;
-        for ExportedRow { key, value } in list.rows {
-            let place = (kind, key.clone());
-            if self.last.as_ref().is_some_and(|last| *last >= place) {
-                return Err(inconsistent(format!("the {} rows are not in order", kind.name())).into());
+        list.rows.into_iter().try_for_each(|ExportedRow { key, value }| self.row(kind, key, value))
+    }
+
+    /// Takes the rows of the outline that came last, once all of them are there.
+    fn take_when_there(&mut self) -> Result<(), StoreError> {
+        if !self.lacking().is_empty() {
+            return Ok(());
+        }
+        let Some(mut difference) = self.difference.take() else { return Ok(()) };
+        difference.take(|kind, key, value| self.row(kind, key, value))?;
+        self.shipped.orphans = difference.orphans.as_ref().map_or(0, OrphanWriter::orphans);
+        self.difference = Some(difference);
+        Ok(())
+    }
+
+    fn row(&mut self, kind: Kind, key: Bytes, value: Bytes) -> Result<(), StoreError> {
+        let place = (kind, key.clone());
+        if self.last.as_ref().is_some_and(|last| *last >= place) {
+            let why = format!("the {} rows are not in order", kind.name());
+            return Err(ImportError::Inconsistent { why }.into());
+        }
+        self.last = Some(place);
+        self.shipped.of_bytes += (key.len() + value.len()) as u64;
+        // Which releases wrote the sender's database is its own affair.
+        if kind == Kind::Meta && key == format::KEY {
+            return Ok(());
+        }
+        // A witness keeps no rows but the two that `close` gives it.
+        if self.shared.keeps == Keeps::Records {
+            if kind != Kind::Meta {
+                self.buckets.add(Item::new(kind, &key, &value));
             }
-            self.last = Some(place);
-            // Which releases wrote the sender's database is its own affair.
-            if kind == Kind::Meta && key == format::KEY {
-                continue;
-            }
-            // A witness keeps no rows but the two that `close` gives it.
-            if self.shared.keeps == Keeps::Records {
-                if kind != Kind::Meta {
-                    self.buckets.add(Item::new(kind, &key, &value));
-                }
-                self.load(kind, key, value)?;
-            }
+            self.load(kind, key, value)?;
         }
         Ok(())
     }
@@ -213,6 +300,10 @@ impl Import {
         let sha256: [u8; 32] = self.hash.clone().finalize().into();
         if manifest.chunks != self.sequence || manifest.sha256 != sha256[..] {
             return Err(inconsistent("its manifest is about other chunks").into());
+        }
+        if let Some(mut difference) = self.difference.take() {
+            difference.end()?;
+            self.shipped.orphans = difference.orphans.as_ref().map_or(0, OrphanWriter::orphans);
         }
         let log_ids_only = self.shared.keeps == Keeps::LogIdsOnly;
         if log_ids_only {

@@ -19,6 +19,7 @@ use crate::goal::Goal;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{decode_value, encode_value, format};
+use crate::orphan::OrphanWriter;
 use crate::protection::ProtectionState;
 use crate::quarantine::{Damage, Held, Quarantine, Watch};
 use crate::read::ViewState;
@@ -311,7 +312,23 @@ impl Store {
     /// # Errors
     /// There is no room for a second engine.
     pub fn import(&self) -> Result<Import, StoreError> {
-        Import::new(Arc::clone(&self.shared))
+        Import::new(Arc::clone(&self.shared), None, None)
+    }
+
+    /// The same, where rows that both have need not come: those that are here are compared, unless they cannot be used.
+    /// `orphans` takes the writes that are here and do not come.
+    ///
+    /// # Errors
+    /// As [`Store::import`].
+    pub fn import_difference(&self, orphans: Option<OrphanWriter>) -> Result<Import, StoreError> {
+        let view = self.view();
+        let usable = self.ruined().is_none() && view.state.quarantine.held().is_none();
+        let old = Some(view).filter(|view| usable && view.state.applied.log_id.is_some());
+        if let (None, Some(_)) = (&old, &orphans) {
+            let source = "they cannot be used, so nobody can say what they have that others lack".into();
+            return Err(EngineError { what: "compare the own records".to_owned(), source, damage: false }.into());
+        }
+        Import::new(Arc::clone(&self.shared), old, orphans)
     }
 }
 
@@ -369,11 +386,11 @@ impl Shared {
         machine: Machine,
     ) -> Result<Applied, StoreError> {
         let mut writer = self.writer.lock();
-        let index = |machine: &Machine| machine.applied.log_id.map(|log_id| log_id.index);
-        if let Some(applied) = index(&writer.machine)
-            && index(&machine) < Some(applied)
-        {
-            return Err(ImportError::Older { received: index(&machine).unwrap_or(0), applied }.into());
+        // By log id: another epoch's may stand at a lower index, and is newer all the same.
+        let (received, applied) = (machine.applied.log_id, writer.machine.applied.log_id);
+        if received < applied {
+            let index = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
+            return Err(ImportError::Older { received: index(received), applied: index(applied) }.into());
         }
         let applied = self.make_current(&mut writer, generation, engine, machine)?;
         drop(writer);

@@ -11,6 +11,7 @@ mod log_real;
 mod log_salvage;
 mod log_support;
 mod log_unreadable;
+mod state_difference;
 mod state_engine;
 mod state_epochs;
 mod state_export;

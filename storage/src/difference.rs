@@ -1,0 +1,189 @@
+//! The receiving side of an outline ([`crate::outline`]): which of its ranges the own state has, and which have to come.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::engine::{EngineError, KeyRange, Kind, Row};
+use crate::error::StoreError;
+use crate::export::ExportedRow;
+use crate::import::ImportError;
+use crate::keyspace::changes::{self, ChangeRow};
+use crate::keyspace::decode_value;
+use crate::orphan::OrphanWriter;
+use crate::outline::{Outline, RangeSum, Span, Summing, between};
+use crate::read::View;
+
+/// Compares the outline of a state that comes with the own one.
+pub(crate) struct Difference {
+    old: View,
+    /// Kind and last key of what has been outlined so far.
+    reached: (Kind, Bytes),
+    pending: Option<Pending>,
+    /// Takes the writes that the state which comes does not have.
+    pub orphans: Option<OrphanWriter>,
+}
+
+/// A part of the outline, until all its rows are there.
+struct Pending {
+    kind: Kind,
+    /// The key before its first range.
+    behind: Bytes,
+    /// Each with whether its rows have to come.
+    ranges: Vec<(RangeSum, bool)>,
+    came: BTreeMap<Bytes, Bytes>,
+}
+
+impl Pending {
+    /// All ranges, each with the key before it and whether its rows have to come.
+    fn ranges(&self) -> impl Iterator<Item = (&Bytes, &RangeSum, bool)> {
+        let behind = std::iter::once(&self.behind).chain(self.ranges.iter().map(|(range, _)| &range.last));
+        behind.zip(&self.ranges).map(|(behind, (range, lacks))| (behind, range, *lacks))
+    }
+
+    fn come(&self, behind: &Bytes, range: &RangeSum) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        use std::ops::Bound::{Excluded, Included};
+        // No row has an empty key.
+        self.came.range::<Bytes, _>((Excluded(behind), Included(&range.last)))
+    }
+}
+
+fn inconsistent(why: impl Into<String>) -> StoreError {
+    ImportError::Inconsistent { why: why.into() }.into()
+}
+
+impl Difference {
+    pub fn new(old: View, orphans: Option<OrphanWriter>) -> Difference {
+        Difference { old, reached: (Kind::ALL[0], Bytes::new()), pending: None, orphans }
+    }
+
+    /// Takes the next part of the outline.
+    pub fn outline(&mut self, outline: Outline) -> Result<(), StoreError> {
+        let kind = u8::try_from(outline.kind).ok().and_then(Kind::from_tag);
+        let kind = kind.ok_or_else(|| inconsistent(format!("there is no row kind {}", outline.kind)))?;
+        let last = outline.ranges.last().map(|range| range.last.clone());
+        let (Some(last), None) = (last, &self.pending) else {
+            return Err(inconsistent("a part of its outline is empty, or came before its time"));
+        };
+        let behind = if self.reached.0 == kind { self.reached.1.clone() } else { Bytes::new() };
+        let all_behind = std::iter::once(&behind).chain(outline.ranges.iter().map(|range| &range.last));
+        let in_order = all_behind.zip(&outline.ranges).all(|(behind, range)| *behind < range.last);
+        if self.reached.0 > kind || !in_order {
+            return Err(inconsistent("its outline is not in order"));
+        }
+        self.leave(kind)?;
+        let same = self.compare(kind, &behind, &outline.ranges);
+        let ranges = outline.ranges.into_iter().zip(same).map(|(range, same)| (range, !same)).collect();
+        self.reached = (kind, last);
+        self.pending = Some(Pending { kind, behind, ranges, came: BTreeMap::new() });
+        Ok(())
+    }
+
+    /// Whether the own rows are those of each range. Own rows that cannot be read are none.
+    fn compare(&self, kind: Kind, behind: &[u8], ranges: &[RangeSum]) -> Vec<bool> {
+        let end = ranges.last().map(|range| &range.last[..]);
+        let (mut same, mut open) = (Vec::new(), Summing::default());
+        let mut own = self.old.state.rows.sweep(kind, between(behind, end), false).map_while(Result::ok).peekable();
+        for range in ranges {
+            while let Some((key, value)) = own.next_if(|(key, _)| *key <= range.last) {
+                open.add(&key, &value);
+            }
+            let found = std::mem::take(&mut open);
+            same.push(found.rows == range.rows && found.sum() == range.sum);
+        }
+        same
+    }
+
+    /// Rows that have to be asked for, of what has been outlined.
+    pub fn lacking(&self) -> Vec<Span> {
+        let Some(pending) = &self.pending else { return Vec::new() };
+        let lacking = pending
+            .ranges()
+            .filter(|(behind, range, lacks)| *lacks && pending.come(behind, range).count() as u64 != range.rows);
+        let span = |(behind, range, _): (&Bytes, &RangeSum, bool)| Span {
+            kind: u32::from(pending.kind.tag()),
+            behind: behind.clone(),
+            last: range.last.clone(),
+        };
+        lacking.map(span).collect()
+    }
+
+    /// Takes rows that were asked for.
+    pub fn fill(&mut self, kind: u32, rows: Vec<ExportedRow>) -> Result<(), StoreError> {
+        let Some(pending) = self.pending.as_mut().filter(|pending| u32::from(pending.kind.tag()) == kind) else {
+            return Err(inconsistent("rows came that nobody had asked for"));
+        };
+        for ExportedRow { key, value } in rows {
+            let at = pending.ranges.partition_point(|(range, _)| range.last < key);
+            if key <= pending.behind || !pending.ranges.get(at).is_some_and(|(_, lacks)| *lacks) {
+                return Err(inconsistent("rows came that nobody had asked for"));
+            }
+            pending.came.insert(key, value);
+        }
+        Ok(())
+    }
+
+    /// The rows of what has been outlined, in order, once all of them are there.
+    pub fn take(
+        &mut self,
+        mut row: impl FnMut(Kind, Bytes, Bytes) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        for (behind, range, lacks) in pending.ranges() {
+            if !lacks {
+                for own in self.own(pending.kind, between(behind, Some(&range.last))) {
+                    let (key, value) = own?;
+                    row(pending.kind, key, value)?;
+                }
+                continue;
+            }
+            let mut came = Summing::default();
+            pending.come(behind, range).for_each(|(key, value)| came.add(key, value));
+            if came.rows != range.rows || came.sum() != range.sum {
+                return Err(inconsistent("the rows of a range are not those that its outline says"));
+            }
+            self.drop_own(pending.kind, between(behind, Some(&range.last)), &pending.came)?;
+            for (key, value) in pending.come(behind, range) {
+                row(pending.kind, key.clone(), value.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All of the outline has come.
+    pub fn end(&mut self) -> Result<(), StoreError> {
+        if self.pending.is_some() {
+            return Err(inconsistent("its end came before its rows"));
+        }
+        self.leave(Kind::Protection)?;
+        self.orphans.as_mut().map_or(Ok(()), OrphanWriter::finish)
+    }
+
+    fn own(&self, kind: Kind, range: KeyRange) -> impl Iterator<Item = Result<Row, EngineError>> {
+        self.old.state.rows.sweep(kind, range, false)
+    }
+
+    /// The outline goes on with this kind: what the own state has of earlier ones behind what was outlined is gone.
+    fn leave(&mut self, kind: Kind) -> Result<(), StoreError> {
+        if self.reached.0 > Kind::Changes || kind <= Kind::Changes {
+            return Ok(());
+        }
+        // The state that comes may have no change at all.
+        let behind = if self.reached.0 == Kind::Changes { self.reached.1.clone() } else { Bytes::new() };
+        self.drop_own(Kind::Changes, between(&behind, None), &BTreeMap::new())
+    }
+
+    /// Own rows of a range that the state which comes does not have, or has others in their place.
+    fn drop_own(&mut self, kind: Kind, range: KeyRange, came: &BTreeMap<Bytes, Bytes>) -> Result<(), StoreError> {
+        let Some(orphans) = self.orphans.as_mut().filter(|_| kind == Kind::Changes) else { return Ok(()) };
+        for row in self.old.state.rows.sweep(kind, range, false) {
+            let (key, value) = row?;
+            if came.get(&key) == Some(&value) {
+                continue;
+            }
+            let change: ChangeRow = decode_value(kind, &key, value)?;
+            orphans.add(&self.old, changes::decode_key(&key)?, change, came.contains_key(&key))?;
+        }
+        Ok(())
+    }
+}
