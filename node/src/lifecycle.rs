@@ -148,7 +148,7 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         });
     }
     tracing::info!(
-        node = settings.node_id,
+        node = node.id(),
         name = settings.name,
         site = settings.site,
         role = settings.role.as_str(),

@@ -45,8 +45,10 @@ pub struct Node {
 impl Node {
     /// Of a replica that has started.
     pub fn new(settings: &Settings, replica: Replica, keys: Keys, certificate_not_after_s: i64) -> Node {
-        let member = member(settings);
-        Node { replica, keys, member, role: settings.role, started: Instant::now(), certificate_not_after_s }
+        // A promotion gives a learner a vote, a reinstatement gives a node another number.
+        let (role, node_id) = (replica.claim().role, replica.claim().node_id);
+        let member = Member { node_id, role: role as i32, ..member(settings) };
+        Node { replica, keys, member, role, started: Instant::now(), certificate_not_after_s }
     }
 
     /// Its number.
@@ -54,7 +56,7 @@ impl Node {
         self.member.node_id
     }
 
-    /// Who it is by its settings; the addresses are those it listens on.
+    /// Who it is; the addresses are those it listens on.
     pub fn member(&self) -> &Member {
         &self.member
     }

@@ -60,7 +60,8 @@ impl Waiting {
         certificate_not_after_s: i64,
         waits: watch::Receiver<Option<String>>,
     ) -> Waiting {
-        let member = node::member(settings);
+        let mut member = node::member(settings);
+        member.node_id = identity.as_ref().map_or(member.node_id, |own| own.node_id);
         Waiting { member, identity, certificate_not_after_s, began: Instant::now(), waits }
     }
 

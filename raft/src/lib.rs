@@ -58,9 +58,9 @@ pub use pins::PinError;
 #[cfg(feature = "rocksdb")]
 pub use replica::ReplicaLimits;
 pub use replica::{
-    AdminError, Begun, CollectorSettings, FailoverStatus, GoalStatus, Missing, ProposeError, ProtectionStatus,
-    ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus, ScrubSettings, ScrubStatus,
-    StartError, Told,
+    AdminError, Begun, CollectorSettings, FailoverStatus, Former, FormerStanding, GoalStatus, Missing, ORPHANS,
+    ProposeError, ProtectionStatus, ReadError, ReadPoint, Replica, ReplicaParts, ReplicaSettings, ReplicaStatus,
+    ScrubSettings, ScrubStatus, StartError, Told,
 };
 pub use timing::Timing;
 pub use types::TokioRuntime;

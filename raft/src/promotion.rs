@@ -196,6 +196,7 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
         holder: holder.member.node_id,
         term: terms.max().unwrap_or(0) + TERMS_APART,
         members: answered.iter().filter(goes_along).map(in_new_epoch).collect(),
+        left: answered.iter().filter(|it| !goes_along(it)).map(|it| it.member.clone()).collect(),
         survivors: answered.iter().map(survivor).collect(),
         lost,
         attested: Some(view.attested.clone()),

@@ -180,7 +180,7 @@ pub enum OrphanError {
 }
 
 /// Writes a bundle beside its place, and puts it there when it is whole.
-pub struct OrphanWriter {
+pub(crate) struct OrphanWriter {
     path: PathBuf,
     file: Option<BufWriter<File>>,
     hash: Sha256,
@@ -196,7 +196,7 @@ impl OrphanWriter {
     ///
     /// # Errors
     /// The rows cannot be read, or the file cannot be written.
-    pub fn begin(folder: &Path, head: Head, old: &View) -> Result<OrphanWriter, StoreError> {
+    pub(crate) fn begin(folder: &Path, head: Head, old: &View) -> Result<OrphanWriter, StoreError> {
         let base = head.base.map_or(0, |base| base.index);
         let path = folder.join(format!("epoch-{}-{}-{}{SUFFIX}", head.epoch, head.node, head.node_id));
         let failed = failed(&path);

@@ -156,6 +156,9 @@ pub struct Plan {
     /// Store-wide revision at the node that begins the epoch when the plan was made.
     #[prost(uint64, tag = "22")]
     pub revision: u64,
+    /// Who answered and is no member of the new epoch: fenced ones.
+    #[prost(message, repeated, tag = "23")]
+    pub left: Vec<Member>,
 }
 
 /// One approval.

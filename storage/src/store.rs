@@ -1,6 +1,7 @@
 //! The state machine's owner: applies entries one call at a time and hands out views.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +20,7 @@ use crate::goal::Goal;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{decode_value, encode_value, format};
-use crate::orphan::OrphanWriter;
+use crate::orphan::{Head, OrphanWriter};
 use crate::protection::ProtectionState;
 use crate::quarantine::{Damage, Held, Quarantine, Watch};
 use crate::read::ViewState;
@@ -316,11 +317,11 @@ impl Store {
     }
 
     /// The same, where rows that both have need not come: those that are here are compared, unless they cannot be used.
-    /// `orphans` takes the writes that are here and do not come.
+    /// Writes that are here and do not come are kept as `orphans` says: in this folder, with this head.
     ///
     /// # Errors
     /// As [`Store::import`].
-    pub fn import_difference(&self, orphans: Option<OrphanWriter>) -> Result<Import, StoreError> {
+    pub fn import_difference(&self, orphans: Option<(&Path, Head)>) -> Result<Import, StoreError> {
         let view = self.view();
         let usable = self.ruined().is_none() && view.state.quarantine.held().is_none();
         let old = Some(view).filter(|view| usable && view.state.applied.log_id.is_some());
@@ -328,6 +329,10 @@ impl Store {
             let source = "they cannot be used, so nobody can say what they have that others lack".into();
             return Err(EngineError { what: "compare the own records".to_owned(), source, damage: false }.into());
         }
+        let orphans = match (&old, orphans) {
+            (Some(old), Some((folder, head))) => Some(OrphanWriter::begin(folder, head, old)?),
+            _ => None,
+        };
         Import::new(Arc::clone(&self.shared), old, orphans)
     }
 }

@@ -197,6 +197,11 @@ impl Cluster {
         now.unwrap_or(node.stored)
     }
 
+    /// A node's data folder.
+    pub fn folder(&self, id: u64) -> &std::path::Path {
+        &self.node(id).folder
+    }
+
     /// A node's disk, to break it.
     pub fn disk(&self, id: u64) -> &SimDisk {
         &self.node(id).disk
@@ -242,6 +247,13 @@ impl Cluster {
         let mut folder_id = [id as u8; 16];
         folder_id[0] = node.folders;
         let folder = DataFolder::open(&node.folder, claim, folder_id).expect("the folder is this node's own");
+        if folder.lineage().reinstating.is_some() {
+            // As production removes what is left from before.
+            node.disk = Arc::new(SimDisk::new(random_u64()));
+            if !role.is_data() {
+                node.home = Arc::new(MemoryHome::new());
+            }
+        }
         let settings =
             LogSettings { segment_bytes: SEGMENT_BYTES, reserve_bytes: SEGMENT_BYTES, ..LogSettings::default() };
         let keeps = if role.is_data() { Keeps::Records } else { Keeps::LogIdsOnly };

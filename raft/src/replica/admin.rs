@@ -293,6 +293,7 @@ impl<RT: Runtime> Replica<RT> {
             Admin::Add(member) => self.add_here(member).await,
             Admin::Remove(node_id) => self.remove_here(node_id).await,
             Admin::Replace(ReplaceWith { node_id, member: Some(member) }) => self.replace_here(node_id, member).await,
+            Admin::Reinstate(former) => self.reinstate_here(former).await,
             Admin::Replace(_) => Err(invalid("the verb to replace a node names no new one")),
         }
     }

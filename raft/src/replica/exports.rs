@@ -1,6 +1,6 @@
 //! The sending side of a state: exports that receivers pull, each pinned until it has not been asked for in a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::Instant as _;
 use parking_lot::Mutex;
+use saola_storage::error::StoreError;
 use saola_storage::export::Export;
+use saola_storage::outline::Span;
 use saola_storage::types::{LogId, NodeId};
 
 use super::{InstantOf, Shared};
@@ -123,7 +125,7 @@ impl<RT: Runtime> Shared<RT> {
     ) -> BoxStream<'static, FetchReply> {
         let only = |part: FetchPart| futures::stream::iter([FetchReply::from(part)]).boxed();
         let found = match request.export_id.is_empty() {
-            true => match self.begin_export(receiver, request.at_least.map(LogId::from)).await {
+            true => match self.begin_export(receiver, request.at_least.map(LogId::from), request.outlined).await {
                 Ok(begun) => Some(begun),
                 Err(refusal) => return only(FetchPart::Refused(refusal)),
             },
@@ -132,6 +134,14 @@ impl<RT: Runtime> Shared<RT> {
         let Some((id, pinned)) = found else {
             return only(FetchPart::Gone(Nothing {}));
         };
+        if !request.spans.is_empty() {
+            let begin = (self.clone(), Arc::downgrade(&pinned), VecDeque::from(request.spans));
+            let chunks = futures::stream::unfold(begin, move |(shared, pinned, spans)| async move {
+                let (part, left) = shared.next_of_spans(id, pinned.upgrade()?, spans).await?;
+                Some((FetchReply::from(part), (shared, pinned, left)))
+            });
+            return chunks.boxed();
+        }
         let resumed = pinned.clone();
         let turn = RT::disk(Takes::Long, move || {
             let mut reading = resumed.reading.lock();
@@ -162,6 +172,7 @@ impl<RT: Runtime> Shared<RT> {
         self: &Arc<Self>,
         receiver: NodeId,
         at_least: Option<LogId>,
+        outlined: bool,
     ) -> Result<(ExportId, Arc<Pinned<InstantOf<RT>>>), Refusal> {
         let own = self.claim.node_id;
         if let Some(log_id) = at_least {
@@ -174,6 +185,7 @@ impl<RT: Runtime> Shared<RT> {
             }
         }
         let export = self.store.export().map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
+        let export = if outlined { export.outlined() } else { export };
         let id: ExportId = rand::RngExt::random(&mut RT::thread_rng());
         let Some(pinned) = self.exports.begin(id, receiver, export) else {
             let message = format!("node {own} is sending its state to {OPEN_MAX} other nodes: ask again later");
@@ -202,7 +214,33 @@ impl<RT: Runtime> Shared<RT> {
             // The receiver has come back on another connection.
             if reading.turn == turn { reading.export.next_chunk() } else { Ok(None) }
         });
-        match chunk.await {
+        self.sent(id, &pinned, chunk.await).await
+    }
+
+    /// Rows that a receiver lacks, and the spans that are left then; none: all have been sent.
+    async fn next_of_spans(
+        &self,
+        id: ExportId,
+        pinned: Arc<Pinned<InstantOf<RT>>>,
+        mut spans: VecDeque<Span>,
+    ) -> Option<(FetchPart, VecDeque<Span>)> {
+        let read = pinned.clone();
+        let read = RT::disk(Takes::Long, move || {
+            let chunk = read.reading.lock().export.rows_of(&mut spans);
+            (chunk, spans)
+        });
+        let (chunk, left) = read.await;
+        Some((self.sent(id, &pinned, chunk).await?, left))
+    }
+
+    /// What was read, once it is paid for.
+    async fn sent(
+        &self,
+        id: ExportId,
+        pinned: &Pinned<InstantOf<RT>>,
+        chunk: Result<Option<Bytes>, StoreError>,
+    ) -> Option<FetchPart> {
+        match chunk {
             Ok(chunk) => {
                 let chunk = chunk?;
                 let wait = self.exports.budget.lock().take(InstantOf::<RT>::now(), chunk.len());

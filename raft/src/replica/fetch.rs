@@ -1,21 +1,24 @@
 //! The receiving side of a state: pulls it from one node, over as many cuts of the link as it takes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use openraft::Instant as _;
 use saola_storage::error::StoreError;
 use saola_storage::import::Import;
+use saola_storage::orphan::Head;
 use saola_storage::types::LogId;
 
 use super::exports::KEPT;
 use super::{InstantOf, Shared};
 use crate::member::Member;
-use crate::transport::PeerAddress;
+use crate::transport::{PeerAddress, TransportError};
 use crate::types::{Runtime, Takes};
-use crate::wire::{FetchPart, FetchRequest, Refusal};
+use crate::wire::{FetchPart, FetchReply, FetchRequest, Refusal};
 
 /// Pause before a cut transfer is tried again; doubles up to the longest while nothing arrives.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -76,6 +79,15 @@ pub(crate) enum FetchError {
     },
 }
 
+/// Where writes go that are here and do not come.
+#[derive(Clone, Debug)]
+pub(super) struct Orphans {
+    /// Of bundles.
+    pub(super) folder: PathBuf,
+    /// Says where they come from.
+    pub(super) head: Head,
+}
+
 /// A transfer under way.
 struct Transfer {
     /// What the source calls it; empty: it has not answered yet.
@@ -99,8 +111,9 @@ pub(crate) async fn fetch_state<RT: Runtime>(
     from: &Member,
     at_least: Option<LogId>,
     patience: Duration,
+    orphans: Option<&Orphans>,
 ) -> Result<Import, FetchError> {
-    let pulled = pull(shared, from, at_least, patience).await;
+    let pulled = pull(shared, from, at_least, patience, orphans).await;
     if pulled.is_err() {
         // What has come would keep its room until the next flush, which a full disk puts off.
         let store = shared.store.clone();
@@ -114,14 +127,15 @@ async fn pull<RT: Runtime>(
     from: &Member,
     at_least: Option<LogId>,
     patience: Duration,
+    orphans: Option<&Orphans>,
 ) -> Result<Import, FetchError> {
-    let mut transfer = begin(shared, from).await?;
+    let mut transfer = begin(shared, from, orphans).await?;
     let (mut beginnings, mut pause, mut came) = (1, PAUSE, InstantOf::<RT>::now());
     loop {
-        let before = transfer.import.received();
+        let before = transfer.import.shipped();
         let end;
         (transfer, end) = attempt(shared, from, at_least, transfer).await;
-        if transfer.import.received() > before {
+        if transfer.import.shipped() != before {
             (pause, came) = (PAUSE, InstantOf::<RT>::now());
         }
         let reason = match end {
@@ -129,7 +143,7 @@ async fn pull<RT: Runtime>(
             End::Failed(error) => return Err(error),
             End::Gone if beginnings < BEGINNINGS_MAX => {
                 beginnings += 1;
-                transfer = begin(shared, from).await?;
+                transfer = begin(shared, from, orphans).await?;
                 continue;
             }
             End::Gone => return Err(FetchError::Forgets { node: from.name.clone() }),
@@ -146,9 +160,16 @@ async fn pull<RT: Runtime>(
     }
 }
 
-async fn begin<RT: Runtime>(shared: &Arc<Shared<RT>>, from: &Member) -> Result<Transfer, FetchError> {
-    let store = shared.store.clone();
-    let import = RT::disk(Takes::Long, move || store.import()).await;
+async fn begin<RT: Runtime>(
+    shared: &Arc<Shared<RT>>,
+    from: &Member,
+    orphans: Option<&Orphans>,
+) -> Result<Transfer, FetchError> {
+    let (store, orphans) = (shared.store.clone(), orphans.cloned());
+    let import = RT::disk(Takes::Long, move || {
+        store.import_difference(orphans.as_ref().map(|it| (it.folder.as_path(), it.head.clone())))
+    });
+    let import = import.await;
     let import = import.map_err(|source| FetchError::Bad { node: from.name.clone(), source })?;
     Ok(Transfer { export_id: Bytes::new(), import })
 }
@@ -160,54 +181,130 @@ async fn attempt<RT: Runtime>(
     at_least: Option<LogId>,
     mut transfer: Transfer,
 ) -> (Transfer, End) {
-    let address = PeerAddress { address: from.peer_address.clone(), name: from.name.clone() };
+    // What was lacking when the last connection was cut comes first.
+    let filled;
+    (transfer, filled) = fill(shared, from, transfer).await;
+    if let Err(end) = filled {
+        return (transfer, end);
+    }
     let request = FetchRequest {
         header: Some(shared.header(from, 0)),
         export_id: transfer.export_id.clone(),
         from_chunk: transfer.import.received(),
         at_least: at_least.map(Into::into),
+        outlined: transfer.import.takes_outlines(),
+        spans: Vec::new(),
     };
-    let late = |_| format!("nothing within {} s", CHUNK_LIMIT.as_secs());
-    let mut replies = match RT::timeout(CHUNK_LIMIT, shared.transport.fetch(&address, request)).await.map_err(late) {
-        Ok(Ok(replies)) => replies,
-        Ok(Err(error)) => return (transfer, End::Cut(error.reason().to_owned())),
-        Err(reason) => return (transfer, End::Cut(reason)),
+    let mut replies = match ask(shared, from, request).await {
+        Ok(replies) => replies,
+        Err(end) => return (transfer, end),
     };
     loop {
-        let reply = match RT::timeout(CHUNK_LIMIT, replies.next()).await.map_err(late) {
-            Ok(Some(Ok(reply))) => reply,
-            Ok(Some(Err(error))) => return (transfer, End::Cut(error.reason().to_owned())),
+        let chunk = match next_chunk(shared, from, &mut replies, &mut transfer.export_id).await {
+            Ok(Some(chunk)) => chunk,
             Ok(None) => return (transfer, End::Cut("the connection was closed".to_owned())),
-            Err(reason) => return (transfer, End::Cut(reason)),
+            Err(end) => return (transfer, end),
         };
-        match reply.part {
-            Some(FetchPart::Began(id)) => transfer.export_id = id,
+        let mut taken;
+        (transfer, taken) = take::<RT>(from, transfer, move |import| import.write(&chunk)).await;
+        if taken.is_ok() {
+            (transfer, taken) = fill(shared, from, transfer).await;
+        }
+        match taken {
+            Ok(()) if transfer.import.manifest().is_some() => return (transfer, End::Whole),
+            Ok(()) => {}
+            Err(end) => return (transfer, end),
+        }
+    }
+}
+
+type Replies = BoxStream<'static, Result<FetchReply, TransportError>>;
+
+fn late<E>(_: E) -> End {
+    End::Cut(format!("nothing within {} s", CHUNK_LIMIT.as_secs()))
+}
+
+async fn ask<RT: Runtime>(shared: &Shared<RT>, from: &Member, request: FetchRequest) -> Result<Replies, End> {
+    let address = PeerAddress { address: from.peer_address.clone(), name: from.name.clone() };
+    let asked = RT::timeout(CHUNK_LIMIT, shared.transport.fetch(&address, request)).await.map_err(late)?;
+    asked.map_err(|error| End::Cut(error.reason().to_owned()))
+}
+
+/// The next chunk of a connection; none: it was closed.
+async fn next_chunk<RT: Runtime>(
+    shared: &Shared<RT>,
+    from: &Member,
+    replies: &mut Replies,
+    export_id: &mut Bytes,
+) -> Result<Option<Bytes>, End> {
+    loop {
+        let reply = match RT::timeout(CHUNK_LIMIT, replies.next()).await.map_err(late)? {
+            Some(reply) => reply.map_err(|error| End::Cut(error.reason().to_owned()))?,
+            None => return Ok(None),
+        };
+        return match reply.part {
+            Some(FetchPart::Began(id)) => {
+                *export_id = id;
+                continue;
+            }
             Some(FetchPart::Chunk(_)) if shared.free_bytes() < shared.min_free_bytes() => {
                 let (free_bytes, min_free_bytes) = (shared.free_bytes(), shared.min_free_bytes());
-                return (transfer, End::Failed(FetchError::NoRoom { free_bytes, min_free_bytes }));
+                Err(End::Failed(FetchError::NoRoom { free_bytes, min_free_bytes }))
             }
-            Some(FetchPart::Chunk(chunk)) => {
-                let Transfer { export_id, mut import } = transfer;
-                let (import, written) = RT::disk(Takes::Long, move || {
-                    let written = import.write(&chunk);
-                    (import, written)
-                })
-                .await;
-                transfer = Transfer { export_id, import };
-                if let Err(source) = written {
-                    let node = from.name.clone();
-                    return (transfer, End::Failed(FetchError::Bad { node, source }));
-                }
-                if transfer.import.manifest().is_some() {
-                    return (transfer, End::Whole);
-                }
-            }
-            Some(FetchPart::Gone(_)) => return (transfer, End::Gone),
+            Some(FetchPart::Chunk(chunk)) => Ok(Some(chunk)),
+            Some(FetchPart::Gone(_)) => Err(End::Gone),
             Some(FetchPart::Refused(refusal)) => {
-                let node = from.name.clone();
-                return (transfer, End::Failed(FetchError::Refused { node, refusal }));
+                Err(End::Failed(FetchError::Refused { node: from.name.clone(), refusal }))
             }
-            None => return (transfer, End::Cut("an answer of the wrong kind".to_owned())),
+            None => Err(End::Cut("an answer of the wrong kind".to_owned())),
+        };
+    }
+}
+
+/// Has the import take something, on a thread that may wait for the disk.
+async fn take<RT: Runtime>(
+    from: &Member,
+    transfer: Transfer,
+    taking: impl FnOnce(&mut Import) -> Result<(), StoreError> + Send + 'static,
+) -> (Transfer, Result<(), End>) {
+    let Transfer { export_id, mut import } = transfer;
+    let (import, taken) = RT::disk(Takes::Long, move || {
+        let taken = taking(&mut import);
+        (import, taken)
+    })
+    .await;
+    let bad = |source| End::Failed(FetchError::Bad { node: from.name.clone(), source });
+    (Transfer { export_id, import }, taken.map_err(bad))
+}
+
+/// Asks for the rows that the outline shows to be lacking, until none are.
+async fn fill<RT: Runtime>(shared: &Shared<RT>, from: &Member, mut transfer: Transfer) -> (Transfer, Result<(), End>) {
+    loop {
+        let spans = transfer.import.lacking();
+        if spans.is_empty() {
+            return (transfer, Ok(()));
+        }
+        let (header, export_id) = (Some(shared.header(from, 0)), transfer.export_id.clone());
+        let request = FetchRequest { header, export_id, spans, ..FetchRequest::default() };
+        let before = transfer.import.shipped();
+        let mut replies = match ask(shared, from, request).await {
+            Ok(replies) => replies,
+            Err(end) => return (transfer, Err(end)),
+        };
+        loop {
+            let chunk = match next_chunk(shared, from, &mut replies, &mut transfer.export_id).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(end) => return (transfer, Err(end)),
+            };
+            let taken;
+            (transfer, taken) = take::<RT>(from, transfer, move |import| import.fill(&chunk)).await;
+            if taken.is_err() {
+                return (transfer, taken);
+            }
+        }
+        if transfer.import.shipped() == before {
+            return (transfer, Err(End::Cut("the rows that were asked for did not come".to_owned())));
         }
     }
 }

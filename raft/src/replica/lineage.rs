@@ -141,8 +141,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         let shared = &self.shared;
         shared.asks_its_epoch.store(true, Ordering::Release);
-        tracing::info!("this node asks the other sites for their epoch before it takes part");
-        *shared.waiting_for.lock() = Some("it asks the other sites for their epoch".into());
+        shared.set_waiting_for(format!("node {} asks the other sites for their epoch", identity.node_id));
         let replica = self.clone();
         detach::<RT>(async move {
             if replica.hear_of_epoch(&identity, &others, elsewhere).await {
@@ -175,9 +174,9 @@ impl<RT: Runtime> Replica<RT> {
                     if shared.refused.lock().is_some() || self.should_start_anew() {
                         return false;
                     }
-                    shared.set_asking("a node of another site shows a record of a later epoch that is not valid".into());
+                    shared.set_waiting_for("a node of another site shows a record of a later epoch that is not valid".into());
                 }
-                Heard::Nobody(says) => shared.set_asking(format!(
+                Heard::Nobody(says) => shared.set_waiting_for(format!(
                     "node {} was away, and another site may have gone on without it: it takes no part until the witness or a \
                      node of another site answers, or a node of its own that follows a leader ({says}); if nothing can \
                      have gone on, let it in with `saola site unfence {}`",
@@ -283,7 +282,8 @@ impl<RT: Runtime> Replica<RT> {
     pub(crate) async fn answer_about_lineage(&self, header: &Header, ask: LineageAsk) -> Result<Answer, Refusal> {
         let shared = &self.shared;
         let own = shared.own_epoch();
-        let Some(own) = own.filter(|own| header.cluster_id == own.cluster_id[..] && header.to == own.node_id) else {
+        let is_asked = |it: &NodeIdentity| header.to == it.node_id || shared.former_id() == Some(header.to);
+        let Some(own) = own.filter(|own| header.cluster_id == own.cluster_id[..] && is_asked(own)) else {
             let message = format!("node {} does not belong to the sender's cluster", shared.claim.node_id);
             return Err(Refusal::new(RefusalCode::WrongCluster, message));
         };
@@ -297,7 +297,12 @@ impl<RT: Runtime> Replica<RT> {
             step => {
                 // Its role may be another one by now in another epoch.
                 let is_sender = |it: &Member| it.folder_id == header.from_folder && it.name == header.from_name;
-                if !shared.any_member(header.from).is_some_and(|member| is_sender(&member)) {
+                // Whoever leads may have come back under another number; its certificate says its name.
+                let is_known_by_name = || {
+                    let named = |it: &Member| it.name == header.from_name && it.site == header.from_site;
+                    matches!(step, LineageVerb::Reinstate(_)) && shared.others_of_all_sites().iter().any(named)
+                };
+                if !shared.any_member(header.from).is_some_and(|it| is_sender(&it)) && !is_known_by_name() {
                     let message = format!("node {} is not known to be a member here", header.from);
                     return Err(Refusal::new(RefusalCode::UnknownSender, message));
                 }
@@ -317,6 +322,7 @@ impl<RT: Runtime> Replica<RT> {
                 LineageVerb::Abandon(plan) => replica.abandon(&plan).await,
                 LineageVerb::Fence(why) => replica.fence_here(why).await,
                 LineageVerb::Unfence(Nothing {}) => replica.unfence_here().await,
+                LineageVerb::Reinstate(ask) => replica.begin_anew(ask).await,
                 LineageVerb::Stand(Nothing {}) | LineageVerb::AskEpoch(Nothing {}) => Ok(()),
             };
             done.map_err(AdminError::from)
@@ -389,22 +395,14 @@ impl<RT: Runtime> Shared<RT> {
     fn plan_before_log(&self) -> Option<Plan> {
         let record = self.folder.lock().lineage().record.clone()?;
         let (_, plan) = SignedPlan::from_bytes(&record).ok()?;
-        let term = self.log.state().last.map_or(0, |last| last.leader.term);
-        (term < plan.term).then_some(plan)
+        let newest = self.log.state().last.max(self.store.applied().log_id);
+        let term = newest.map_or(0, |last| last.leader.term);
+        (term < plan.term && self.folder.lock().lineage().reinstating.is_none()).then_some(plan)
     }
 
     /// A member by the plan of an epoch that has just begun.
     pub(crate) fn member_by_plan(&self, node_id: u64) -> Option<Member> {
         self.plan_before_log()?.member(node_id).cloned()
-    }
-
-    /// What a node waits for that asks; the log says it when it changes.
-    fn set_asking(&self, reason: String) {
-        let mut known = self.waiting_for.lock();
-        if known.as_deref() != Some(&reason) {
-            tracing::warn!("{reason}");
-            *known = Some(reason);
-        }
     }
 
     /// Another member, also while Raft does not run.

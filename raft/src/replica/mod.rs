@@ -6,7 +6,8 @@
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
 //! records right, and what if not), `renew` (a start on records that cannot be used), `lineage`, `standing` and `promote` (epochs: who
-//! takes no part any more, and how a site goes on without the other by force), `status`.
+//! takes no part any more, and how a site goes on without the other by force), `reinstate` (how those come back that were left
+//! behind), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -20,6 +21,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::metrics::RaftMetrics;
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
+use saola_storage::import::Shipped;
 use saola_storage::log::Log;
 use saola_storage::release::RELEASE;
 use saola_storage::store::{Collection, Store};
@@ -62,6 +64,7 @@ mod offers;
 mod promote;
 mod propose;
 mod protection;
+mod reinstate;
 mod release;
 mod renew;
 mod repair;
@@ -85,6 +88,7 @@ pub(crate) use handover::Writes;
 pub use promote::{Begun, Told};
 pub use propose::ProposeError;
 pub use protection::ProtectionStatus;
+pub use reinstate::{Former, FormerStanding, ORPHANS};
 pub use sites::{Missing, Seen};
 #[cfg(feature = "rocksdb")]
 pub use start::ReplicaLimits;
@@ -175,6 +179,8 @@ pub(crate) struct Shared<RT: Runtime> {
     asks_its_epoch: AtomicBool,
     /// The members that the log tells of, as long as Raft has not run.
     members_at_start: OnceLock<Vec<Member>>,
+    /// What came when this node came back from a side that was left behind.
+    shipped: Mutex<Option<Shipped>>,
     /// A peer of a later epoch is being asked for its record.
     asks_for_epoch: AtomicBool,
     /// This process should start anew on its folder, which says another epoch now.
@@ -209,6 +215,11 @@ impl<RT: Runtime> Replica<RT> {
     /// [`Replica::read_point`] or [`Replica::stale_point`].
     pub fn store(&self) -> &Arc<Store> {
         &self.shared.store
+    }
+
+    /// Who this node is: by its settings, and by what promotions and reinstatements made of it.
+    pub fn claim(&self) -> &FolderClaim {
+        &self.shared.claim
     }
 
     /// Promises that a collection can be read as of a revision for a minute from now, at this node and every other, so
@@ -246,13 +257,14 @@ impl<RT: Runtime> Replica<RT> {
     }
 }
 
-/// Keeps why this node takes no part, and logs it unless it is known.
-fn tell_once(cell: &Mutex<Option<String>>, reason: String) {
+/// Keeps why this node takes no part; false: it was known.
+fn is_news(cell: &Mutex<Option<String>>, reason: &str) -> bool {
     let mut known = cell.lock();
-    if known.as_deref() != Some(&reason) {
-        tracing::error!("{reason}");
-        *known = Some(reason);
+    let is_new = known.as_deref() != Some(reason);
+    if is_new {
+        *known = Some(reason.to_owned());
     }
+    is_new
 }
 
 impl<RT: Runtime> Shared<RT> {
@@ -277,16 +289,12 @@ impl<RT: Runtime> Shared<RT> {
     /// Members as this node knows them: Raft's own once it runs, else those of the applied state.
     pub(crate) fn members(&self) -> Vec<Member> {
         let live = self.with_metrics(|metrics| members_of(metrics.membership_config.membership()));
-        match live {
-            Some(members) if !members.is_empty() => members,
-            _ => self
-                .store
-                .applied()
-                .membership
-                .and_then(|(_, bytes)| MembershipRecord::decode(bytes).ok())
-                .map(|record| record.seats.into_iter().filter_map(|seat| seat.member).collect())
-                .unwrap_or_default(),
-        }
+        let live = live.filter(|members| !members.is_empty());
+        live.or_else(|| self.members_while_away()).unwrap_or_else(|| {
+            let applied = self.store.applied().membership;
+            let record = applied.and_then(|(_, bytes)| MembershipRecord::decode(bytes).ok()).unwrap_or_default();
+            record.seats.into_iter().filter_map(|seat| seat.member).collect()
+        })
     }
 
     pub(crate) fn member(&self, node_id: NodeId) -> Option<Member> {
@@ -446,11 +454,15 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     pub(crate) fn set_refused(&self, reason: String) {
-        tell_once(&self.refused, reason);
+        if is_news(&self.refused, &reason) {
+            tracing::error!("{reason}");
+        }
     }
 
     fn set_waiting_for(&self, reason: String) {
-        tell_once(&self.waiting_for, reason);
+        if is_news(&self.waiting_for, &reason) {
+            tracing::warn!("{reason}");
+        }
     }
 
     /// Takes this node out of Raft for good: its folder must not vote or acknowledge.

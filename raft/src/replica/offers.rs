@@ -180,7 +180,7 @@ impl<RT: Runtime> Shared<RT> {
         let mut reasons = Vec::new();
         for (place, source) in offered.sources.iter().enumerate() {
             let patience = if place + 1 == offered.sources.len() { LAST_AFTER } else { NEXT_AFTER };
-            match fetch_state(self, source, Some(offered.last), patience).await {
+            match fetch_state(self, source, Some(offered.last), patience, None).await {
                 Ok(import) => {
                     tracing::info!(from = source.name, "all records have been received");
                     return Ok(import);

@@ -203,11 +203,20 @@ impl<RT: Runtime> Replica<RT> {
 
     /// Has a node, this one or another, take a step.
     async fn have(&self, member: &Member, step: LineageVerb) -> Result<(), AdminError> {
+        self.have_within(member, step, STEP_LIMIT).await
+    }
+
+    pub(super) async fn have_within(
+        &self,
+        member: &Member,
+        step: LineageVerb,
+        limit: Duration,
+    ) -> Result<(), AdminError> {
         if member.node_id == self.shared.claim.node_id {
             return self.take_step(step).await;
         }
         let question = Question::Lineage(LineageAsk { verb: Some(step) });
-        self.ask(member, question, STEP_LIMIT).await.map(drop)
+        self.ask(member, question, limit).await.map(drop)
     }
 
     /// Fences all nodes of a site that answer.
@@ -478,7 +487,7 @@ fn members_in(standing: &Standing) -> Vec<Member> {
     seats.filter_map(|seat| seat.member.clone()).collect()
 }
 
-fn checked(record: &Bytes) -> Result<(SignedPlan, Plan), Refusal> {
+pub(super) fn checked(record: &Bytes) -> Result<(SignedPlan, Plan), Refusal> {
     SignedPlan::from_bytes(record).map_err(|error| Refusal::new(RefusalCode::Invalid, error.to_string()))
 }
 

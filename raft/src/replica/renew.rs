@@ -176,7 +176,7 @@ impl<RT: Runtime> Replica<RT> {
             }
             shared.copy.known.lock().repairing_from = Some(source.node_id);
             let at_least = shared.log.state().last_purged;
-            let import = match fetch_state(shared, &source, at_least, PATIENCE).await {
+            let import = match fetch_state(shared, &source, at_least, PATIENCE, None).await {
                 Ok(import) => import,
                 Err(error) => {
                     let cause = std::error::Error::source(&error);
@@ -201,7 +201,7 @@ impl<RT: Runtime> Replica<RT> {
         Err(reasons.join("; "))
     }
 
-    async fn take_state(&self, import: Import, name: &str) -> Result<(), String> {
+    pub(super) async fn take_state(&self, import: Import, name: &str) -> Result<(), String> {
         let shared = &self.shared;
         let received = import.manifest().and_then(|manifest| manifest.log_id).map(LogId::from);
         let received = received.ok_or_else(|| format!("the records of {name} are empty"))?;
@@ -225,7 +225,7 @@ impl<RT: Runtime> Replica<RT> {
         self.shared.refused.lock().clone().map_or(Ok(()), Err)
     }
 
-    async fn take_part_again(&self, identity: &NodeIdentity) {
+    pub(super) async fn take_part_again(&self, identity: &NodeIdentity) {
         let shared = &self.shared;
         let _one_at_a_time = shared.admin.lock().await;
         shared.copy.known.lock().bad = None;

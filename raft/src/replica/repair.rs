@@ -128,7 +128,7 @@ impl<RT: Runtime> Replica<RT> {
 
     async fn replace_copy_by(&self, source: &Member) -> Result<(), String> {
         let shared = &self.shared;
-        let import = fetch_state(shared, source, None, PATIENCE).await.map_err(|error| error.to_string())?;
+        let import = fetch_state(shared, source, None, PATIENCE, None).await.map_err(|error| error.to_string())?;
         let received = import.manifest().and_then(|manifest| manifest.log_id).map(LogId::from);
         if let Some(received) = received {
             // It may be ahead of this node: what it has applied is committed, so it comes.
@@ -148,7 +148,7 @@ fn worth_asking(members: Vec<Member>, own: NodeId, accused: &BTreeSet<NodeId>) -
 }
 
 /// Entries of this node's log from one index to another, or as many as fit a portion.
-fn read_log<RT: Runtime>(log: &Log, from: u64, to: u64) -> Result<Vec<ApplyEntry>, StoreError> {
+pub(super) fn read_log<RT: Runtime>(log: &Log, from: u64, to: u64) -> Result<Vec<ApplyEntry>, StoreError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
         let what = format!("read this node's log from entry {from} for the repair of its records");
         StoreError::from(EngineError { what, source, damage: false })

@@ -15,7 +15,7 @@ use saola_storage::types::LogId;
 use super::Shared;
 use crate::member::MembershipRecord;
 use crate::types::{Runtime, Takes};
-use crate::wire::{GateSeen, Standing};
+use crate::wire::{Came, GateSeen, Standing};
 
 /// Entries are read in pieces of about so many bytes.
 const PIECE_BYTES: usize = 4 << 20;
@@ -178,6 +178,7 @@ impl<RT: Runtime> Shared<RT> {
             promised: lineage.promised.map(|promise| promise.plan).unwrap_or_default(),
             outbid: lineage.outbid.into_iter().map(|promise| promise.plan).collect(),
             given_up: lineage.given_up,
+            came: self.shipped().map(|it| Came { bytes: it.bytes, of_bytes: it.of_bytes, orphans: it.orphans }),
             fenced: lineage.fenced.map(|fence| fence.why).unwrap_or_default(),
             runs,
             leader: if runs { self.leader().unwrap_or(0) } else { 0 },

@@ -200,6 +200,7 @@ impl<RT: Runtime> Replica<RT> {
             may_go_unasked: AtomicBool::new(false),
             asks_its_epoch: AtomicBool::new(false),
             members_at_start: OnceLock::new(),
+            shipped: Mutex::new(None),
             asks_for_epoch: AtomicBool::new(false),
             starts_anew: watch::Sender::new(false),
             proposals,
@@ -216,6 +217,7 @@ impl<RT: Runtime> Replica<RT> {
         let replica = Self { shared };
         match (replica.unusable(), identity) {
             _ if replica.takes_no_part() => {}
+            (_, Some(identity)) if replica.shared.lineage().reinstating.is_some() => replica.come_back(identity),
             (Some(why), identity) => replica.renew_first(identity, why)?,
             (None, Some(identity)) => replica.take_part(identity).await?,
             (None, None) => {}
@@ -322,13 +324,17 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         let own = shared.identity();
+        let same = own.is_some_and(|own| own.cluster_id == cluster_id && own.epoch == adopt.epoch);
+        if same && shared.lineage().reinstating.is_some() {
+            // It runs once it has the records.
+            return Ok(());
+        }
         if let Some(why) = self.keeps_out() {
             return Err(invalid(why));
         }
         if let Some(why) = self.unusable() {
             return Err(invalid(format!("this node waits for other records before it takes part: {why}")));
         }
-        let same = own.is_some_and(|own| own.cluster_id == cluster_id && own.epoch == adopt.epoch);
         if same && shared.raft.get().is_some() {
             let refused = shared.refused.lock().clone();
             return refused.map_or(Ok(()), |reason| Err(invalid(reason)));
@@ -443,6 +449,9 @@ mod production {
                 false => (Keeps::LogIdsOnly, RocksSettings::LOG_IDS_ONLY),
             };
             let open_folder = || {
+                for left in folder.left_from_before() {
+                    std::fs::remove_dir_all(&left)?;
+                }
                 std::fs::create_dir_all(&log_path)?;
                 std::fs::File::open(folder.path())?.sync_all()?;
                 RealDisk::open(&log_path)

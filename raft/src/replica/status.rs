@@ -108,6 +108,7 @@ impl<RT: Runtime> Replica<RT> {
         let stopped = shared.stopped.borrow().is_some();
         let state = match server_state {
             _ if shared.lineage().fenced.is_some() => "fenced",
+            _ if shared.lineage().reinstating.is_some() => "reinstating",
             _ if shared.asks_its_epoch.load(Ordering::Acquire) => "asking",
             _ if refused_by_peers.is_some() => "refused",
             None => "waiting",

@@ -68,7 +68,7 @@ pub struct DigestAt {
 #[derive(Clone, PartialEq, Message)]
 pub struct AdminVerb {
     /// Which.
-    #[prost(oneof = "Admin", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Admin", tags = "1, 2, 3, 4, 5, 6")]
     pub verb: Option<Admin>,
 }
 
@@ -90,6 +90,9 @@ pub enum Admin {
     /// Hand leadership to a voter of this site.
     #[prost(string, tag = "5")]
     TransferToSite(String),
+    /// Have this member of a former epoch come back.
+    #[prost(message, tag = "6")]
+    Reinstate(Member),
 }
 
 /// See [`Admin::Replace`].

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::{Message, Oneof};
 use saola_storage::command::SetApprovers;
+use saola_storage::keyspace::meta::LogIdRow;
 
 use super::{Nothing, WireLogId};
 use crate::member::{Member, MembershipRecord, VoterSet};
@@ -11,7 +12,7 @@ use crate::member::{Member, MembershipRecord, VoterSet};
 #[derive(Clone, PartialEq, Message)]
 pub struct LineageAsk {
     /// What.
-    #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub verb: Option<LineageVerb>,
 }
 
@@ -39,6 +40,35 @@ pub enum LineageVerb {
     /// Which epoch are you in? The answer is a standing without what stands in log and rows.
     #[prost(message, tag = "7")]
     AskEpoch(Nothing),
+    /// You were left behind: come back as another node.
+    #[prost(message, tag = "8")]
+    Reinstate(ReinstateAs),
+}
+
+/// See [`LineageVerb::Reinstate`].
+#[derive(Clone, PartialEq, Message)]
+pub struct ReinstateAs {
+    /// The record of the epoch that goes on.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub record: Bytes,
+    /// A number that nobody has had.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+    /// 16 bytes that nobody has had either.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub folder_id: Bytes,
+    /// Who is a member.
+    #[prost(message, optional, tag = "4")]
+    pub members: Option<MembershipRecord>,
+    /// All of the node's log up to this entry goes on.
+    #[prost(message, optional, tag = "5")]
+    pub base: Option<LogIdRow>,
+    /// Store-wide revision there.
+    #[prost(uint64, tag = "6")]
+    pub base_revision: u64,
+    /// The epoch that began there.
+    #[prost(uint64, tag = "7")]
+    pub left_by_epoch: u64,
 }
 
 /// What a data node knows of the gate, as of what it has applied.
@@ -140,4 +170,21 @@ pub struct Standing {
     /// It promises no plan for an epoch up to this one any more.
     #[prost(uint64, tag = "24")]
     pub given_up: u64,
+    /// What came when it came back, since it was started.
+    #[prost(message, optional, tag = "25")]
+    pub came: Option<Came>,
+}
+
+/// What a node was sent that came back.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Came {
+    /// Bytes that were sent.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// Bytes of all records, which a node without any would have been sent.
+    #[prost(uint64, tag = "2")]
+    pub of_bytes: u64,
+    /// Writes that it alone had, kept in an orphan bundle in its folder.
+    #[prost(uint64, tag = "3")]
+    pub orphans: u64,
 }

@@ -20,7 +20,7 @@ pub use admin::{Admin, AdminVerb, Adopt, DigestAt, Identity, Members, ReplaceWit
 pub use call::{Answer, Barrier, Nothing, PeerReply, PeerRequest, Question};
 pub use copy::{CopyAsk, CopyState, CopyVerb};
 pub use header::{Header, Refusal, RefusalCode, WIRE_VERSION};
-pub use lineage::{GateSeen, LineageAsk, LineageVerb, Standing};
+pub use lineage::{Came, GateSeen, LineageAsk, LineageVerb, ReinstateAs, Standing};
 pub use log::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
     WireLogId, WireVote,
@@ -93,7 +93,14 @@ mod tests {
     }
 
     fn fetch() -> FetchRequest {
-        FetchRequest { header: Some(header()), export_id: id(9), from_chunk: 3, at_least: Some(AT) }
+        FetchRequest {
+            header: Some(header()),
+            export_id: id(9),
+            from_chunk: 3,
+            at_least: Some(AT),
+            outlined: true,
+            spans: vec![Span { kind: 1, behind: id(1), last: id(2) }],
+        }
     }
 
     fn parts() -> Vec<FetchPart> {

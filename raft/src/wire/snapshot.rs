@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
+use saola_storage::outline::Span;
 
 use super::{Header, Nothing, Refusal, WireLogId, WireVote};
 use crate::member::Member;
@@ -44,6 +45,12 @@ pub struct FetchRequest {
     /// Entry that a new export must reach.
     #[prost(message, optional, tag = "4")]
     pub at_least: Option<WireLogId>,
+    /// The receiver has a similar state: a new export may send outlines in the place of rows.
+    #[prost(bool, tag = "5")]
+    pub outlined: bool,
+    /// Send the rows of these spans of the export, and nothing else.
+    #[prost(message, repeated, tag = "6")]
+    pub spans: Vec<Span>,
 }
 
 /// Part of the answer to a [`FetchRequest`].

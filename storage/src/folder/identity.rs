@@ -4,7 +4,10 @@
 //! `votes` (`since promotion`: a learner became a voter), `record` (the approved plan that began the folder's epoch),
 //! `promised_epoch` and `promised` (an approved plan that the node waits for), `outbid_N` (plans that it waited for before that,
 //! each as epoch and plan), `given_up` (plans up to this epoch are promised no more), `fenced` and `fenced_by` (why it takes no
-//! part, and the plan that said so). A release that knows format 1 alone must not run such a folder, and does not.
+//! part, and the plan that said so). Format 3 has what reinstatements leave: `numbered` (the number that the node goes by
+//! instead of `node_id`, which the settings say, and the one before that), and, until it has the records of its new epoch, `members` (who has them,
+//! a `MembershipRecord`) and `left_behind` (where its own writes come from that nobody else has, the head of an orphan
+//! bundle). A release that knows an earlier format alone must not run such a folder, and does not.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +17,11 @@ use bytes::Bytes;
 use super::{FolderClaim, FolderError};
 use crate::member::Role;
 use crate::release::{RELEASE, UnknownFormat};
+use crate::types::NodeId;
 
 const LABEL: &str = "saola-folder ";
 /// Format version of the identity file.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 const VOTES: &str = "since promotion";
 
 /// What an identity file says.
@@ -50,6 +54,28 @@ pub struct Lineage {
     pub given_up: u64,
     /// It takes no part at all.
     pub fenced: Option<Fence>,
+    /// The number that this node goes by since it was reinstated; none: the one that its settings say.
+    pub numbered: Option<Numbered>,
+    /// It was reinstated, and has not got the records of its epoch yet.
+    pub reinstating: Option<Reinstating>,
+}
+
+/// See [`Lineage::numbered`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// The number that it goes by.
+    pub now: NodeId,
+    /// The one that it had before.
+    pub before: NodeId,
+}
+
+/// See [`Lineage::reinstating`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reinstating {
+    /// Who has the records: bytes of a `MembershipRecord`.
+    pub members: Bytes,
+    /// Where the writes come from that are here and nowhere else: bytes of the head of an orphan bundle.
+    pub left_behind: Bytes,
 }
 
 /// See [`Lineage::promised`].
@@ -88,7 +114,11 @@ impl Problem {
 impl IdentityFile {
     /// The format that says all of it; what is written.
     pub fn format(&self) -> u64 {
-        if self.lineage == Lineage::default() { 1 } else { FORMAT }
+        match &self.lineage {
+            Lineage { numbered: None, reinstating: None, .. } if self.lineage == Lineage::default() => 1,
+            Lineage { numbered: None, reinstating: None, .. } => 2,
+            _ => FORMAT,
+        }
     }
 
     pub(super) fn encode(&self) -> String {
@@ -102,7 +132,7 @@ impl IdentityFile {
         if let Some((cluster_id, epoch)) = self.membership {
             text += &format!("cluster_id = {}\nepoch = {epoch}\n", hex(&cluster_id));
         }
-        let Lineage { votes, record, promised, outbid, given_up, fenced } = &self.lineage;
+        let Lineage { votes, record, promised, outbid, given_up, fenced, numbered, reinstating } = &self.lineage;
         if *votes {
             text += &format!("votes = {VOTES}\n");
         }
@@ -124,6 +154,12 @@ impl IdentityFile {
                 text += &format!("fenced_by = {}\n", hex(record));
             }
         }
+        if let Some(Numbered { now, before }) = numbered {
+            text += &format!("numbered = {now} {before}\n");
+        }
+        if let Some(Reinstating { members, left_behind }) = reinstating {
+            text += &format!("members = {}\nleft_behind = {}\n", hex(members), hex(left_behind));
+        }
         text + &format!("release = {RELEASE}\n")
     }
 
@@ -142,7 +178,7 @@ impl IdentityFile {
         let number = |key: &str| field(key)?.parse::<u64>().map_err(|e| Problem::Damaged(format!("{key}: {e}")));
         let id16 =
             |key: &str| unhex(field(key)?).ok_or_else(|| Problem::Damaged(format!("{key} is not 32 hex digits")));
-        let plan = |key: &str| match fields.get(key) {
+        let bytes = |key: &str| match fields.get(key) {
             Some(text) => match unhex_all(text) {
                 Some(bytes) => Ok(Some(Bytes::from(bytes))),
                 None => Err(Problem::Damaged(format!("{key} is not hex digits"))),
@@ -165,12 +201,12 @@ impl IdentityFile {
             site: field("site")?.to_owned(),
             role,
         };
-        let promised = match plan("promised")? {
+        let promised = match bytes("promised")? {
             Some(plan) => Some(Promise { epoch: number("promised_epoch")?, plan }),
             None => None,
         };
         let fenced = match fields.get("fenced") {
-            Some(why) => Some(Fence { why: (*why).to_owned(), record: plan("fenced_by")? }),
+            Some(why) => Some(Fence { why: (*why).to_owned(), record: bytes("fenced_by")? }),
             None => None,
         };
         let votes = fields.get("votes") == Some(&VOTES);
@@ -183,7 +219,21 @@ impl IdentityFile {
                 read.ok_or_else(|| Problem::Damaged(format!("{key} is not an epoch and hex digits")))?;
             outbid.push(Promise { epoch, plan: plan.into() });
         }
-        let lineage = Lineage { votes, record: plan("record")?, promised, outbid, given_up, fenced };
+        let numbered = match fields.get("numbered") {
+            Some(text) => {
+                let numbers = text.split_once(' ');
+                let read = numbers
+                    .and_then(|(now, before)| Some(Numbered { now: now.parse().ok()?, before: before.parse().ok()? }));
+                Some(read.ok_or_else(|| Problem::Damaged("numbered is not two numbers".into()))?)
+            }
+            None => None,
+        };
+        let reinstating = match bytes("members")? {
+            Some(members) => Some(Reinstating { members, left_behind: bytes("left_behind")?.unwrap_or_default() }),
+            None => None,
+        };
+        let record = bytes("record")?;
+        let lineage = Lineage { votes, record, promised, outbid, given_up, fenced, numbered, reinstating };
         Ok(IdentityFile { claim, folder_id: id16("folder_id")?, membership, lineage, release })
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rustix::fs::FlockOperation;
 
-pub use self::identity::{FORMAT, Fence, IdentityFile, Lineage, Promise, hex};
+pub use self::identity::{FORMAT, Fence, IdentityFile, Lineage, Numbered, Promise, Reinstating, hex};
 use crate::member::Role;
 use crate::release::{RELEASE, UnknownFormat};
 use crate::types::NodeId;
@@ -126,7 +126,7 @@ pub struct DataFolder {
     path: PathBuf,
     /// Its claim is what the settings say; see [`DataFolder::claim`] for what holds.
     file: IdentityFile,
-    /// What the settings say, with the vote that a promotion gave.
+    /// What the settings say, with the vote that a promotion gave and the number that a reinstatement gave.
     claim: FolderClaim,
     _lock: Lock,
 }
@@ -161,7 +161,8 @@ fn failed(path: &Path, action: &'static str) -> impl Fn(io::Error) -> FolderErro
 
 fn effective(file: &IdentityFile) -> FolderClaim {
     let role = if file.lineage.votes { Role::Voter } else { file.claim.role };
-    FolderClaim { role, ..file.claim.clone() }
+    let node_id = file.lineage.numbered.map_or(file.claim.node_id, |it| it.now);
+    FolderClaim { role, node_id, ..file.claim.clone() }
 }
 
 fn read_identity(path: &Path) -> Result<Option<IdentityFile>, FolderError> {
@@ -219,7 +220,8 @@ impl DataFolder {
         &self.path
     }
 
-    /// What the settings say, but for the role of a learner that a promotion has given a vote.
+    /// What the settings say, but for the role of a learner that a promotion has given a vote, and the number of a node that
+    /// was reinstated.
     pub fn claim(&self) -> &FolderClaim {
         &self.claim
     }
@@ -247,6 +249,15 @@ impl DataFolder {
             name: claim.name.clone(),
             group_id: 0,
         })
+    }
+
+    /// Folders in it that must be removed before anything in them is opened: a node that [comes back](Self::reinstate)
+    /// begins without a log, a witness without anything.
+    pub fn left_from_before(&self) -> Vec<PathBuf> {
+        let comes_back = self.file.lineage.reinstating.is_some();
+        let left = if self.claim.role.is_data() { &["log"][..] } else { &["log", "db"][..] };
+        let left = left.iter().filter(|_| comes_back).map(|name| self.path.join(name));
+        left.filter(|path| path.exists()).collect()
     }
 
     /// Records durably that the node belongs to a cluster.
@@ -278,7 +289,32 @@ impl DataFolder {
     pub fn begin_epoch(&mut self, epoch: u64, record: Bytes) -> Result<(), FolderError> {
         let before = self.file.clone();
         let votes = self.file.lineage.votes || self.file.claim.role == Role::Learner;
-        self.file.lineage = Lineage { votes, record: Some(record), ..Lineage::default() };
+        let numbered = self.file.lineage.numbered;
+        self.file.lineage = Lineage { votes, record: Some(record), numbered, ..Lineage::default() };
+        self.file.membership = self.file.membership.map(|(cluster_id, _)| (cluster_id, epoch));
+        self.write().inspect_err(|_| self.file = before)?;
+        self.claim = effective(&self.file);
+        Ok(())
+    }
+
+    /// Becomes durably another node of the same cluster, in an epoch that went on without this one: under a number and a
+    /// folder id that nobody has had. It has no log from now on, and its records only serve to get those of that epoch.
+    ///
+    /// # Errors
+    /// The identity file cannot be written: then nothing has changed.
+    pub fn reinstate(
+        &mut self,
+        (node_id, folder_id): (NodeId, [u8; 16]),
+        epoch: u64,
+        record: Bytes,
+        reinstating: Reinstating,
+    ) -> Result<(), FolderError> {
+        let before = self.file.clone();
+        let numbered = Some(Numbered { now: node_id, before: self.claim.node_id });
+        let reinstating = Some(reinstating);
+        let votes = self.file.lineage.votes;
+        self.file.lineage = Lineage { votes, record: Some(record), numbered, reinstating, ..Lineage::default() };
+        self.file.folder_id = folder_id;
         self.file.membership = self.file.membership.map(|(cluster_id, _)| (cluster_id, epoch));
         self.write().inspect_err(|_| self.file = before)?;
         self.claim = effective(&self.file);
@@ -421,10 +457,10 @@ mod tests {
         DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
         assert_eq!(release(), RELEASE, "who opens it writes its release");
 
-        fs::write(dir.path().join(IDENTITY), "saola-folder 3\nkind = new\nrelease = 0.3.0\n").unwrap();
+        fs::write(dir.path().join(IDENTITY), "saola-folder 4\nkind = new\nrelease = 0.3.0\n").unwrap();
         let refused = DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap_err().to_string();
-        assert!(refused.contains("has format 3, written by Saola 0.3.0; this release"), "{refused}");
-        assert!(refused.ends_with("reads format 2: install 0.3.0 or later"), "{refused}");
+        assert!(refused.contains("has format 4, written by Saola 0.3.0; this release"), "{refused}");
+        assert!(refused.ends_with("reads format 3: install 0.3.0 or later"), "{refused}");
     }
 
     #[test]
@@ -462,13 +498,34 @@ mod tests {
     }
 
     #[test]
+    fn a_reinstated_node_goes_by_another_number_than_its_settings_say_and_earlier_releases_do_not_run_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
+        let mut folder = open();
+        folder.adopt([9; 16], 1).unwrap();
+        let reinstating = Reinstating { members: Bytes::from_static(b"members"), left_behind: Bytes::new() };
+        folder.reinstate((6, [8; 16]), 2, Bytes::from_static(b"plan"), reinstating.clone()).unwrap();
+        drop(folder);
+        let text = fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
+        assert!(text.starts_with("saola-folder 3\n") && text.contains("node_id = 1\n"), "{text}");
+        let mut folder = open();
+        assert_eq!(folder.lineage().reinstating, Some(reinstating));
+        let own = folder.identity().unwrap();
+        assert_eq!((own.node_id, own.folder_id, own.epoch, own.cluster_id), (6, [8; 16], 2, [9; 16]));
+        folder.set_lineage(Lineage { reinstating: None, ..folder.lineage().clone() }).unwrap();
+        folder.begin_epoch(3, Bytes::from_static(b"later")).unwrap();
+        drop(folder);
+        assert_eq!(open().claim().node_id, 6, "for good");
+    }
+
+    #[test]
     fn foreign_and_damaged_folders_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("photos.txt"), "x").unwrap();
         assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Foreign(_))));
         fs::write(dir.path().join(IDENTITY), "saola-folder 1\nnode_id = x\n").unwrap();
         assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Damaged { .. })));
-        fs::write(dir.path().join(IDENTITY), "saola-folder 3\n").unwrap();
+        fs::write(dir.path().join(IDENTITY), "saola-folder 4\n").unwrap();
         assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Newer { .. })));
     }
 }

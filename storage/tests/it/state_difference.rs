@@ -10,7 +10,7 @@ use saola_storage::command::Command;
 use saola_storage::error::StoreError;
 use saola_storage::export::Export;
 use saola_storage::import::Import;
-use saola_storage::orphan::{Head, Orphan, OrphanBundle, OrphanError, OrphanWriter, list};
+use saola_storage::orphan::{Head, Orphan, OrphanBundle, OrphanError, list};
 use saola_storage::store::{At, Store};
 use saola_storage::types::{LeaderId, LogId};
 
@@ -38,9 +38,10 @@ fn apply_later(store: &Store, command: Command) {
     store.apply(vec![entry]).expect("a log entry is applied");
 }
 
-fn writer(folder: &Path, old: &Store, base_revision: u64) -> OrphanWriter {
+/// Receives a state of the epoch that goes on; what was written since the base is kept.
+fn receive(store: &Store, folder: &Path, base_revision: u64) -> Import {
     let head = Head { epoch: 1, left_by_epoch: 2, node: "main-1".into(), node_id: 1, base_revision, ..Head::default() };
-    OrphanWriter::begin(folder, head, &old.view()).expect("a bundle begins")
+    store.import_difference(Some((folder, head))).expect("it begins")
 }
 
 fn orphans(folder: &Path) -> Vec<Orphan> {
@@ -82,7 +83,7 @@ fn only_what_differs_is_sent_and_what_only_the_old_state_had_is_kept() {
         apply_later(&there, put("person", 2, b"new", b"goes on", None));
 
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut import = here.import_difference(Some(writer(folder.path(), &here, base_revision))).expect("it begins");
+        let mut import = receive(&here, folder.path(), base_revision);
         let mut export = there.export().expect("an export begins").outlined();
         pull(&mut import, &mut export).expect("all of it comes");
         let shipped = import.shipped();
@@ -126,7 +127,7 @@ fn equal_states_send_their_outline_alone_and_leave_no_bundle() {
     let (one, other) = (memory_home(), memory_home());
     let (here, there) = twins(&one, &other);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut import = here.import_difference(Some(writer(folder.path(), &here, 1))).expect("it begins");
+    let mut import = receive(&here, folder.path(), 1);
     pull(&mut import, &mut there.export().expect("an export begins").outlined()).expect("all of it comes");
     assert!(import.shipped().bytes * 20 < import.shipped().of_bytes, "{:?}", import.shipped());
     import.finish().expect("it is whole");
@@ -183,7 +184,7 @@ fn a_bundle_that_is_cut_or_changed_is_refused() {
     apply(&here, vec![put("agency", 1, b"a", b"left behind", None)]);
     apply_later(&there, put("agency", 1, b"b", b"goes on", None));
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut import = here.import_difference(Some(writer(folder.path(), &here, 1))).expect("it begins");
+    let mut import = receive(&here, folder.path(), 1);
     pull(&mut import, &mut there.export().expect("an export begins").outlined()).expect("all of it comes");
     let path = list(folder.path()).expect("the folder lists").pop().expect("a bundle");
     let whole = std::fs::read(&path).expect("a bundle");
@@ -247,7 +248,7 @@ proptest! {
         apply_later(&there, digest());
         let written: BTreeSet<u64> = (base_revision + 1..=here.applied().revision).collect();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut import = here.import_difference(Some(writer(folder.path(), &here, base_revision))).expect("it begins");
+        let mut import = receive(&here, folder.path(), base_revision);
         pull(&mut import, &mut there.export().expect("an export begins").outlined()).expect("all of it comes");
         let kept: BTreeSet<u64> = orphans(folder.path()).iter().map(|it| it.revision).collect();
         import.finish().expect("it is whole");

@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use saola_jepsen::sim::{CALL, Clerk, PATIENCE};
-use saola_raft::AdminError;
 use saola_raft::protection::State;
 use saola_raft::sim::{random_u64, spawn_on};
+use saola_raft::{AdminError, ORPHANS};
 use saola_storage::command::Approver;
+use saola_storage::orphan::OrphanBundle;
 use saola_storage::promotion::{ApproverKey, Attested, Plan, SignedPlan, Verdict};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -358,6 +359,109 @@ fn a_witness_that_is_left_goes_along_and_fences_whoever_comes_back() {
         sites.cluster.start_all().await;
         old_side_is_fenced(&mut sites).await;
         tend_until(&mut sites, "the lost one is, too", |sites| status(&sites.cluster, lost).state == "fenced").await;
+    });
+}
+
+/// Everybody of the old side comes back: under new numbers, with the same records as the others, and with votes; what it alone
+/// had is kept. Nodes of either side crash meanwhile. Answers how many writes were kept at each of them.
+async fn reinstate(sites: &mut Sites, clerk: &mut Clerk, crashes: u64) -> Vec<usize> {
+    let (main, dr, mut left) = (sites.main.clone(), sites.dr.clone(), crashes);
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < 4 * PATIENCE, "the old side is not back");
+        sites.cluster.start_all().await;
+        tend(sites).await;
+        let through = pick(&dr);
+        let replica = sites.cluster.replica(through).expect("it was started");
+        let back = spawn_on(through, async move {
+            let Ok(former) = replica.former_members("main").await else { return usize::MAX };
+            for node in former.iter().filter(|it| it.standing.is_ok()) {
+                // A crash cuts it short; it is asked for again.
+                let _cut_short = replica.reinstate(node.member.clone()).await;
+            }
+            former.len()
+        });
+        if left > 0 {
+            left -= 1;
+            tokio::time::sleep(Duration::from_micros(random_u64() % 3_000_000)).await;
+            tend(sites).await;
+            sites.cluster.crash(pick(&[&main[..], &dr].concat())).await;
+        }
+        let mut back = std::pin::pin!(back);
+        let left_behind = loop {
+            tokio::select! {
+                ended = &mut back => break ended.unwrap_or(usize::MAX),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {
+                    sites.cluster.start_all().await;
+                    tend(sites).await;
+                }
+            }
+        };
+        let are_back = main.iter().all(|node| number(sites, *node) > 5);
+        if left == 0 && left_behind == 0 && are_back {
+            break;
+        }
+    }
+    sites.cluster.start_all().await;
+    let all = [&main[..], &dr].concat();
+    tend_until(sites, "all take part", |sites| {
+        all.iter().all(|node| ["leader", "follower"].contains(&status(&sites.cluster, *node).state))
+    })
+    .await;
+    clerk.put_surely(&sites.cluster, &all, 3, PATIENCE).await;
+    for node in &all {
+        clerk.check(&sites.cluster, *node).await;
+    }
+    let numbers: BTreeSet<u64> = main.iter().map(|node| number(sites, *node)).collect();
+    assert!(numbers.len() == main.len() && numbers.is_disjoint(&all.into_iter().collect()), "{numbers:?}");
+    main.iter().map(|node| kept_at(sites, *node)).collect()
+}
+
+/// The number that a machine's node goes by.
+fn number(sites: &Sites, machine: u64) -> u64 {
+    sites.cluster.replica(machine).map_or(0, |replica| replica.claim().node_id)
+}
+
+/// Writes in the orphan bundles of a node.
+fn kept_at(sites: &Sites, machine: u64) -> usize {
+    let bundles = saola_storage::orphan::list(&sites.cluster.folder(machine).join(ORPHANS)).expect("the folder lists");
+    let count = |path: &std::path::PathBuf| {
+        let mut bundle = OrphanBundle::open(path).expect("a whole bundle");
+        std::iter::from_fn(|| bundle.next_orphan().expect("a whole bundle")).count()
+    };
+    bundles.iter().map(count).sum()
+}
+
+#[test]
+fn the_side_that_was_left_behind_comes_back_and_what_it_alone_had_is_kept() {
+    under_seeds("promotion::the_side_that_was_left_behind_comes_back_and_what_it_alone_had_is_kept", async |seed| {
+        let mut sites = Sites::with_learners();
+        let mut clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        main_goes_on_alone(&sites, &mut clerk).await;
+        let planned = plan(&sites, 4, vouched()).await.expect("main is out of reach");
+        let mut after = Clerk::new(2);
+        let done = carry_out(&mut sites, planned, seed % 2).await;
+        for record in 0..4 {
+            after.put_surely(&sites.cluster, &[4, 5], 5 + record, PATIENCE).await;
+        }
+        clerk.put_surely(&sites.cluster, &sites.main.clone(), 0, PATIENCE).await;
+        let alone = 5;
+        sites.cluster.network.heal();
+        old_side_is_fenced(&mut sites).await;
+        let kept = reinstate(&mut sites, &mut after, seed % 3).await;
+        // One that a crash kept from the newest writes has fewer.
+        assert!(kept.iter().any(|kept| *kept >= alone), "{kept:?}");
+        until_state(&sites.cluster, State::Synchronized, Duration::from_secs(90)).await;
+        // Those that came back have everything: they are enough, alone.
+        let (main, dr) = (sites.main.clone(), sites.dr.clone());
+        sites.lose(&dr).await;
+        after.put_surely(&sites.cluster, &main, 4, PATIENCE).await;
+        for node in &main {
+            after.check(&sites.cluster, *node).await;
+            assert_eq!(status(&sites.cluster, *node).epoch, done.epoch);
+        }
     });
 }
 

@@ -1,0 +1,418 @@
+//! A node of a side that was left behind by a forced promotion comes back: as another node of the cluster, with the records
+//! that it has as far as they are the same.
+//!
+//! 1. The leader gives it a number and a folder id that nobody has had, and tells it who has the records of the epoch.
+//! 2. The node applies what is left of its log, so that its rows have all that it ever took, writes into its folder who
+//!    it is from now on, and starts anew, without a log: it promises and acknowledges nothing that the former node did.
+//! 3. The leader makes it a member without a vote, so that it is let in. It pulls what its records lack; before they
+//!    become those of the epoch, the writes that it alone has stand in an orphan bundle in its folder.
+//! 4. Raft runs there, it catches up, and gets its vote as any node that is added.
+//!
+//! Each step does only what is left to do. A witness comes back the same way, without records.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::Instant as _;
+use prost::Message;
+use saola_storage::error::StoreError;
+use saola_storage::import::Shipped;
+use saola_storage::keyspace::meta::LogIdRow;
+use saola_storage::log::Log;
+use saola_storage::orphan::Head;
+use saola_storage::promotion::{Plan, SignedPlan};
+use saola_storage::store::Store;
+use saola_storage::types::{LogId, NodeId};
+
+use super::admin::{QUESTION_LIMIT, invalid};
+use super::fetch::{Orphans, fetch_state};
+use super::repair::{PATIENCE, read_log};
+use super::{AdminError, InstantOf, Replica, Shared};
+use crate::folder::{Lineage, NodeIdentity, Reinstating};
+use crate::member::{Member, MembershipRecord, Seat};
+use crate::types::{Runtime, Takes, detach};
+use crate::wire::{Admin, LineageVerb, Nothing, Refusal, RefusalCode, ReinstateAs, Standing};
+
+/// The node may have a long tail to apply before it answers.
+const ANSWER_LIMIT: Duration = Duration::from_secs(240);
+/// It starts anew within this time.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Between two attempts to get the records.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Folder of orphan bundles, in the data folder.
+pub const ORPHANS: &str = "orphans";
+
+/// A member of a former epoch that is none of this one.
+#[derive(Clone, Debug)]
+pub struct Former {
+    /// As it was when its epoch ended.
+    pub member: Member,
+    /// How it stands, or why that is not known.
+    pub standing: Result<FormerStanding, String>,
+}
+
+/// How a former member stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerStanding {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Why it takes no part; empty: it does not know yet that an epoch goes on without it.
+    pub fenced: String,
+    /// End of its log.
+    pub last: Option<LogId>,
+    /// Store-wide revision of what it has applied.
+    pub revision: u64,
+    /// All up to this entry goes on.
+    pub base: Option<LogId>,
+    /// Store-wide revision there.
+    pub base_revision: u64,
+    /// It has begun to come back, under this number.
+    pub back_as: Option<NodeId>,
+}
+
+/// Where the epoch that left a node behind began.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Fork {
+    epoch: u64,
+    base: Option<LogIdRow>,
+    revision: u64,
+}
+
+impl<RT: Runtime> Replica<RT> {
+    /// Members of former epochs at a site that are none of this one, each asked how it stands.
+    ///
+    /// # Errors
+    /// This node cannot know: it does not reach a leader with a quorum.
+    pub async fn former_members(&self, site: &str) -> Result<Vec<Former>, AdminError> {
+        let shared = &self.shared;
+        let current = self.read_point(QUESTION_LIMIT).await;
+        current.map_err(|error| AdminError::NoLeader(error.to_string()))?;
+        let former = shared.former_members().into_iter().filter(|it| it.site == site).collect::<Vec<_>>();
+        let answers = self.standings_of(&former, LineageVerb::Stand(Nothing {})).await;
+        let known = |(member, answer): (Member, Result<Standing, String>)| {
+            let standing = answer.map(|it| shared.former_standing(&member, it));
+            Former { member, standing }
+        };
+        Ok(answers.into_iter().map(known).collect())
+    }
+
+    /// Has a former member come back; it is a member with its vote when this ends. Answers the members after. The leader goes on
+    /// when the caller goes away; called again, it finishes what is left.
+    pub async fn reinstate(&self, former: Member) -> Result<Vec<Member>, AdminError> {
+        self.admin(Admin::Reinstate(former)).await
+    }
+
+    pub(super) async fn reinstate_here(&self, former: Member) -> Result<(), AdminError> {
+        let back = match self.back_as(&former).await? {
+            Some(back) => back,
+            None => {
+                self.have_renumbered(&former).await?;
+                self.until_back(&former).await?
+            }
+        };
+        self.add_here(back).await
+    }
+
+    async fn stand(&self, former: &Member) -> Result<Standing, AdminError> {
+        let answers = self.standings_of(std::slice::from_ref(former), LineageVerb::Stand(Nothing {})).await;
+        let answer = answers.into_iter().next().map(|(_, answer)| answer);
+        answer.unwrap_or_else(|| Err("it was not asked".into())).map_err(|why| {
+            invalid(format!("{} does not answer ({why}): start it, and repeat the command", former.name))
+        })
+    }
+
+    /// Who the node is now, if it has begun to come back.
+    async fn back_as(&self, former: &Member) -> Result<Option<Member>, AdminError> {
+        let is_back = |it: &Member| it.name == former.name && it.site == former.site;
+        if let Some(known) = self.shared.members().into_iter().find(is_back) {
+            return Ok(Some(known));
+        }
+        let standing = self.stand(former).await?;
+        let epoch = self.shared.identity().map_or(0, |own| own.epoch);
+        let now = standing.member.unwrap_or_default();
+        let comes_back = now.node_id != former.node_id && now.name == former.name && standing.epoch == epoch;
+        Ok(comes_back.then(|| Member {
+            node_id: now.node_id,
+            folder_id: now.folder_id,
+            role: now.role,
+            demoted: false,
+            ..former.clone()
+        }))
+    }
+
+    async fn until_back(&self, former: &Member) -> Result<Member, AdminError> {
+        let until = InstantOf::<RT>::now() + START_LIMIT;
+        loop {
+            match self.back_as(former).await {
+                Ok(Some(back)) => return Ok(back),
+                Err(error) if InstantOf::<RT>::now() >= until => return Err(error),
+                _ if InstantOf::<RT>::now() >= until => {
+                    return Err(invalid(format!("{} has not started anew: see its log", former.name)));
+                }
+                _ => RT::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Steps 1 and 2.
+    async fn have_renumbered(&self, former: &Member) -> Result<(), AdminError> {
+        let shared = &self.shared;
+        let standing = self.stand(former).await?;
+        if standing.fenced.is_empty() {
+            return Err(invalid(format!(
+                "{} has not heard yet that another epoch goes on: it is fenced at its first contact; repeat the command",
+                former.name
+            )));
+        }
+        let record = shared.store.epochs().last().map(|epoch| epoch.record.clone());
+        let record =
+            record.ok_or_else(|| invalid("no site was promoted by force here: there is nobody to reinstate"))?;
+        let fork = shared.fork_of(standing.epoch);
+        let folder_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
+        let folder_id = Bytes::copy_from_slice(&folder_id);
+        let node_id = loop {
+            let node_id = shared.next_node_id();
+            if self.claim_id(node_id, folder_id.clone()).await? {
+                break node_id;
+            }
+        };
+        let seats = shared.members().into_iter().map(|it| Seat { node_id: it.node_id, member: Some(it) }).collect();
+        let members = MembershipRecord { configs: Vec::new(), seats };
+        let ask = ReinstateAs {
+            record,
+            node_id,
+            folder_id,
+            members: Some(members),
+            base: fork.base,
+            base_revision: fork.revision,
+            left_by_epoch: fork.epoch,
+        };
+        self.have_within(former, LineageVerb::Reinstate(ask), ANSWER_LIMIT).await
+    }
+
+    /// This node was left behind, and comes back as another one.
+    pub(super) async fn begin_anew(&self, ask: ReinstateAs) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let refuse = |why: String| Err(Refusal::new(RefusalCode::Invalid, why));
+        let _one_at_a_time = shared.lineage.lock().await;
+        let lineage = shared.lineage();
+        if lineage.reinstating.is_some() {
+            return Ok(());
+        }
+        let own =
+            shared.own_epoch().ok_or_else(|| Refusal::new(RefusalCode::NotAdopted, "this node has no cluster"))?;
+        if lineage.fenced.is_none() {
+            return refuse(format!("node {} is not fenced: it may take part in epoch {}", own.node_id, own.epoch));
+        }
+        let (signed, plan) = super::promote::checked(&ask.record)?;
+        if plan.epoch <= own.epoch {
+            return refuse(format!("node {} is in epoch {} already", own.node_id, own.epoch));
+        }
+        if let Err(why) = shared.check_record(&signed, &plan).await {
+            return refuse(format!("the record of epoch {}: {why}", plan.epoch));
+        }
+        let Ok(folder_id) = <[u8; 16]>::try_from(&ask.folder_id[..]) else {
+            return refuse("a folder id has 16 bytes".into());
+        };
+        let committed_revision = match own.role.is_data() {
+            true => self.apply_rest().await.map_err(|why| Refusal::new(RefusalCode::Invalid, why))?,
+            false => 0,
+        };
+        let head = Head {
+            cluster_id: Bytes::copy_from_slice(&own.cluster_id),
+            store_uuid: shared.store.view().info().map(|it| Bytes::copy_from_slice(&it.store_uuid)).unwrap_or_default(),
+            epoch: own.epoch,
+            left_by_epoch: ask.left_by_epoch,
+            node: own.name,
+            node_id: own.node_id,
+            site: own.site,
+            base: ask.base,
+            base_revision: ask.base_revision,
+            committed_revision,
+            ..Head::default()
+        };
+        let reinstating = Reinstating {
+            members: ask.members.unwrap_or_default().encode_to_vec().into(),
+            left_behind: head.encode_to_vec().into(),
+        };
+        let new = (ask.node_id, folder_id);
+        let begun = shared.folder.lock().reinstate(new, plan.epoch, ask.record, reinstating);
+        begun.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
+        tracing::warn!(node = ask.node_id, "this node comes back as node {} in epoch {}", ask.node_id, plan.epoch);
+        shared.starts_anew.send_replace(true);
+        Ok(())
+    }
+
+    /// Applies what the log has beyond the rows, and answers up to which revision it was known to be committed.
+    async fn apply_rest(&self) -> Result<u64, String> {
+        let shared = &self.shared;
+        if let Some(why) = self.unusable() {
+            return Err(format!(
+                "node {} has records that cannot be used ({why}), so nobody can say which writes it alone has: keep its data \
+                 folder for inquiry, and add it with an empty one under a new id (saola cluster add)",
+                shared.claim.node_id
+            ));
+        }
+        let (log, store) = (shared.log.clone(), shared.store.clone());
+        let apply = move || {
+            let state = log.state();
+            let committed = apply_up_to::<RT>(&store, &log, state.committed)?;
+            apply_up_to::<RT>(&store, &log, state.last)?;
+            store.flush().map(|_| committed)
+        };
+        RT::disk(Takes::Long, apply)
+            .await
+            .map_err(|error| format!("what is left of the log of node {}: {error}", shared.claim.node_id))
+    }
+
+    /// Steps 3 and 4 at the node: gets the records of its epoch, then takes part.
+    pub(super) fn come_back(&self, identity: NodeIdentity) {
+        let replica = self.clone();
+        let shared = &self.shared;
+        shared.set_waiting_for(format!("node {} comes back in epoch {}", identity.node_id, identity.epoch));
+        detach::<RT>(async move {
+            let shared = &replica.shared;
+            while !shared.has_stopped() && shared.refused.lock().is_none() {
+                match replica.get_records(&identity).await {
+                    Ok(()) => return replica.take_part_again(&identity).await,
+                    Err(why) => shared.set_waiting_for(format!(
+                        "node {} comes back in epoch {} and waits to be let in and given its records, as `saola dr \
+                         reinstate {}` does ({why})",
+                        identity.node_id, identity.epoch, identity.site
+                    )),
+                }
+                RT::sleep(PAUSE).await;
+            }
+        });
+    }
+
+    async fn get_records(&self, identity: &NodeIdentity) -> Result<(), String> {
+        let shared = &self.shared;
+        let lineage = shared.lineage();
+        let Some(reinstating) = lineage.reinstating.clone() else { return Ok(()) };
+        let begins = shared.plan_of_epoch().map_or(0, |plan| plan.term);
+        let has_them = shared.store.applied().log_id.is_some_and(|applied| applied.leader.term >= begins);
+        if identity.role.is_data() && !has_them {
+            let head = Head::decode(reinstating.left_behind).map_err(|error| error.to_string())?;
+            let folder = shared.folder.lock().path().join(ORPHANS);
+            self.pull_difference(&Orphans { folder, head }).await?;
+        }
+        let kept = shared.keep_in_folder(Lineage { reinstating: None, ..lineage });
+        kept.map_err(|refusal| refusal.message)
+    }
+
+    async fn pull_difference(&self, orphans: &Orphans) -> Result<(), String> {
+        let (shared, mut reasons) = (&self.shared, Vec::new());
+        for source in self.sound_copies().await? {
+            shared.copy.known.lock().repairing_from = Some(source.node_id);
+            let fetched = fetch_state(shared, &source, None, PATIENCE, Some(orphans)).await;
+            shared.copy.known.lock().repairing_from = None;
+            let import = match fetched {
+                Ok(import) => import,
+                Err(error) => {
+                    let cause = std::error::Error::source(&error);
+                    reasons.push(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")));
+                    continue;
+                }
+            };
+            let shipped = import.shipped();
+            match self.take_state(import, &source.name).await {
+                Ok(()) => {
+                    *shared.shipped.lock() = Some(shipped);
+                    tracing::info!(
+                        from = source.name,
+                        bytes = shipped.bytes,
+                        of_bytes = shipped.of_bytes,
+                        orphans = shipped.orphans,
+                        "the records of this epoch have come"
+                    );
+                    return Ok(());
+                }
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(reasons.join("; "))
+    }
+}
+
+/// Applies the log up to an entry; answers the revision after it.
+fn apply_up_to<RT: Runtime>(store: &Store, log: &Log, end: Option<LogId>) -> Result<u64, StoreError> {
+    let Some(LogId { index: end, .. }) = end else { return Ok(store.applied().revision) };
+    loop {
+        let next = store.applied().log_id.map_or(0, |applied| applied.index + 1);
+        // A log of which nothing was purged may begin anywhere.
+        let Some(from) = (next..=end).find(|index| log.log_id_at(*index).is_some()) else {
+            return Ok(store.applied().revision);
+        };
+        store.apply(read_log::<RT>(log, from, end)?)?;
+    }
+}
+
+impl<RT: Runtime> Shared<RT> {
+    /// Members of former epochs that are none of this one, the newest word on each.
+    fn former_members(&self) -> Vec<Member> {
+        let names: BTreeSet<String> = self.members().into_iter().map(|it| it.name).collect();
+        let (mut former, mut seen) = (Vec::new(), names);
+        for epoch in self.store.epochs().into_iter().rev() {
+            let Ok((_, plan)) = SignedPlan::from_bytes(&epoch.record) else { continue };
+            let gone = plan.lost.into_iter().chain(plan.left);
+            former.extend(gone.filter(|it| seen.insert(it.name.clone())));
+        }
+        former.sort_by_key(|it| it.node_id);
+        former
+    }
+
+    fn former_standing(&self, member: &Member, standing: Standing) -> FormerStanding {
+        let fork = self.fork_of(standing.epoch);
+        let number = standing.member.map_or(member.node_id, |now| now.node_id);
+        FormerStanding {
+            epoch: standing.epoch,
+            fenced: standing.fenced,
+            last: standing.last.map(LogId::from),
+            revision: standing.revision,
+            base: fork.base.map(LogId::from),
+            base_revision: fork.revision,
+            back_as: (number != member.node_id).then_some(number),
+        }
+    }
+
+    /// Where the epoch began that left a node of `epoch` behind.
+    fn fork_of(&self, epoch: u64) -> Fork {
+        let next = self.store.epochs().into_iter().find(|it| it.number > epoch);
+        let fork = next.and_then(|next| {
+            let (_, plan) = SignedPlan::from_bytes(&next.record).ok()?;
+            Some(Fork { epoch: next.number, base: plan.base, revision: next.revision })
+        });
+        fork.unwrap_or_default()
+    }
+
+    /// A number that no node has had.
+    fn next_node_id(&self) -> NodeId {
+        let used = self.store.view().info().and_then(|info| info.node_ids.last().copied()).unwrap_or(0);
+        let members = self.members().into_iter().map(|it| it.node_id).max().unwrap_or(0);
+        used.max(members) + 1
+    }
+
+    /// The plan that began this node's epoch.
+    fn plan_of_epoch(&self) -> Option<Plan> {
+        SignedPlan::from_bytes(&self.record()).ok().map(|(_, plan)| plan)
+    }
+
+    /// Who has the records that a node waits for which comes back.
+    pub(super) fn members_while_away(&self) -> Option<Vec<Member>> {
+        let members = self.folder.lock().lineage().reinstating.as_ref()?.members.clone();
+        let record = MembershipRecord::decode(members).ok()?;
+        Some(record.seats.into_iter().filter_map(|seat| seat.member).collect())
+    }
+
+    /// The number that those know this node by who do not know yet that it has come back.
+    pub(super) fn former_id(&self) -> Option<NodeId> {
+        self.folder.lock().lineage().numbered.map(|it| it.before)
+    }
+
+    /// What came when this node came back, since it was started.
+    pub fn shipped(&self) -> Option<Shipped> {
+        *self.shipped.lock()
+    }
+}
