@@ -105,6 +105,11 @@ headed!(
     FenceResponse,
     SetApproversResponse,
     EpochsResponse,
+    FormerMembersResponse,
+    ReinstateResponse,
+    ListOrphansResponse,
+    ReplayOrphansResponse,
+    DiscardOrphansResponse,
 );
 
 /// What to report of each node's newest failure, given in the order of time: a node's own answer tells more than

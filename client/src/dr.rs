@@ -87,6 +87,69 @@ impl Client {
         Ok(())
     }
 
+    /// Which nodes of a site a forced promotion has left behind, and how they stand.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when no node reaches a leader with a quorum.
+    pub async fn former_members(&self, site: &str) -> Result<Vec<proto::FormerMember>, Error> {
+        let send = |channel, request| async move { dr(channel).former_members(request).await };
+        let message = proto::FormerMembersRequest { site: site.to_owned() };
+        let plan = Plan { route: Route::Read, patient: false, ..ANY };
+        let (reply, _): (proto::FormerMembersResponse, _) = self.call(plan, message, send).await?;
+        Ok(reply.members)
+    }
+
+    /// Has one of them come back as a member, with the records that it has as far as they are the same. After any failure
+    /// it may be sent again.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it does not answer, is not fenced, or cannot come back.
+    pub async fn reinstate(&self, name: &str) -> Result<proto::ReinstateResponse, Error> {
+        let plan = Plan { effect: Effect::None, ..Plan::CHANGE };
+        let send = |channel, request| async move { dr(channel).reinstate(request).await };
+        let (reply, _) = self.call(plan, proto::ReinstateRequest { name: name.to_owned() }, send).await?;
+        Ok(reply)
+    }
+
+    /// The orphan bundles of a node; ask one with [`Client::at_endpoint`].
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it does not answer.
+    pub async fn orphan_bundles(&self) -> Result<Vec<proto::OrphanBundle>, Error> {
+        let plan = Plan { patient: false, ..ANY };
+        let send = |channel, request| async move { dr(channel).list_orphans(request).await };
+        let (reply, _): (proto::ListOrphansResponse, _) = self.call(plan, proto::ListOrphansRequest {}, send).await?;
+        Ok(reply.bundles)
+    }
+
+    /// What would come of the next writes of a bundle of a node, behind a revision; without `dry_run` they are written
+    /// again. The answer says where the next call goes on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the node has no such bundle. Whatever was written stays: the call can be repeated.
+    pub async fn replay_orphans(
+        &self,
+        bundle: &str,
+        after_revision: u64,
+        dry_run: bool,
+    ) -> Result<proto::ReplayOrphansResponse, Error> {
+        let send = |channel, request| async move { dr(channel).replay_orphans(request).await };
+        let message = proto::ReplayOrphansRequest { bundle: bundle.to_owned(), after_revision, dry_run };
+        let (reply, _) = self.call(ANY, message, send).await?;
+        Ok(reply)
+    }
+
+    /// Removes a bundle of a node for good.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the node has no such bundle.
+    pub async fn discard_orphans(&self, bundle: &str) -> Result<(), Error> {
+        let send = |channel, request| async move { dr(channel).discard_orphans(request).await };
+        let message = proto::DiscardOrphansRequest { bundle: bundle.to_owned() };
+        let (_, _): (proto::DiscardOrphansResponse, _) = self.call(ANY, message, send).await?;
+        Ok(())
+    }
+
     /// Which epochs forced promotions began, and who may approve the next one.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use saola_storage::command::WrappedDek;
 use saola_storage::kek::{KekPrivate, KekProvider, KekPublic};
 use saola_storage::keyring::OpenKeys;
 use saola_storage::seal::{self, DekId, SealContext};
@@ -88,6 +89,21 @@ impl Keys {
         }
         self.ring.store(next.clone());
         next
+    }
+
+    /// The keys of another key ring of this store, such as an orphan bundle's. What cannot be opened is said by whoever
+    /// needs it.
+    pub fn ring_of(&self, store_uuid: [u8; 16], keys: &[WrappedDek]) -> Ring {
+        let mut ring = Ring { store_uuid, total: keys.len(), ..Ring::default() };
+        match &self.kek {
+            Kek::Ready(kek) => {
+                let unopened = ring.open.sync(kek.as_ref(), &self.site, &store_uuid, keys);
+                ring.sealed = unopened.first().map(|first| with_causes(&first.error));
+            }
+            Kek::Unavailable(reason) => ring.sealed = Some(reason.clone()),
+            Kek::Witness => {}
+        }
+        ring
     }
 
     fn sync(&self, current: &Ring, store: &Store, version: u64) -> Ring {

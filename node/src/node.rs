@@ -76,6 +76,11 @@ impl Node {
         self.replica.store()
     }
 
+    /// Its site's key.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Its open data keys, in line with the key ring.
     pub fn ring(&self) -> Arc<Ring> {
         self.keys.follow(self.store())

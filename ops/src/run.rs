@@ -16,7 +16,7 @@ use crate::{certificates, connect, demo, import, signals, verbs};
 /// How long a call on records may take, unless told otherwise.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for calls on the cluster but changes of its members, which have [`CHANGE_LIMIT`].
-const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for imports and exports, which should live through a failover.
 const BULK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -56,13 +56,15 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
             verbs::switchover::switchover(&connect::client(&global, CLUSTER_TIMEOUT)?, args, format).await
         }
         #[cfg(feature = "offline")]
-        Verb::Dr(verb) => dr::dr(|| connect::client(&global, CLUSTER_TIMEOUT), verb, format).await,
+        Verb::Dr(verb) => dr::dr(|limit| connect::client(&global, limit), verb, format).await,
         #[cfg(feature = "offline")]
         Verb::Approver(verb) => dr::approver::approver(records, verb, format).await,
         #[cfg(feature = "offline")]
         Verb::Site(verb) => dr::site(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
         #[cfg(feature = "offline")]
         Verb::Epoch(verb) => dr::epoch(&records()?, verb, format).await,
+        #[cfg(feature = "offline")]
+        Verb::Orphan(verb) => dr::orphan::orphan(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
         Verb::Goal(verb) => verbs::goal::goal(&records()?, verb, format).await,
         Verb::AutoFailover(verb) => verbs::failover::failover(&records()?, verb, format).await,
         Verb::Witness(WitnessVerb::Status) => verbs::witness::status(&records()?, format).await,

@@ -5,7 +5,7 @@
 //! them, then the writes in the order of their revisions, then the [`End`]. Values stay sealed as they were: whoever has
 //! a site's KEK opens them. Ids and provenance are clear, as everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -20,11 +20,11 @@ use crate::error::StoreError;
 use crate::folder::hex;
 use crate::keyspace::changes::ChangeRow;
 use crate::keyspace::collections::{self, Collection};
-use crate::keyspace::decode_value;
 use crate::keyspace::meta::LogIdRow;
 use crate::keyspace::requests::RequestRow;
 use crate::keyspace::versions::{self, VersionRow};
-use crate::read::View;
+use crate::keyspace::{decode_value, encode_value};
+use crate::read::{StoredVersion, View, decode_version};
 use crate::release::{RELEASE, UnknownFormat};
 
 /// Format version of bundles that this release writes and reads.
@@ -135,6 +135,9 @@ pub struct Orphan {
     /// The call that it came with, if its outcome was still remembered.
     #[prost(message, optional, tag = "6")]
     pub request: Option<RequestId>,
+    /// Generation of the first write to this record in the bundle: the one before it is common to both sides.
+    #[prost(uint64, tag = "7")]
+    pub first_generation: u64,
 }
 
 /// Closes a bundle.
@@ -187,6 +190,8 @@ pub(crate) struct OrphanWriter {
     base_revision: u64,
     /// The calls whose outcomes are remembered, by the revision that they wrote.
     requests: BTreeMap<u64, RequestId>,
+    /// Generation of the first write to each record.
+    first: HashMap<(u32, Bytes), u64>,
     orphans: u64,
 }
 
@@ -203,8 +208,15 @@ impl OrphanWriter {
         fs::create_dir_all(folder).map_err(&failed)?;
         let file = BufWriter::new(File::create(path.with_extension("new")).map_err(&failed)?);
         let (base_revision, requests) = (head.base_revision, calls_beyond(old, head.base_revision, base)?);
-        let mut writer =
-            OrphanWriter { path, file: Some(file), hash: Sha256::new(), base_revision, requests, orphans: 0 };
+        let mut writer = OrphanWriter {
+            path,
+            file: Some(file),
+            hash: Sha256::new(),
+            base_revision,
+            requests,
+            first: HashMap::new(),
+            orphans: 0,
+        };
         writer.write(Part::Head(Head { format: FORMAT, release: RELEASE.to_owned(), ..head }))?;
         for row in old.state.rows.scan(Kind::Collections, KeyRange::all(), false) {
             let (key, value) = row?;
@@ -229,7 +241,9 @@ impl OrphanWriter {
         let version = version.map(|value| decode_value(Kind::Versions, &key, value)).transpose()?;
         let request = self.requests.remove(&revision);
         self.orphans += 1;
-        self.write(Part::Orphan(Orphan { revision, collection, id, generation, version, request }))
+        let first_generation = *self.first.entry((collection, id.clone())).or_insert(generation);
+        let orphan = Orphan { revision, collection, id, generation, version, request, first_generation };
+        self.write(Part::Orphan(orphan))
     }
 
     /// Puts the bundle in its place, durably. Without a single write there is none.
@@ -354,9 +368,20 @@ impl OrphanBundle {
         }
     }
 
-    /// Name of the collection of a write.
+    /// The collection of a write, as that side had it.
     pub fn collection(&self, orphan: &Orphan) -> Option<&Collection> {
         self.collections.get(&orphan.collection)
+    }
+
+    /// What it wrote, still sealed; none: policy had removed it there already.
+    ///
+    /// # Errors
+    /// The version cannot be read.
+    pub fn version(&self, orphan: &Orphan) -> Result<Option<StoredVersion>, OrphanError> {
+        let Some(row) = orphan.version.clone() else { return Ok(None) };
+        let key = versions::key(orphan.collection, &orphan.id, orphan.generation);
+        let read = decode_version(&key, encode_value(&row), &orphan.id, orphan.generation);
+        read.map(Some).map_err(|error| self.reader.damaged(&error.to_string()))
     }
 }
 

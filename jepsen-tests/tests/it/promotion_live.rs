@@ -227,6 +227,102 @@ async fn whoever_is_killed_between_the_steps_the_plan_is_finished_and_nothing_ac
     assert!(longest < LONGEST.as_millis() as u64, "{longest} ms");
 }
 
+/// Site dr goes on without main: plan, two approvals, apply; answers what the plan says.
+async fn promote_dr(cluster: &LocalCluster, keys: &[PathBuf], name: &str) -> String {
+    let file = cluster.folder().join(name);
+    let stopped = saola_ops::time::iso(now_us());
+    let shown = plan_and_approve(cluster, keys, &file, &stopped).await.expect("main does not answer");
+    said(run_at(cluster, "dr-2", strings(&["dr", "apply", text(&file), "--confirm", "demo"])).await);
+    shown
+}
+
+/// Main is started again, is fenced, and comes back by the command; answers what that says.
+async fn bring_main_back(cluster: &mut LocalCluster, main: &[&str]) -> String {
+    for name in main {
+        must(cluster.start(name));
+        must(cluster.wait_for_answer(name).await);
+    }
+    for name in main {
+        until_state(cluster, name, "fenced").await;
+    }
+    let dry = said(run_at(cluster, "dr-1", strings(&["dr", "reinstate", "main", "--dry-run"])).await);
+    assert!(dry.lines().filter(|line| line.ends_with("fenced")).count() == main.len(), "{dry}");
+    said(run_at(cluster, "dr-1", strings(&["dr", "reinstate", "main", "--confirm", "demo"])).await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_side_that_was_left_behind_comes_back_twice_and_people_decide_about_what_it_alone_had() {
+    let mut cluster = start(&two_sites()).await;
+    let keys = name_approvers(&cluster).await;
+    must(cluster.wait_for_status("both sites have everything", is_synchronized).await);
+    write(cluster.client(), 0..50).await;
+    let (main, dr) = (["main-1", "main-2", "main-3"], ["dr-1", "dr-2"]);
+
+    // Main goes on alone, and is lost.
+    cluster.kill(&dr).await.expect("they run");
+    write(cluster.client(), 100..120).await;
+    for id in ["r1", "r2"] {
+        cluster.client().put(COLLECTION, id, "\"main alone\"").send().await.expect("main goes on");
+    }
+    cluster.kill(&main).await.expect("they run");
+    for name in dr {
+        must(cluster.start(name));
+        must(cluster.wait_for_answer(name).await);
+    }
+    let verdict = promote_dr(&cluster, &keys, "first.plan").await;
+    assert!(verdict.contains("loss: UNKNOWN"), "{verdict}");
+    let client = must(cluster.client_at("dr-1"));
+    client.put(COLLECTION, "r1", "\"dr goes on\"").send().await.expect("the site takes writes");
+    write(&client, 50..60).await;
+
+    let back = bring_main_back(&mut cluster, &main).await;
+    println!("{back}");
+    assert!(back.contains("main-1 is back as node 6") && back.contains("all replicas have the same digest"), "{back}");
+    assert_eq!(back.matches("22 writes that it alone had are kept").count(), 3, "{back}");
+    reads_back(&client, 0..1).await;
+    let again = run_at(&cluster, "dr-1", strings(&["dr", "reinstate", "main", "--confirm", "demo"])).await;
+    assert!(stderr(&again).contains("no node of site main was left behind"), "{}", stderr(&again));
+
+    let listed = said(run_at(&cluster, "dr-1", strings(&["orphan", "list"])).await);
+    println!("{listed}");
+    let bundle = listed.split_whitespace().find(|word| word.starts_with("epoch-1-main-1")).expect("it has one");
+    let diff = said(run_at(&cluster, "dr-1", strings(&["orphan", "diff", bundle])).await);
+    println!("{diff}");
+    assert!(diff.contains("21 would be written") && diff.contains("1 CONFLICT"), "{diff}");
+    let args = strings(&["orphan", "replay", bundle, "--confirm", "demo"]);
+    for counted in ["21 written", "21 is there"] {
+        let replayed = run_at(&cluster, "dr-1", args.clone()).await;
+        let shown = String::from_utf8_lossy(&replayed.stdout).into_owned();
+        assert!(replayed.status.code() == Some(5) && shown.contains(counted), "{shown}{}", stderr(&replayed));
+    }
+    reads_back(&client, 100..120).await;
+    let one = |id: &'static str| {
+        let client = client.clone();
+        async move { client.get(COLLECTION, id).send().await.expect("a read").value.expect("it is live").value }
+    };
+    assert_eq!((&one("r1").await[..], &one("r2").await[..]), (&b"\"dr goes on\""[..], &b"\"main alone\""[..]));
+    said(run_at(&cluster, "dr-1", strings(&["orphan", "discard", bundle, "--confirm", "demo"])).await);
+
+    let shown = said(run_at(&cluster, "dr-1", strings(&["dr", "re-protect", "--confirm", "demo"])).await);
+    assert!(shown.contains("the sites protect each other: SYNCHRONIZED"), "{shown}");
+    // Once more, the other way about: main leads, is lost, and comes back again.
+    said(run_at(&cluster, "dr-1", strings(&["switchover", "--to", "main"])).await);
+    cluster.kill(&main).await.expect("they run");
+    promote_dr(&cluster, &keys, "second.plan").await;
+    write(&client, 200..210).await;
+    let back = bring_main_back(&mut cluster, &main).await;
+    println!("{back}");
+    assert!(back.contains("main-1 is back as node 9") && back.contains("all replicas have the same digest"), "{back}");
+    let history = said(run_at(&cluster, "main-1", strings(&["epoch", "history"])).await);
+    assert_eq!(history.lines().count(), 3, "{history}");
+    for name in main.iter().chain(&dr) {
+        let client = must(cluster.client_at(name));
+        for range in [50..60, 100..120, 200..210] {
+            reads_back(&client, range).await;
+        }
+    }
+}
+
 /// The command, as a process that can be waited for elsewhere.
 fn command(folder: &Path, args: &[String]) -> std::process::Command {
     let binary = must(saola_ops::launch::node_binary()).with_file_name("saola");

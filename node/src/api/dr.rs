@@ -6,11 +6,13 @@ use std::time::Duration;
 use prost::Message;
 use saola_client::proto::dr_server::Dr;
 use saola_client::proto::{
-    AbandonPromotionRequest, AbandonPromotionResponse, ApplyPromotionRequest, ApplyPromotionResponse, Approver, Epoch,
-    EpochsRequest, EpochsResponse, FenceRequest, FenceResponse, PlanPromotionRequest, PlanPromotionResponse,
-    SetApproversRequest, SetApproversResponse,
+    AbandonPromotionRequest, AbandonPromotionResponse, ApplyPromotionRequest, ApplyPromotionResponse, Approver,
+    DiscardOrphansRequest, DiscardOrphansResponse, Epoch, EpochsRequest, EpochsResponse, FenceRequest, FenceResponse,
+    FormerMember, FormerMembersRequest, FormerMembersResponse, ListOrphansRequest, ListOrphansResponse,
+    PlanPromotionRequest, PlanPromotionResponse, ReinstateRequest, ReinstateResponse, ReplayOrphansRequest,
+    ReplayOrphansResponse, SetApproversRequest, SetApproversResponse,
 };
-use saola_raft::{Begun, Told};
+use saola_raft::{Begun, Former, Told};
 use saola_storage::command;
 use saola_storage::promotion::Attested;
 use tonic::{Request, Response, Status};
@@ -18,6 +20,7 @@ use tonic::{Request, Response, Status};
 use super::admit;
 use super::cluster::header;
 use super::errors::Refusal;
+use super::orphans;
 use crate::node::Node;
 
 /// New approvers wait so long for a leader with a quorum, an election included.
@@ -104,5 +107,82 @@ impl Dr for DrService {
             approvers: list.into_iter().map(|it| Approver { name: it.name, public_key: it.public_key }).collect(),
             needed,
         }))
+    }
+
+    async fn former_members(
+        &self,
+        request: Request<FormerMembersRequest>,
+    ) -> Result<Response<FormerMembersResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        let site = request.into_inner().site;
+        let former = self.0.replica().former_members().await.map_err(Refusal::from)?;
+        let members = former.into_iter().filter(|it| it.member.site == site).map(shown_former).collect();
+        Ok(Response::new(FormerMembersResponse { header: Some(header(&self.0)), members }))
+    }
+
+    async fn reinstate(&self, request: Request<ReinstateRequest>) -> Result<Response<ReinstateResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        let name = request.into_inner().name;
+        let former = self.0.replica().former_member(&name).await.map_err(Refusal::from)?;
+        let (member, came) = self.0.replica().reinstate(former).await.map_err(Refusal::from)?;
+        let came = came.unwrap_or_default();
+        Ok(Response::new(ReinstateResponse {
+            header: Some(header(&self.0)),
+            node_id: member.node_id,
+            bytes: came.bytes,
+            of_bytes: came.of_bytes,
+            orphans: came.orphans,
+        }))
+    }
+
+    async fn list_orphans(
+        &self,
+        request: Request<ListOrphansRequest>,
+    ) -> Result<Response<ListOrphansResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        Ok(Response::new(orphans::list(&self.0).await?))
+    }
+
+    async fn replay_orphans(
+        &self,
+        request: Request<ReplayOrphansRequest>,
+    ) -> Result<Response<ReplayOrphansResponse>, Status> {
+        let deadline = admit(&self.0, request.metadata())?;
+        Ok(Response::new(orphans::replay(&self.0, request.into_inner(), deadline).await?))
+    }
+
+    async fn discard_orphans(
+        &self,
+        request: Request<DiscardOrphansRequest>,
+    ) -> Result<Response<DiscardOrphansResponse>, Status> {
+        admit(&self.0, request.metadata())?;
+        orphans::discard(&self.0, request.into_inner()).await?;
+        Ok(Response::new(DiscardOrphansResponse { header: Some(header(&self.0)) }))
+    }
+}
+
+fn shown_former(former: Former) -> FormerMember {
+    let Former { member, standing } = former;
+    let shown = FormerMember {
+        role: member.role_value().as_str().to_owned(),
+        name: member.name,
+        node_id: member.node_id,
+        site: member.site,
+        ..FormerMember::default()
+    };
+    match standing {
+        Err(silent) => FormerMember { silent, ..shown },
+        Ok(it) => {
+            let index = |log_id: Option<saola_storage::types::LogId>| log_id.map_or(0, |log_id| log_id.index);
+            FormerMember {
+                epoch: it.epoch,
+                fenced: it.fenced,
+                back_as: it.back_as.unwrap_or(0),
+                entries_beyond: index(it.last).saturating_sub(index(it.base)),
+                revision: it.revision,
+                base_revision: it.base_revision,
+                ..shown
+            }
+        }
     }
 }

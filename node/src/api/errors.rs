@@ -88,6 +88,11 @@ impl Refusal {
     pub fn reason(&self) -> Reason {
         self.reason
     }
+
+    /// What is wrong, without the next step.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 impl From<Refusal> for Status {

@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod dr;
 pub mod errors;
 pub mod limits;
+pub mod orphans;
 pub mod page_token;
 pub mod point;
 pub mod read;

@@ -50,6 +50,56 @@ pub enum DrVerb {
         #[arg(long, value_name = "CLUSTER")]
         confirm: Option<String>,
     },
+    /// Have the nodes of a site come back that a forced promotion has left behind; repeated, it finishes what is left
+    #[command(after_help = help::REINSTATE)]
+    Reinstate {
+        /// The site that was left behind
+        #[arg(value_name = "SITE")]
+        site: String,
+        /// Say how they stand and what would be done, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+    /// After a promotion: bring back whoever answers at any site, and wait until the sites protect each other
+    ReProtect {
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+}
+
+/// `saola orphan …`
+#[derive(Debug, Subcommand)]
+pub enum OrphanVerb {
+    /// The bundles of all data nodes
+    List,
+    /// Each write of a bundle, beside the record as it is now; changes nothing
+    Diff {
+        /// The bundle, as `saola orphan list` names it
+        #[arg(value_name = "BUNDLE")]
+        bundle: String,
+    },
+    /// Write again what nobody has written since, under the calls that it came with; repeated, it does no more
+    Replay {
+        /// The bundle
+        #[arg(value_name = "BUNDLE")]
+        bundle: String,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+    /// Remove a bundle for good
+    Discard {
+        /// The bundle
+        #[arg(value_name = "BUNDLE")]
+        bundle: String,
+        /// Name of the cluster, to confirm without being asked
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
 }
 
 /// `saola dr plan …`

@@ -56,6 +56,17 @@ Name a node of the site that goes on with --endpoint. A plan is good for 15 minu
   BOUNDED       at most so many revisions are (with --last-revision)
   UNKNOWN       nobody can say; --stopped-at with --unchanged may prove more"#;
 
+/// Of `saola dr reinstate`.
+#[cfg(feature = "offline")]
+pub const REINSTATE: &str = r#"When the site that was left behind answers again:
+  saola dr reinstate main --dry-run     # how its nodes stand
+  saola dr reinstate main               # they come back, under new numbers, with what they lack
+  saola orphan list                     # what they alone had written
+  saola orphan diff BUNDLE              # beside the records as they are now
+  saola orphan replay BUNDLE            # write again what nobody has written since
+  saola switchover --to main            # once `saola status` says that the sites protect each other
+Their settings and folders stay as they are. A node whose disk is lost: `saola cluster add` with an empty folder and a new id."#;
+
 /// Of `saola dr approve`.
 #[cfg(feature = "offline")]
 pub const APPROVE: &str = r#"You sign the whole plan: what is done, what is vouched for, and the loss. Read it, compare the hash with the other

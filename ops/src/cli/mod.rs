@@ -22,7 +22,7 @@ pub use cluster::{
     ProtectionVerb, ScrubVerb, SwitchoverArgs, TopologyVerb, TransferArgs, ValidateVerb, WitnessVerb,
 };
 #[cfg(feature = "offline")]
-pub use dr::{ApproverVerb, DrPlanVerb, DrVerb, EpochVerb, PromoteArgs, SiteVerb};
+pub use dr::{ApproverVerb, DrPlanVerb, DrVerb, EpochVerb, OrphanVerb, PromoteArgs, SiteVerb};
 #[cfg(feature = "offline")]
 pub use offline::{
     DumpArgs, FolderArgs, LogVerb, OfflineGetArgs, OfflineHistoryArgs, OfflineListArgs, OfflineVerb, RecordsVerb,
@@ -159,7 +159,7 @@ pub enum Verb {
     Validate(ValidateVerb),
     /// Hand leadership to another site on purpose: no write is lost, none doubled, clients follow by themselves
     Switchover(SwitchoverArgs),
-    /// A site goes on without the other by force, when nothing goes on by itself
+    /// A site goes on without the other by force, when nothing goes on by itself, and the other comes back
     #[cfg(feature = "offline")]
     #[command(subcommand)]
     Dr(DrVerb),
@@ -175,6 +175,10 @@ pub enum Verb {
     #[cfg(feature = "offline")]
     #[command(subcommand)]
     Epoch(EpochVerb),
+    /// Writes of a side that was left behind by a forced promotion
+    #[cfg(feature = "offline")]
+    #[command(subcommand)]
+    Orphan(OrphanVerb),
     /// Check the copies of the records on all data nodes, and repair one
     #[command(subcommand)]
     Scrub(ScrubVerb),

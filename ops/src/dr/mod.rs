@@ -1,24 +1,28 @@
 //! `saola dr …`, `saola site …`, `saola epoch …`: a site goes on without the other by force. [`plan_text`] is a plan as
-//! people read it, [`approver`] who may approve one. Plans are read and signed here, so the storage's formats are known.
+//! people read it, [`approver`] who may approve one, [`reinstate`] how the other site comes back, [`orphan`] what becomes of
+//! the writes that it alone had. Plans are read and signed here, so the storage's formats are known.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use saola_client::proto::{Attested, FenceResponse, StatusResponse};
-use saola_client::{Client, Error};
+use saola_client::{CHANGE_LIMIT, Client, Error};
 use saola_storage::promotion::{ApproverKey, Plan, PromotionError, SignedPlan, plan_hash, short_hash};
 use serde_json::json;
 
 use crate::cli::{DrPlanVerb, DrVerb, EpochVerb, PromoteArgs, SiteVerb};
 use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, table};
+use crate::run::CLUSTER_TIMEOUT;
 use crate::time;
 use crate::verbs::cluster::{ask, confirmed};
 use crate::verbs::view::cluster_view;
 
 pub mod approver;
+pub mod orphan;
 pub mod plan_text;
+pub mod reinstate;
 
 /// The new epoch should take writes within so long.
 const GOES_ON_LIMIT: Duration = Duration::from_secs(60);
@@ -26,11 +30,16 @@ const GOES_ON_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Runs a verb of `saola dr`; `client` makes one where a node is asked.
+/// Runs a verb of `saola dr`; `client` makes one where a node is asked, whose calls may take so long.
 ///
 /// # Errors
 /// There is nothing to plan, a plan that cannot be read, missing approvals, or a step that failed.
-pub async fn dr(client: impl Fn() -> Result<Client, Failure>, verb: DrVerb, format: Format) -> Result<Exit, Failure> {
+pub async fn dr(
+    client: impl Fn(Duration) -> Result<Client, Failure>,
+    verb: DrVerb,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let (client, patient) = (|| client(CLUSTER_TIMEOUT), || client(CHANGE_LIMIT));
     match verb {
         DrVerb::Plan(DrPlanVerb::Promote(args)) => promote(&client()?, args, format).await,
         DrVerb::Show { file } => {
@@ -41,6 +50,10 @@ pub async fn dr(client: impl Fn() -> Result<Client, Failure>, verb: DrVerb, form
         DrVerb::Approve { file, key, confirm } => approve(&file, &key, confirm, format).await,
         DrVerb::Abandon { file, confirm } => abandon(&client()?, &file, confirm, format).await,
         DrVerb::Apply { file, confirm } => apply(&client()?, &file, confirm, format).await,
+        DrVerb::Reinstate { site, dry_run, confirm } => {
+            reinstate::reinstate(&client()?, &patient()?, &site, dry_run, confirm, format).await
+        }
+        DrVerb::ReProtect { confirm } => reinstate::re_protect(&client()?, &patient()?, confirm, format).await,
     }
 }
 
@@ -210,7 +223,9 @@ fn went_on(plan: &Plan, leader: &str, took: Duration, format: Format) -> Result<
         "attention: nothing survives the loss of site {} now; add nodes elsewhere (`saola cluster add`)",
         plan.site
     );
-    eprintln!("next: `saola status`; a node of the old side that comes back is fenced at first contact");
+    eprintln!(
+        "next: `saola status`; a node of the old side is fenced at first contact: `saola dr reinstate` has it come back"
+    );
     Ok(Exit::Done)
 }
 

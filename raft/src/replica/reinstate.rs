@@ -11,6 +11,7 @@
 //! Each step does only what is left to do. A witness comes back the same way, without records.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -80,16 +81,14 @@ struct Fork {
 }
 
 impl<RT: Runtime> Replica<RT> {
-    /// Members of former epochs at a site that are none of this one, each asked how it stands.
+    /// Members of former epochs that are none of this one, each asked how it stands.
     ///
     /// # Errors
     /// This node cannot know: it does not reach a leader with a quorum.
-    pub async fn former_members(&self, site: &str) -> Result<Vec<Former>, AdminError> {
+    pub async fn former_members(&self) -> Result<Vec<Former>, AdminError> {
         let shared = &self.shared;
-        let current = self.read_point(QUESTION_LIMIT).await;
-        current.map_err(|error| AdminError::NoLeader(error.to_string()))?;
-        let former = shared.former_members().into_iter().filter(|it| it.site == site).collect::<Vec<_>>();
-        let answers = self.standings_of(&former, LineageVerb::Stand(Nothing {})).await;
+        self.be_current().await?;
+        let answers = self.standings_of(&shared.former_members(), LineageVerb::Stand(Nothing {})).await;
         let known = |(member, answer): (Member, Result<Standing, String>)| {
             let standing = answer.map(|it| shared.former_standing(&member, it));
             Former { member, standing }
@@ -97,10 +96,42 @@ impl<RT: Runtime> Replica<RT> {
         Ok(answers.into_iter().map(known).collect())
     }
 
-    /// Has a former member come back; it is a member with its vote when this ends. Answers the members after. The leader goes on
-    /// when the caller goes away; called again, it finishes what is left.
-    pub async fn reinstate(&self, former: Member) -> Result<Vec<Member>, AdminError> {
-        self.admin(Admin::Reinstate(former)).await
+    /// Has a former member come back; it is a member with its vote when this ends. Answers who it is now, and what came, as
+    /// far as the node remembers. The leader goes on when the caller goes away; called again, it finishes what is left.
+    ///
+    /// # Errors
+    /// It does not answer, is not fenced, or cannot come back; the message says what to do.
+    pub async fn reinstate(&self, former: Member) -> Result<(Member, Option<Shipped>), AdminError> {
+        let name = former.name.clone();
+        let members = self.admin(Admin::Reinstate(former)).await?;
+        let back = members.into_iter().find(|it| it.name == name);
+        let back = back.ok_or_else(|| AdminError::Unknown(format!("{name} came back and was removed again")))?;
+        // For people: a node that does not answer just now is back all the same.
+        let came = self.stand(&back).await.ok().and_then(|standing| standing.came);
+        Ok((back, came.map(|it| Shipped { bytes: it.bytes, of_bytes: it.of_bytes, orphans: it.orphans })))
+    }
+
+    /// One of them, by its name; one that has come back already is found as well.
+    ///
+    /// # Errors
+    /// As [`Replica::former_members`]; or there is none of that name.
+    pub async fn former_member(&self, name: &str) -> Result<Member, AdminError> {
+        self.be_current().await?;
+        let mut known = self.shared.former_members();
+        known.extend(self.shared.members());
+        known.into_iter().find(|it| it.name == name).ok_or_else(|| {
+            invalid(format!("no node {name} was left behind by a forced promotion: see `saola epoch history`"))
+        })
+    }
+
+    async fn be_current(&self) -> Result<(), AdminError> {
+        let current = self.read_point(QUESTION_LIMIT).await;
+        current.map(drop).map_err(|error| AdminError::NoLeader(error.to_string()))
+    }
+
+    /// Where this node keeps writes that it alone had when it came back.
+    pub fn orphans_folder(&self) -> PathBuf {
+        self.shared.folder.lock().path().join(ORPHANS)
     }
 
     pub(super) async fn reinstate_here(&self, former: Member) -> Result<(), AdminError> {
@@ -295,8 +326,7 @@ impl<RT: Runtime> Replica<RT> {
         let has_them = shared.store.applied().log_id.is_some_and(|applied| applied.leader.term >= begins);
         if identity.role.is_data() && !has_them {
             let head = Head::decode(reinstating.left_behind).map_err(|error| error.to_string())?;
-            let folder = shared.folder.lock().path().join(ORPHANS);
-            self.pull_difference(&Orphans { folder, head }).await?;
+            self.pull_difference(&Orphans { folder: self.orphans_folder(), head }).await?;
         }
         let kept = shared.keep_in_folder(Lineage { reinstating: None, ..lineage });
         kept.map_err(|refusal| refusal.message)

@@ -374,7 +374,7 @@ async fn reinstate(sites: &mut Sites, clerk: &mut Clerk, crashes: u64) -> Vec<us
         let through = pick(&dr);
         let replica = sites.cluster.replica(through).expect("it was started");
         let back = spawn_on(through, async move {
-            let Ok(former) = replica.former_members("main").await else { return usize::MAX };
+            let Ok(former) = replica.former_members().await else { return usize::MAX };
             for node in former.iter().filter(|it| it.standing.is_ok()) {
                 // A crash cuts it short; it is asked for again.
                 let _cut_short = replica.reinstate(node.member.clone()).await;

@@ -1,0 +1,222 @@
+//! `saola dr reinstate` and `saola dr re-protect`: the side that was left behind comes back.
+
+use std::time::{Duration, Instant};
+
+use saola_client::proto::{FormerMember, ReinstateResponse, StatusResponse};
+use saola_client::{Client, Error};
+use serde_json::json;
+
+use crate::exit::{Exit, Failure, doing};
+use crate::output::{Format, grouped, print_json, print_line, size, table};
+use crate::verbs::cluster::{Digests, compare, confirmed};
+use crate::verbs::view::cluster_view;
+
+/// The sites have so long to protect each other again, once all nodes are back.
+const PROTECTED_LIMIT: Duration = Duration::from_secs(180);
+/// A node that is coming back is asked for again until it has made no progress for so long.
+const SILENT_LIMIT: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A node that is back.
+struct Back {
+    former: FormerMember,
+    now: ReinstateResponse,
+    took: Duration,
+}
+
+/// Has the nodes of a site come back that answer, one after the other, and proves that all replicas are equal then.
+///
+/// # Errors
+/// Not confirmed, nobody to bring back, a node that cannot come back, or replicas that differ.
+pub async fn reinstate(
+    client: &Client,
+    patient: &Client,
+    site: &str,
+    dry_run: bool,
+    confirm: Option<String>,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let status = cluster_view(client).await?;
+    let former = client.former_members(site).await;
+    let former = former.map_err(doing(format!("ask who was left behind at site {site}")))?;
+    if former.is_empty() {
+        let next = "`saola epoch history` shows which site was promoted, `saola status` the members";
+        return Err(Failure::usage(format!("no node of site {site} was left behind by a forced promotion"), next));
+    }
+    let what = format!("reinstate site {site}");
+    if dry_run {
+        show(&former, format)?;
+        eprintln!("nothing was changed: a dry run");
+        return Ok(if former.iter().all(|it| it.silent.is_empty()) { Exit::Done } else { Exit::Degraded });
+    }
+    if format == Format::Table {
+        show(&former, format)?;
+    }
+    confirmed(&status, &what, confirm).await?;
+    let back = bring_back(patient, &former).await?;
+    let digests = compare(&client.digest().await.map_err(doing("compare the replicas"))?);
+    report(&former, &back, digests, format)?;
+    match digests {
+        Digests::Different => Err(Failure::new(
+            Exit::Verification,
+            format!("{what}: the replicas differ"),
+            "`saola cluster digest` shows which; keep all folders, and do not let leadership move to a node that differs",
+        )),
+        Digests::Equal if back.len() == former.len() => Ok(Exit::Done),
+        _ => Ok(Exit::Degraded),
+    }
+}
+
+/// Brings back whoever was left behind at any site and answers, and waits until the sites protect each other again.
+///
+/// # Errors
+/// As [`reinstate`].
+pub async fn re_protect(
+    client: &Client,
+    patient: &Client,
+    confirm: Option<String>,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let status = cluster_view(client).await?;
+    confirmed(&status, "have the sites protect each other again, in cluster", confirm).await?;
+    let (mut all, mut back) = (Vec::new(), Vec::new());
+    for site in &status.sites {
+        let former = client.former_members(&site.name).await;
+        let former = former.map_err(doing(format!("ask who was left behind at site {}", site.name)))?;
+        back.extend(bring_back(patient, &former).await?);
+        all.extend(former);
+    }
+    let began = Instant::now();
+    let protected = loop {
+        let status = cluster_view(client).await?;
+        if is_protected(&status) || began.elapsed() > PROTECTED_LIMIT {
+            break status;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    let digests = compare(&client.digest().await.map_err(doing("compare the replicas"))?);
+    report(&all, &back, digests, format)?;
+    if is_protected(&protected) && digests == Digests::Equal {
+        if format == Format::Table {
+            print_line("the sites protect each other: SYNCHRONIZED")?;
+        }
+        return Ok(Exit::Done);
+    }
+    eprintln!("attention: the sites do not protect each other yet: {}", protected.protection);
+    eprintln!("next: `saola why`; nodes that are lost for good: `saola cluster add` with fresh ones");
+    Ok(Exit::Degraded)
+}
+
+fn is_protected(status: &StatusResponse) -> bool {
+    status.protection_status.as_ref().is_some_and(|it| it.state == "SYNCHRONIZED")
+}
+
+async fn bring_back(patient: &Client, former: &[FormerMember]) -> Result<Vec<Back>, Failure> {
+    let mut back = Vec::new();
+    for node in former {
+        if !node.silent.is_empty() {
+            eprintln!("attention: {} does not answer ({}): start it, and repeat the command", node.name, node.silent);
+            continue;
+        }
+        eprintln!("{}: comes back; this takes as long as its records take to come", node.name);
+        let begun = Instant::now();
+        let now = loop {
+            // The leader may change on the way; what is left the next one does.
+            match patient.reinstate(&node.name).await {
+                Ok(now) => break now,
+                Err(error @ (Error::Unavailable { .. } | Error::UnknownOutcome { .. }))
+                    if begun.elapsed() < SILENT_LIMIT =>
+                {
+                    eprintln!("{}: {error}; asking again", node.name);
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                Err(error) => return Err(doing(format!("have {} come back", node.name))(error)),
+            }
+        };
+        back.push(Back { former: node.clone(), now, took: begun.elapsed() });
+    }
+    Ok(back)
+}
+
+fn stands(node: &FormerMember) -> String {
+    match () {
+        () if !node.silent.is_empty() => format!("no answer: {}", node.silent),
+        () if node.back_as > 0 => format!("coming back as node {}", node.back_as),
+        () if node.fenced.is_empty() => "not fenced yet: it has not met the new epoch".into(),
+        () => "fenced".into(),
+    }
+}
+
+fn show(former: &[FormerMember], format: Format) -> Result<(), Failure> {
+    if format == Format::Json {
+        let shown = former.iter().map(|it| {
+            json!({
+                "node": it.name, "node_id": it.node_id, "site": it.site, "role": it.role, "stands": stands(it),
+                "epoch": it.epoch, "entries_beyond_base": it.entries_beyond, "revision": it.revision,
+                "base_revision": it.base_revision, "silent": !it.silent.is_empty(),
+            })
+        });
+        return print_json("dr-reinstate", json!({ "dry_run": true, "nodes": shown.collect::<Vec<_>>() }));
+    }
+    let row = |it: &FormerMember| {
+        let known = it.silent.is_empty() && it.back_as == 0;
+        vec![
+            it.name.clone(),
+            it.role.clone(),
+            if it.silent.is_empty() { it.epoch.to_string() } else { String::new() },
+            if known { grouped(it.entries_beyond) } else { String::new() },
+            stands(it),
+        ]
+    };
+    let heading = ["NODE", "ROLE", "EPOCH", "ENTRIES BEYOND THE BASE", "STANDS"];
+    print_line(table(&heading, &[2, 3], former.iter().map(row).collect()))?;
+    print_line(
+        "Each comes back under a new number, gets only what its records lack, and a vote. What it alone has written is kept as \
+         an orphan bundle in its folder.",
+    )
+}
+
+fn report(former: &[FormerMember], back: &[Back], digests: Digests, format: Format) -> Result<(), Failure> {
+    let equal = digests == Digests::Equal;
+    if format == Format::Json {
+        let shown = back.iter().map(|it| {
+            json!({
+                "node": it.former.name, "node_id": it.now.node_id, "bytes": it.now.bytes, "of_bytes": it.now.of_bytes,
+                "orphans": it.now.orphans, "ms": it.took.as_millis() as u64,
+            })
+        });
+        let nodes: Vec<_> = shown.collect();
+        return print_json("dr-reinstate", json!({ "dry_run": false, "nodes": nodes, "equal": equal }));
+    }
+    for it in back {
+        let came = match it.now.of_bytes {
+            0 => String::new(),
+            of => format!(", {} came of {}", size(it.now.bytes), size(of)),
+        };
+        let kept = match it.now.orphans {
+            0 => "it had nothing alone".to_owned(),
+            1 => "one write that it alone had is kept".to_owned(),
+            count => format!("{} writes that it alone had are kept", grouped(count)),
+        };
+        print_line(format!(
+            "{} is back as node {} after {:.1} s{came}; {kept}",
+            it.former.name,
+            it.now.node_id,
+            it.took.as_secs_f64()
+        ))?;
+    }
+    if !back.is_empty() {
+        print_line(match digests {
+            Digests::Equal => "all replicas have the same digest",
+            Digests::Incomplete => "not every replica answered when they were compared",
+            Digests::Different => "the replicas DIFFER",
+        })?;
+    }
+    if back.iter().any(|it| it.now.orphans > 0) {
+        eprintln!("next: `saola orphan list`, then `saola orphan diff BUNDLE`: somebody decides about these writes");
+    }
+    if back.len() < former.len() {
+        eprintln!("next: start the nodes that do not answer, and repeat the command");
+    }
+    Ok(())
+}
