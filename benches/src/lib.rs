@@ -8,6 +8,7 @@
 //! - `benches/cluster_write.rs`: five processes, acknowledged puts a second and their latency;
 //! - `benches/failover.rs`: how long no write is acknowledged after SIGKILL of the leader and of the main site;
 //! - `benches/sites.rs`: five processes, 1, 20 and 40 ms between their sites: latencies, and gaps when a site is lost;
+//! - `benches/reinstate.rs`: a side that was left behind by a forced promotion comes back, beside a whole copy;
 //! - `benches/large.rs`: three processes with many records: load, latency, disk, memory, cold start, rebuild;
 //! - `benches/history_heap.rs`: memory of one node's log and state machine while the history of its records grows.
 //!

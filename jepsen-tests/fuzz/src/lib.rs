@@ -33,11 +33,12 @@ pub struct Target {
 pub type Seed = (&'static str, Vec<u8>);
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "log", run: disk::log::run, seeds: disk::log::seeds },
     Target { name: "rows", run: disk::rows::run, seeds: disk::rows::seeds },
     Target { name: "identity", run: disk::files::identity, seeds: disk::files::identity_seeds },
     Target { name: "promotion_plan", run: disk::files::plan, seeds: disk::files::plan_seeds },
+    Target { name: "orphans", run: disk::files::orphans, seeds: disk::files::orphans_seeds },
     Target { name: "kek_file", run: disk::files::kek, seeds: disk::files::kek_seeds },
     Target { name: "commands", run: log_payload::run, seeds: log_payload::seeds },
     Target { name: "export", run: export::run, seeds: export::seeds },

@@ -36,6 +36,7 @@ pub(super) fn formats(data_dir: Option<&Path>, format: Format) -> Result<Exit, F
         row("envelope", seal::ENVELOPE_VERSION.into(), "in rows and log", elsewhere()),
         row("KEK file", 1, "where the settings say", elsewhere()),
         row("promotion plan", saola_storage::promotion::FORMAT.into(), "identity, in rows and plan files", elsewhere()),
+        row("orphan bundle", saola_storage::orphan::FORMAT.into(), "orphans/", elsewhere()),
         row("export stream", export::FORMAT.into(), "peer snapshots", elsewhere()),
         row("import checkpoint", 1, "FILE.saola-import", elsewhere()),
     ];

@@ -1,4 +1,4 @@
-//! Small files: who a node is, its site's private key, a promotion plan.
+//! Files: who a node is, its site's private key, a promotion plan, an orphan bundle.
 
 use std::fs;
 use std::io::Write;
@@ -12,17 +12,19 @@ use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_storage::command::Approver;
 use saola_storage::kek::{KekPrivate, KekProvider};
 use saola_storage::member::Member;
+use saola_storage::orphan::{self, Head, OrphanBundle};
 use saola_storage::promotion::{ApproverKey, Plan, SignedPlan};
 use zeroize::Zeroizing;
 
 use crate::Seed;
+use crate::export::with_a_write;
 use crate::store::kek as some_kek;
 
 fn claim() -> FolderClaim {
     FolderClaim { node_id: 1, name: "main-1".into(), site: "main".into(), role: Role::Voter }
 }
 
-fn in_folder<T>(work: impl FnOnce(&Path) -> T) -> T {
+pub(crate) fn in_folder<T>(work: impl FnOnce(&Path) -> T) -> T {
     thread_local! {
         static FOLDER: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder can be made");
     }
@@ -58,7 +60,12 @@ pub fn identity_seeds() -> Vec<Seed> {
         b"votes = since promotion\nrecord = 00ff\npromised_epoch = 4\npromised = 0aff\nfenced = why\nfenced_by = 00\n",
     ]
     .concat();
-    vec![("fresh", fresh), ("adopted", adopted), ("promoted", left)]
+    let back = [
+        &adopted.strip_prefix(b"saola-folder 1").map(|rest| [b"saola-folder 3", rest].concat()).unwrap_or_default()[..],
+        b"record = 00ff\nnumbered = 6 1\nmembers = 0a00\nleft_behind = 2801\n",
+    ]
+    .concat();
+    vec![("fresh", fresh), ("adopted", adopted), ("promoted", left), ("reinstated", back)]
 }
 
 /// Takes bytes as a promotion plan: as they are sent and kept, and as a file.
@@ -98,6 +105,36 @@ pub fn plan_seeds() -> Vec<Seed> {
     let mut signed = SignedPlan { plan: plan.encode_to_vec().into(), approvals: Vec::new() };
     signed.approve("an", &key);
     vec![("signed", signed.to_bytes().to_vec()), ("file", signed.to_text().into_bytes())]
+}
+
+/// Reads an orphan bundle to its end.
+pub fn orphans(bytes: &[u8]) {
+    in_folder(|folder| {
+        let path = folder.join("bundle");
+        fs::write(&path, bytes).expect("a temporary folder can be written");
+        let Ok(mut bundle) = OrphanBundle::open(&path) else { return };
+        while let Ok(Some(orphan)) = bundle.next_orphan() {
+            let _ = (bundle.collection(&orphan), bundle.version(&orphan).is_ok());
+        }
+    });
+}
+
+/// What a state has that another one lacks.
+pub fn orphans_seeds() -> Vec<Seed> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let store = with_a_write(b"ward/2");
+    let head = Head { epoch: 1, left_by_epoch: 2, node: "main-1".into(), node_id: 1, ..Head::default() };
+    let mut import = store.import_difference(Some((folder.path(), head))).expect("memory has room");
+    let mut export = with_a_write(b"ward/3").export().expect("a store that applied all exports").outlined();
+    while let Some(chunk) = export.next_chunk().expect("memory reads") {
+        import.write(&chunk).expect("it is as it was sent");
+        let mut spans = import.lacking().into();
+        while let Some(rows) = export.rows_of(&mut spans).expect("memory reads") {
+            import.fill(&rows).expect("these were asked for");
+        }
+    }
+    let path = orphan::list(folder.path()).expect("a folder can be listed").remove(0);
+    vec![("bundle", fs::read(path).expect("a bundle was written"))]
 }
 
 /// Reads a KEK file; one that is a key is written back as it was.

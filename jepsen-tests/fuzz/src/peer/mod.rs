@@ -24,8 +24,8 @@ use saola_raft::Member;
 use saola_raft::sim;
 use saola_raft::wire::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, FetchPart, FetchReply, FetchRequest, Flushed,
-    Header, LineageAsk, LineageVerb, PeerReply, PeerRequest, Question, SnapshotOffer, TakeOver, WireEntry, WireLogId,
-    WireVote,
+    Header, LineageAsk, LineageVerb, PeerReply, PeerRequest, Question, ReinstateAs, SnapshotOffer, TakeOver, WireEntry,
+    WireLogId, WireVote,
 };
 use saola_storage::command::CommandBatch;
 use saola_storage::engine::memory::MemoryHome;
@@ -202,6 +202,7 @@ pub fn seeds() -> Vec<Seed> {
     questions.push(ask(LineageVerb::Begin(plan.into())));
     questions.push(ask(LineageVerb::Fence("a drill".into())));
     questions.push(ask(LineageVerb::Unfence(Default::default())));
+    questions.push(ask(LineageVerb::Reinstate(ReinstateAs { node_id: 9, ..ReinstateAs::default() })));
     let questions = questions.into_iter().map(|asked| part(CALL, &|| question(asked.clone()).encode_to_vec()));
     let mut export = store::furnished(&Arc::new(MemoryHome::new())).export().expect("a good store exports");
     let mut snapshot =
