@@ -149,10 +149,14 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
         let own = |it: &&Standing| it.member.as_ref().is_some_and(|said| said.folder_id == member.folder_id);
         view.standings.iter().find(|it| own(it) && it.epoch == view.epoch)
     };
-    let answered: Vec<Answered<'_>> =
-        members.iter().filter_map(|member| Some(Answered { member, standing: standing_of(member)? })).collect();
-    let lost: Vec<Member> =
-        members.iter().filter(|member| standing_of(member).is_none()).map(|member| (*member).clone()).collect();
+    let answered: Vec<Answered<'_>> = members
+        .iter()
+        .filter_map(|member| Some(Answered { member, standing: standing_of(member)? }))
+        // One that comes back has nothing of this epoch yet: no log that counts, and no records to go on with.
+        .filter(|it| !it.standing.reinstating)
+        .collect();
+    let is_lost = |member: &&&Member| answered.iter().all(|it| it.member.node_id != member.node_id);
+    let lost: Vec<Member> = members.iter().filter(is_lost).map(|member| (*member).clone()).collect();
 
     check_nobody_goes_on(view, newest, &answered)?;
     if !lost.is_empty() && view.attested.fenced.trim().is_empty() {

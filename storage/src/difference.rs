@@ -8,8 +8,8 @@ use crate::engine::{EngineError, KeyRange, Kind, Row};
 use crate::error::StoreError;
 use crate::export::ExportedRow;
 use crate::import::ImportError;
-use crate::keyspace::changes::{self, ChangeRow};
 use crate::keyspace::decode_value;
+use crate::keyspace::versions::VersionRow;
 use crate::orphan::OrphanWriter;
 use crate::outline::{Outline, RangeSum, Span, Summing, between};
 use crate::read::View;
@@ -120,7 +120,17 @@ impl Difference {
             }
             pending.came.insert(key, value);
         }
-        Ok(())
+        let too_many =
+            |(behind, range, _): (&Bytes, &RangeSum, bool)| pending.come(behind, range).count() as u64 > range.rows;
+        match pending.ranges().any(too_many) {
+            true => Err(inconsistent("more rows came for a range than its outline says")),
+            false => Ok(()),
+        }
+    }
+
+    /// Rows that have come for what has been outlined last.
+    pub fn came(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.came.len())
     }
 
     /// The rows of what has been outlined, in order, once all of them are there.
@@ -150,13 +160,18 @@ impl Difference {
         Ok(())
     }
 
+    /// Puts the writes that the state which came does not have in their place, durably.
+    pub fn keep_orphans(&mut self) -> Result<u64, StoreError> {
+        let Some(orphans) = &mut self.orphans else { return Ok(0) };
+        orphans.finish(&self.old)
+    }
+
     /// All of the outline has come.
     pub fn end(&mut self) -> Result<(), StoreError> {
         if self.pending.is_some() {
             return Err(inconsistent("its end came before its rows"));
         }
-        self.leave(Kind::Protection)?;
-        self.orphans.as_mut().map_or(Ok(()), OrphanWriter::finish)
+        self.leave(Kind::Protection)
     }
 
     fn own(&self, kind: Kind, range: KeyRange) -> impl Iterator<Item = Result<Row, EngineError>> {
@@ -165,24 +180,24 @@ impl Difference {
 
     /// The outline goes on with this kind: what the own state has of earlier ones behind what was outlined is gone.
     fn leave(&mut self, kind: Kind) -> Result<(), StoreError> {
-        if self.reached.0 > Kind::Changes || kind <= Kind::Changes {
+        if self.reached.0 > Kind::Versions || kind <= Kind::Versions {
             return Ok(());
         }
-        // The state that comes may have no change at all.
-        let behind = if self.reached.0 == Kind::Changes { self.reached.1.clone() } else { Bytes::new() };
-        self.drop_own(Kind::Changes, between(&behind, None), &BTreeMap::new())
+        // The state that comes may have no version at all.
+        let behind = if self.reached.0 == Kind::Versions { self.reached.1.clone() } else { Bytes::new() };
+        self.drop_own(Kind::Versions, between(&behind, None), &BTreeMap::new())
     }
 
     /// Own rows of a range that the state which comes does not have, or has others in their place.
     fn drop_own(&mut self, kind: Kind, range: KeyRange, came: &BTreeMap<Bytes, Bytes>) -> Result<(), StoreError> {
-        let Some(orphans) = self.orphans.as_mut().filter(|_| kind == Kind::Changes) else { return Ok(()) };
+        let Some(orphans) = self.orphans.as_mut().filter(|_| kind == Kind::Versions) else { return Ok(()) };
         for row in self.old.state.rows.sweep(kind, range, false) {
             let (key, value) = row?;
             if came.get(&key) == Some(&value) {
                 continue;
             }
-            let change: ChangeRow = decode_value(kind, &key, value)?;
-            orphans.add(&self.old, changes::decode_key(&key)?, change, came.contains_key(&key))?;
+            let version: VersionRow = decode_value(kind, &key, value)?;
+            orphans.note(version.revision, &key, came.contains_key(&key));
         }
         Ok(())
     }

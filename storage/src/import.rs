@@ -117,6 +117,8 @@ pub struct Import {
     sequence: u64,
     /// Compares what comes with what is here.
     difference: Option<Difference>,
+    /// What comes is of another lineage: how far either log goes says nothing of the other.
+    other_lineage: bool,
     last: Option<(Kind, Bytes)>,
     buckets: Buckets,
     shipped: Shipped,
@@ -150,6 +152,7 @@ impl Import {
             engine,
             hash: Sha256::new(),
             sequence: 0,
+            other_lineage: orphans.is_some(),
             difference: old.map(|old| Difference::new(old, orphans)),
             last: None,
             buckets: Buckets::default(),
@@ -172,6 +175,11 @@ impl Import {
     /// What has come so far.
     pub fn shipped(&self) -> Shipped {
         self.shipped
+    }
+
+    /// Rows that have come of those that were lacking, of the outline that came last.
+    pub fn filled(&self) -> usize {
+        self.difference.as_ref().map_or(0, Difference::came)
     }
 
     /// Rows that have to be asked for before the next chunk can be taken.
@@ -262,7 +270,6 @@ impl Import {
         }
         let Some(mut difference) = self.difference.take() else { return Ok(()) };
         difference.take(|kind, key, value| self.row(kind, key, value))?;
-        self.shipped.orphans = difference.orphans.as_ref().map_or(0, OrphanWriter::orphans);
         self.difference = Some(difference);
         Ok(())
     }
@@ -301,9 +308,8 @@ impl Import {
         if manifest.chunks != self.sequence || manifest.sha256 != sha256[..] {
             return Err(inconsistent("its manifest is about other chunks").into());
         }
-        if let Some(mut difference) = self.difference.take() {
+        if let Some(difference) = &mut self.difference {
             difference.end()?;
-            self.shipped.orphans = difference.orphans.as_ref().map_or(0, OrphanWriter::orphans);
         }
         let log_ids_only = self.shared.keeps == Keeps::LogIdsOnly;
         if log_ids_only {
@@ -329,6 +335,10 @@ impl Import {
         if expected != manifest {
             return Err(inconsistent("its rows stand at another point of the log than its manifest says").into());
         }
+        // Only now is it certain that this state takes the place of the old one.
+        if let Some(mut difference) = self.difference.take() {
+            self.shipped.orphans = difference.keep_orphans()?;
+        }
         self.whole = Some((manifest, machine));
         Ok(())
     }
@@ -344,8 +354,9 @@ impl Import {
     /// The stream is incomplete, its state is older than the one that is here, or the engine failed; the old state
     /// stays.
     pub fn finish(self) -> Result<Applied, StoreError> {
+        let other_lineage = self.other_lineage;
         let whole = self.whole()?;
-        whole.shared.install(whole.generation, whole.engine, whole.machine)
+        whole.shared.install(whole.generation, whole.engine, whole.machine, other_lineage)
     }
 
     /// The received state, if all of it has come.

@@ -5,7 +5,7 @@
 //! them, then the writes in the order of their revisions, then the [`End`]. Values stay sealed as they were: whoever has
 //! a site's KEK opens them. Ids and provenance are clear, as everywhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,6 @@ use crate::command::{Decision, RequestId, WrappedDek};
 use crate::engine::{EngineError, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::folder::hex;
-use crate::keyspace::changes::ChangeRow;
 use crate::keyspace::collections::{self, Collection};
 use crate::keyspace::meta::LogIdRow;
 use crate::keyspace::requests::RequestRow;
@@ -129,15 +128,15 @@ pub struct Orphan {
     /// The generation that it wrote.
     #[prost(uint64, tag = "4")]
     pub generation: u64,
-    /// The version; none: policy had removed it there already.
-    #[prost(message, optional, tag = "5")]
-    pub version: Option<VersionRow>,
+    /// The version.
+    #[prost(message, required, tag = "5")]
+    pub version: VersionRow,
     /// The call that it came with, if its outcome was still remembered.
     #[prost(message, optional, tag = "6")]
     pub request: Option<RequestId>,
-    /// Generation of the first write to this record in the bundle: the one before it is common to both sides.
+    /// Generation of the version before it, as that side had it; 0: there was none, or policy had removed it.
     #[prost(uint64, tag = "7")]
-    pub first_generation: u64,
+    pub follows: u64,
 }
 
 /// Closes a bundle.
@@ -190,9 +189,8 @@ pub(crate) struct OrphanWriter {
     base_revision: u64,
     /// The calls whose outcomes are remembered, by the revision that they wrote.
     requests: BTreeMap<u64, RequestId>,
-    /// Generation of the first write to each record.
-    first: HashMap<(u32, Bytes), u64>,
-    orphans: u64,
+    /// Revisions and keys of the versions that go into it, which are found in the order of their keys.
+    found: BTreeSet<(u64, Bytes)>,
 }
 
 impl OrphanWriter {
@@ -214,8 +212,7 @@ impl OrphanWriter {
             hash: Sha256::new(),
             base_revision,
             requests,
-            first: HashMap::new(),
-            orphans: 0,
+            found: BTreeSet::new(),
         };
         writer.write(Part::Head(Head { format: FORMAT, release: RELEASE.to_owned(), ..head }))?;
         for row in old.state.rows.scan(Kind::Collections, KeyRange::all(), false) {
@@ -229,46 +226,53 @@ impl OrphanWriter {
         Ok(writer)
     }
 
-    /// A change that the state which comes does not have; `taken`: its revision is another write's there.
-    pub(crate) fn add(&mut self, old: &View, revision: u64, change: ChangeRow, taken: bool) -> Result<(), StoreError> {
-        // What policy has removed from the change feed of the other state had been common before.
-        if revision <= self.base_revision && !taken {
-            return Ok(());
+    /// A version that the state which comes does not have; `taken`: it has another one of that generation.
+    pub(crate) fn note(&mut self, revision: u64, key: &Bytes, taken: bool) {
+        // What policy has removed there since was common before.
+        if revision > self.base_revision || taken {
+            self.found.insert((revision, key.clone()));
         }
-        let ChangeRow { collection, id, generation, .. } = change;
-        let key = versions::key(collection, &id, generation);
-        let version = old.state.rows.get(Kind::Versions, &key)?;
-        let version = version.map(|value| decode_value(Kind::Versions, &key, value)).transpose()?;
-        let request = self.requests.remove(&revision);
-        self.orphans += 1;
-        let first_generation = *self.first.entry((collection, id.clone())).or_insert(generation);
-        let orphan = Orphan { revision, collection, id, generation, version, request, first_generation };
-        self.write(Part::Orphan(orphan))
     }
 
-    /// Puts the bundle in its place, durably. Without a single write there is none.
-    pub(crate) fn finish(&mut self) -> Result<(), StoreError> {
-        let sha256: [u8; 32] = self.hash.clone().finalize().into();
-        let end = End { orphans: self.orphans, sha256: Bytes::copy_from_slice(&sha256) };
-        self.write(Part::End(end))?;
-        let failed = failed(&self.path);
+    /// Writes the bundle and puts it in its place, durably; answers how many writes are in it. Without a single one there
+    /// is none.
+    pub(crate) fn finish(&mut self, old: &View) -> Result<u64, StoreError> {
         let draft = self.path.with_extension("new");
-        let Some(file) = self.file.take() else { return Ok(()) };
+        let failed = failed(&self.path);
+        let found = std::mem::take(&mut self.found);
+        for (revision, key) in &found {
+            let orphan = self.orphan(old, *revision, key)?;
+            self.write(Part::Orphan(orphan))?;
+        }
+        let orphans = found.len() as u64;
+        let sha256: [u8; 32] = self.hash.clone().finalize().into();
+        self.write(Part::End(End { orphans, sha256: Bytes::copy_from_slice(&sha256) }))?;
+        let Some(file) = self.file.take() else { return Ok(orphans) };
         let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
-        if self.orphans == 0 {
-            return fs::remove_file(&draft).map_err(failed);
+        if orphans == 0 {
+            return fs::remove_file(&draft).map(|()| 0).map_err(failed);
         }
         let place = || -> io::Result<()> {
             file.sync_all()?;
             fs::rename(&draft, &self.path)?;
             self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
         };
-        place().map_err(failed)
+        place().map(|()| orphans).map_err(failed)
     }
 
-    /// Writes in it.
-    pub fn orphans(&self) -> u64 {
-        self.orphans
+    fn orphan(&mut self, old: &View, revision: u64, key: &Bytes) -> Result<Orphan, StoreError> {
+        let (collection, id, generation) = versions::decode_key(key)?;
+        let rows = &old.state.rows;
+        let value = rows.get(Kind::Versions, key)?;
+        let value = value.ok_or_else(|| StoreError::corrupt(Kind::Versions, key, "the row is missing"))?;
+        let version = decode_value(Kind::Versions, key, value)?;
+        let before = KeyRange { start: versions::prefix(collection, &id), end: Some(key.to_vec()) };
+        let follows = match rows.scan(Kind::Versions, before, true).next() {
+            Some(row) => versions::decode_key(&row?.0)?.2,
+            None => 0,
+        };
+        let request = self.requests.remove(&revision);
+        Ok(Orphan { revision, collection, id: id.into(), generation, version, request, follows })
     }
 
     fn write(&mut self, part: Part) -> Result<(), StoreError> {
@@ -373,15 +377,14 @@ impl OrphanBundle {
         self.collections.get(&orphan.collection)
     }
 
-    /// What it wrote, still sealed; none: policy had removed it there already.
+    /// What it wrote, still sealed.
     ///
     /// # Errors
     /// The version cannot be read.
-    pub fn version(&self, orphan: &Orphan) -> Result<Option<StoredVersion>, OrphanError> {
-        let Some(row) = orphan.version.clone() else { return Ok(None) };
+    pub fn version(&self, orphan: &Orphan) -> Result<StoredVersion, OrphanError> {
         let key = versions::key(orphan.collection, &orphan.id, orphan.generation);
-        let read = decode_version(&key, encode_value(&row), &orphan.id, orphan.generation);
-        read.map(Some).map_err(|error| self.reader.damaged(&error.to_string()))
+        let read = decode_version(&key, encode_value(&orphan.version), &orphan.id, orphan.generation);
+        read.map_err(|error| self.reader.damaged(&error.to_string()))
     }
 }
 

@@ -18,8 +18,8 @@ use crate::export::{ExportedRow, RowList};
 /// A range is closed once its keys and values have so many bytes. An entry of the outline takes about 70, so that the outline
 /// of a state is a sixtieth of it.
 const RANGE_BYTES: u64 = 4 << 10;
-/// Ranges of one part of an outline: about 8 MiB of rows, or all of them if they differ.
-const RANGES: usize = 2048;
+/// A part of an outline is about so many bytes of rows: as many are in memory at once if all of them differ.
+const PART_BYTES: u64 = 8 << 20;
 
 /// Consecutive ranges of one kind.
 #[derive(Clone, PartialEq, Message)]
@@ -98,10 +98,12 @@ impl Summing {
 pub(crate) fn next_part(rows: &dyn EngineView, kind: Kind, behind: &[u8]) -> Result<Option<Outline>, EngineError> {
     let mut outline = Outline { kind: u32::from(kind.tag()), ranges: Vec::new() };
     let (mut open, mut last) = (Summing::default(), Bytes::new());
+    let mut part_bytes = 0;
     let mut close = |open: &mut Summing, last: &Bytes| {
-        let Summing { rows, .. } = *open;
+        let Summing { rows, bytes, .. } = *open;
         outline.ranges.push(RangeSum { last: last.clone(), rows, sum: std::mem::take(open).sum() });
-        outline.ranges.len() == RANGES
+        part_bytes += bytes;
+        part_bytes >= PART_BYTES
     };
     for row in rows.sweep(kind, between(behind, None), false) {
         let (key, value) = row?;

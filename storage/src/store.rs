@@ -382,18 +382,18 @@ impl Shared {
         self.published.load_full()
     }
 
-    /// Makes a filled and flushed engine the current one, unless its state is older than the one it would replace. Views
-    /// of the old one stay valid.
+    /// Makes a filled and flushed engine the current one, unless its state is older than the one it would replace, which
+    /// cannot be said across lineages. Views of the old one stay valid.
     pub(crate) fn install(
         &self,
         generation: u64,
         engine: Arc<dyn Engine>,
         machine: Machine,
+        other_lineage: bool,
     ) -> Result<Applied, StoreError> {
         let mut writer = self.writer.lock();
-        // By log id: another epoch's may stand at a lower index, and is newer all the same.
         let (received, applied) = (machine.applied.log_id, writer.machine.applied.log_id);
-        if received < applied {
+        if received < applied && !other_lineage {
             let index = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
             return Err(ImportError::Older { received: index(received), applied: index(applied) }.into());
         }

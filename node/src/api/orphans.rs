@@ -2,9 +2,12 @@
 //!
 //! Values are opened here, with the site's key: whoever asks sees ids and provenance, and never a value.
 
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use saola_client::Retry;
 use saola_client::proto::{
     DeleteRequest, DiscardOrphansRequest, Expect, ListOrphansResponse, OrphanBundle as BundleInfo, OrphanFate,
     OrphanOutcome, Provenance, PutRequest, ReplayOrphansRequest, ReplayOrphansResponse, RequestId, expect,
@@ -22,9 +25,11 @@ use crate::keys::Ring;
 use crate::node::Node;
 
 /// Writes of one call.
-const PAGE: usize = 256;
-/// Bytes of sealed values that one call holds in memory.
+const PAGE: usize = 4096;
+/// Bytes of sealed values that one call holds in memory, about.
 const PAGE_BYTES: usize = 8 << 20;
+/// A call ends early enough for its answer to arrive.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
 
 /// The bundles of this node.
 ///
@@ -47,14 +52,20 @@ pub async fn replay(
 ) -> Result<ReplayOrphansResponse, Refusal> {
     node.check_serves_records()?;
     let path = find(node, &call.bundle)?;
-    let (bundle, page, next) = on_disk(move || read_page(&path, call.after_revision)).await?;
+    let Page { bundle, orphans, before, mut next } = on_disk(move || read_page(&path, call.after_revision)).await?;
     let store_uuid: [u8; 16] = bundle.head.store_uuid.as_ref().try_into().map_err(|_| {
         Refusal::invalid("the bundle does not say which store it is from".into(), "use the copy of another node")
     })?;
     let keys = node.keys().ring_of(store_uuid, &bundle.data_keys);
-    let mut replay = Replay { node, bundle: &bundle, keys, client: Bytes::copy_from_slice(&random_id()?), fresh: 0 };
-    let mut outcomes = Vec::with_capacity(page.len());
-    for orphan in page {
+    let client = Bytes::copy_from_slice(&entropy::random::<16>().map_err(Refusal::internal)?);
+    let point = node.read_point(deadline).await?;
+    let mut replay = Replay { node, bundle: &bundle, keys, before, client, fresh: 0, point };
+    let (mut outcomes, began) = (Vec::with_capacity(orphans.len()), Instant::now());
+    for orphan in orphans {
+        if began.elapsed() > CALL_LIMIT.min(deadline.left()) {
+            next = outcomes.last().map_or(call.after_revision, |last: &OrphanOutcome| last.revision);
+            break;
+        }
         outcomes.push(replay.one(orphan, call.dry_run, deadline).await?);
     }
     Ok(ReplayOrphansResponse { header: Some(header(node)), outcomes, next })
@@ -74,15 +85,11 @@ async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + 
     tokio::task::spawn_blocking(work).await.map_err(Refusal::internal)?
 }
 
-fn random_id() -> Result<[u8; 16], Refusal> {
-    entropy::random().map_err(Refusal::internal)
-}
-
 fn bundles(node: &Node) -> Result<Vec<PathBuf>, Refusal> {
     orphan::list(&node.replica().orphans_folder()).map_err(Refusal::internal)
 }
 
-fn name(path: &std::path::Path) -> String {
+fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.strip_suffix(orphan::SUFFIX).map_or(name.clone(), str::to_owned)
 }
@@ -100,7 +107,7 @@ fn unreadable(error: OrphanError) -> Refusal {
     Refusal::new(Reason::Corrupt, error.to_string(), "use the bundle of another node of that site")
 }
 
-fn info(path: &std::path::Path) -> BundleInfo {
+fn info(path: &Path) -> BundleInfo {
     let read = || -> Result<BundleInfo, OrphanError> {
         let mut bundle = OrphanBundle::open(path)?;
         let (mut orphans, mut uncertain) = (0, 0);
@@ -125,114 +132,154 @@ fn info(path: &std::path::Path) -> BundleInfo {
     read().unwrap_or_else(|error| BundleInfo { name: name(path), problem: error.to_string(), ..BundleInfo::default() })
 }
 
-/// The writes behind a revision, as many as one call takes, and where the next call goes on; 0: that was all.
-fn read_page(path: &std::path::Path, after: u64) -> Result<(OrphanBundle, Vec<Orphan>, u64), Refusal> {
+/// Writes of one call.
+struct Page {
+    bundle: OrphanBundle,
+    orphans: Vec<Orphan>,
+    /// The bundle's last write before these to each of their records.
+    before: HashMap<RecordKey, Orphan>,
+    /// Where the next call goes on; 0: that was all.
+    next: u64,
+}
+
+type RecordKey = (u32, Bytes);
+
+fn record(orphan: &Orphan) -> RecordKey {
+    (orphan.collection, orphan.id.clone())
+}
+
+/// The writes behind a revision, as many as one call takes.
+fn read_page(path: &Path, after: u64) -> Result<Page, Refusal> {
     let mut bundle = OrphanBundle::open(path).map_err(unreadable)?;
-    let (mut page, mut bytes) = (Vec::new(), 0);
+    let (mut orphans, mut bytes, mut next) = (Vec::new(), 0, 0);
     while let Some(orphan) = bundle.next_orphan().map_err(unreadable)? {
         if orphan.revision <= after {
             continue;
         }
-        if page.len() == PAGE || bytes >= PAGE_BYTES {
-            let next = page.last().map_or(0, |last: &Orphan| last.revision);
-            return Ok((bundle, page, next));
+        if orphans.len() == PAGE || bytes >= PAGE_BYTES {
+            next = orphans.last().map_or(0, |last: &Orphan| last.revision);
+            break;
         }
-        bytes += orphan.version.as_ref().map_or(0, |version| version.envelope.len());
-        page.push(orphan);
+        bytes += orphan.version.envelope.len();
+        orphans.push(orphan);
     }
-    Ok((bundle, page, 0))
+    let mut before = HashMap::new();
+    if after > 0 {
+        let of_page: HashSet<RecordKey> = orphans.iter().map(record).collect();
+        let mut again = OrphanBundle::open(path).map_err(unreadable)?;
+        while let Some(orphan) = again.next_orphan().map_err(unreadable)?.filter(|it| it.revision <= after) {
+            if of_page.contains(&record(&orphan)) {
+                before.insert(record(&orphan), orphan);
+            }
+        }
+    }
+    Ok(Page { bundle, orphans, before, next })
 }
 
 /// What is to be done with one write.
 enum Step {
     Ends(OrphanFate, String),
-    Write { collection: Collection, version: Box<StoredVersion>, value: Bytes },
+    Write { collection: Collection, version: Box<StoredVersion>, value: Bytes, onto: u64 },
+}
+
+fn ends(fate: OrphanFate, detail: impl Into<String>) -> Step {
+    Step::Ends(fate, detail.into())
 }
 
 struct Replay<'a> {
     node: &'a Node,
     bundle: &'a OrphanBundle,
     keys: Ring,
+    /// The bundle's last write so far to each record.
+    before: HashMap<RecordKey, Orphan>,
     /// For writes whose own call is not known any more.
     client: Bytes,
     fresh: u64,
+    /// Shows all that was written so far.
+    point: Point,
 }
 
 impl Replay<'_> {
     async fn one(&mut self, orphan: Orphan, dry_run: bool, deadline: Deadline) -> Result<OrphanOutcome, Refusal> {
-        let point = self.node.read_point(deadline).await?;
-        let collection = self.bundle.collection(&orphan);
         let version = self.bundle.version(&orphan).map_err(unreadable)?;
-        let about = version.clone();
+        let theirs = self.bundle.collection(&orphan);
+        let name = theirs.map_or_else(|| format!("#{}", orphan.collection), |it| it.name.clone());
+        let info = convert::version_info(&name, version.clone());
         let mut outcome = OrphanOutcome {
             revision: orphan.revision,
-            collection: collection.map_or_else(|| format!("#{}", orphan.collection), |it| it.name.clone()),
+            collection: name,
             id: orphan.id.clone(),
             generation: orphan.generation,
             was_committed: orphan.revision <= self.bundle.head.committed_revision,
+            op: info.op,
+            recorded_at_us: info.recorded_at_us,
+            provenance: info.provenance,
+            value_bytes: info.value_bytes,
             ..OrphanOutcome::default()
         };
-        if let Some(info) = about.map(|it| convert::version_info(&outcome.collection, it)) {
-            outcome.op = info.op;
-            outcome.recorded_at_us = info.recorded_at_us;
-            outcome.provenance = info.provenance;
-            outcome.value_bytes = info.value_bytes;
-        }
-        let (fate, detail) = match self.step(&point, &orphan, collection, version)? {
+        // A value that cannot be opened holds up nobody else.
+        let step =
+            self.step(&orphan, theirs, version).unwrap_or_else(|refusal| ends(OrphanFate::Refused, refusal.message()));
+        let (fate, detail) = match step {
             Step::Ends(fate, detail) => (fate, detail),
             Step::Write { .. } if dry_run => (OrphanFate::WouldBeWritten, String::new()),
-            Step::Write { collection, version, value } => {
-                self.write(&orphan, &collection, &version, value, deadline).await?
+            Step::Write { collection, version, value, onto } => {
+                let written = self.write(&orphan, &collection, &version, value, onto, deadline).await?;
+                self.point = self.node.read_point(deadline).await?;
+                written
             }
         };
         (outcome.fate, outcome.detail) = (fate.into(), detail);
+        self.before.insert(record(&orphan), orphan);
         Ok(outcome)
     }
 
-    /// Decides by what stands in the record now.
-    fn step(
-        &self,
-        point: &Point,
-        orphan: &Orphan,
-        theirs: Option<&Collection>,
-        version: Option<StoredVersion>,
-    ) -> Result<Step, Refusal> {
-        let ends = |fate, detail: &str| Ok(Step::Ends(fate, detail.to_owned()));
-        let Some(version) = version else {
-            return ends(OrphanFate::ValueGone, "policy had removed it there before the side was left behind");
-        };
-        let (Some(theirs), ours) = (theirs, theirs.and_then(|it| point.collection(&it.name).ok())) else {
-            return ends(OrphanFate::NoCollection, "the bundle does not say which collection it was in");
+    /// Decides by what stands in the record now: a write goes onto what it was written onto, and onto nothing else.
+    fn step(&self, orphan: &Orphan, theirs: Option<&Collection>, version: StoredVersion) -> Result<Step, Refusal> {
+        let (Some(theirs), ours) = (theirs, theirs.and_then(|it| self.point.collection(&it.name).ok())) else {
+            return Ok(ends(OrphanFate::NoCollection, "the bundle does not say which collection it was in"));
         };
         let Some(ours) = ours.filter(|ours| ours.incarnation == theirs.incarnation) else {
-            return ends(OrphanFate::NoCollection, "this side has no such collection, or another one by that name");
+            let detail = format!("this side has no collection {}, or another one by that name", theirs.name);
+            return Ok(ends(OrphanFate::NoCollection, detail));
         };
-        let value = match version.op {
-            VersionOp::Delete => Bytes::new(),
-            _ => self.keys.open(theirs, &version)?,
-        };
-        let newest = point.view.get(&ours, &orphan.id, At::Revision(point.revision))?;
+        let value = self.value(theirs, &version)?;
+        let newest = self.point.view.get(&ours, &orphan.id, At::Revision(self.point.revision))?;
         let now = newest.as_ref().map_or(0, |newest| newest.generation);
-        if now >= orphan.generation {
-            let there = point.view.get(&ours, &orphan.id, At::Generation(orphan.generation));
-            let there = there.ok().flatten();
-            return match there.map(|there| self.is_same(&ours, &there, &version, &value)).transpose()? {
-                Some(true) => ends(OrphanFate::IsThere, ""),
-                _ => Ok(Step::Ends(
-                    OrphanFate::Conflict,
-                    format!("this side has written the record: it is at generation {now}"),
-                )),
-            };
+        let there = match now >= orphan.generation {
+            true => self.point.view.get(&ours, &orphan.id, At::Generation(orphan.generation)).ok().flatten(),
+            false => None,
+        };
+        if let Some(there) = there
+            && self.is_same(&ours, &there, &version, &value)?
+        {
+            return Ok(ends(OrphanFate::IsThere, ""));
         }
-        match now {
-            now if now + 1 == orphan.generation => {
-                Ok(Step::Write { collection: ours, version: Box::new(version), value })
-            }
-            now if now + 1 == orphan.first_generation => ends(OrphanFate::After, "once those before it are written"),
-            now if now >= orphan.first_generation => {
-                ends(OrphanFate::After, "if those before it are the ones that are there")
-            }
-            now => Ok(Step::Ends(OrphanFate::Conflict, format!("the record is at generation {now} on this side"))),
+        let conflict =
+            || ends(OrphanFate::Conflict, format!("this side has written the record: it is at generation {now}"));
+        let write = |version| Step::Write {
+            collection: ours.clone(),
+            version: Box::new(version),
+            value: value.clone(),
+            onto: now,
+        };
+        let Some(before) = self.before.get(&record(orphan)) else {
+            return Ok(if now == orphan.follows { write(version) } else { conflict() });
+        };
+        // The one before it in the bundle must be what is there.
+        let before_it = self.bundle.version(before).map_err(unreadable)?;
+        let its_value = self.value(theirs, &before_it)?;
+        match &newest {
+            Some(newest) if self.is_same(&ours, newest, &before_it, &its_value)? => Ok(write(version)),
+            _ if now < before.generation => Ok(ends(OrphanFate::After, "once those before it are written")),
+            _ => Ok(conflict()),
+        }
+    }
+
+    fn value(&self, theirs: &Collection, version: &StoredVersion) -> Result<Bytes, Refusal> {
+        match version.op {
+            VersionOp::Delete => Ok(Bytes::new()),
+            _ => self.keys.open(theirs, version),
         }
     }
 
@@ -257,6 +304,7 @@ impl Replay<'_> {
         collection: &Collection,
         version: &StoredVersion,
         value: Bytes,
+        onto: u64,
         deadline: Deadline,
     ) -> Result<(OrphanFate, String), Refusal> {
         let call = orphan.request.clone().map(|it| RequestId {
@@ -269,16 +317,20 @@ impl Replay<'_> {
             Some(request) => request,
             None => self.fresh_call(),
         };
-        let mut written = self.send(request, orphan, collection, version, value.clone(), deadline).await;
+        let mut written = self.send(request, orphan, collection, version, value.clone(), onto, deadline).await;
         if written.as_ref().is_err_and(|refusal| refusal.reason() == Reason::RequestExpired) {
             let request = self.fresh_call();
-            written = self.send(request, orphan, collection, version, value, deadline).await;
+            written = self.send(request, orphan, collection, version, value, onto, deadline).await;
         }
         match written {
             Ok(true) => Ok((OrphanFate::IsThere, "its client had sent it again by itself".into())),
             Ok(false) => Ok((OrphanFate::Written, String::new())),
             Err(refusal) if [Reason::Conflict, Reason::NotFound].contains(&refusal.reason()) => {
                 Ok((OrphanFate::Conflict, refusal.message().to_owned()))
+            }
+            // Whatever else this side has against it, it has against this write alone.
+            Err(refusal) if refusal.reason().retry() == Retry::Never => {
+                Ok((OrphanFate::Refused, refusal.message().to_owned()))
             }
             Err(refusal) => Err(refusal),
         }
@@ -298,11 +350,12 @@ impl Replay<'_> {
         collection: &Collection,
         version: &StoredVersion,
         value: Bytes,
+        onto: u64,
         deadline: Deadline,
     ) -> Result<bool, Refusal> {
-        let kind = match orphan.generation - 1 {
+        let kind = match onto {
             0 => expect::Kind::Absent(true),
-            before => expect::Kind::Generation(before),
+            onto => expect::Kind::Generation(onto),
         };
         let provenance = version.provenance.clone().map(|it| Provenance {
             source_system: it.source_system,

@@ -42,7 +42,8 @@ pub async fn orphan(client: &Client, verb: OrphanVerb, format: Format) -> Result
         }
         OrphanVerb::Discard { bundle, confirm } => {
             let found = find(client, &bundle).await?;
-            let what = format!("remove orphan bundle {bundle} ({} writes) for good", grouped(found.bundle.orphans));
+            let lost = lost_with(&found).await;
+            let what = format!("remove orphan bundle {bundle} for good ({lost})");
             confirmed(&cluster_view(client).await?, &what, confirm).await?;
             found.client.discard_orphans(&bundle).await.map_err(doing(&what))?;
             match format {
@@ -117,6 +118,21 @@ async fn list(client: &Client, format: Format) -> Result<Exit, Failure> {
     Ok(if silent.is_empty() { Exit::Done } else { Exit::Degraded })
 }
 
+/// What nobody will have any more without a bundle.
+async fn lost_with(found: &Found) -> String {
+    if !found.bundle.problem.is_empty() {
+        return format!("it cannot be read: {}", found.bundle.problem);
+    }
+    let writes = grouped(found.bundle.orphans);
+    match all(found, true, Format::Json).await {
+        Ok(outcomes) => {
+            let lost = outcomes.iter().filter(|it| it.fate() != OrphanFate::IsThere).count() as u64;
+            format!("{} of its {writes} writes are not in the records", grouped(lost))
+        }
+        Err(failure) => format!("{writes} writes; whether they are in the records cannot be said: {failure}"),
+    }
+}
+
 /// What comes of each write, printed as it comes.
 async fn all(found: &Found, dry_run: bool, format: Format) -> Result<Vec<OrphanOutcome>, Failure> {
     let (mut outcomes, mut after) = (Vec::new(), 0);
@@ -150,7 +166,7 @@ fn fate(outcome: &OrphanOutcome) -> &'static str {
         OrphanFate::IsThere => "is there",
         OrphanFate::After => "after those before it",
         OrphanFate::Conflict => "CONFLICT",
-        OrphanFate::ValueGone => "value gone",
+        OrphanFate::Refused => "refused",
         OrphanFate::NoCollection => "no such collection",
     }
 }
@@ -197,7 +213,7 @@ fn end(found: &Found, outcomes: &[OrphanOutcome], dry_run: bool, format: Format)
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     outcomes.iter().for_each(|outcome| *counts.entry(fate(outcome)).or_default() += 1);
     let open = outcomes.iter().filter(|it| {
-        [OrphanFate::Conflict, OrphanFate::After, OrphanFate::ValueGone, OrphanFate::NoCollection].contains(&it.fate())
+        [OrphanFate::Conflict, OrphanFate::After, OrphanFate::Refused, OrphanFate::NoCollection].contains(&it.fate())
     });
     let open = open.count();
     let name = &found.bundle.name;

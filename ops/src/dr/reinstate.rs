@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A node that is back.
 struct Back {
-    former: FormerMember,
+    name: String,
     now: ReinstateResponse,
     took: Duration,
 }
@@ -40,8 +40,16 @@ pub async fn reinstate(
     let former = client.former_members(site).await;
     let former = former.map_err(doing(format!("ask who was left behind at site {site}")))?;
     if former.is_empty() {
-        let next = "`saola epoch history` shows which site was promoted, `saola status` the members";
-        return Err(Failure::usage(format!("no node of site {site} was left behind by a forced promotion"), next));
+        if !status.sites.iter().any(|it| it.name == site) {
+            let known: Vec<&str> = status.sites.iter().map(|it| it.name.as_str()).collect();
+            let what = format!("there is no site {site} in cluster {}", status.cluster_name);
+            return Err(Failure::usage(what, format!("name one of {}", known.join(", "))));
+        }
+        match format {
+            Format::Json => print_json("dr-reinstate", json!({ "dry_run": dry_run, "nodes": [], "refused": [] }))?,
+            Format::Table => print_line(format!("no node of site {site} is left behind"))?,
+        }
+        return Ok(Exit::Done);
     }
     let what = format!("reinstate site {site}");
     if dry_run {
@@ -53,18 +61,22 @@ pub async fn reinstate(
         show(&former, format)?;
     }
     confirmed(&status, &what, confirm).await?;
-    let back = bring_back(patient, &former).await?;
+    let came = bring_back(patient, &former).await;
     let digests = compare(&client.digest().await.map_err(doing("compare the replicas"))?);
-    report(&former, &back, digests, format)?;
+    report("dr-reinstate", &came, digests, format)?;
     match digests {
-        Digests::Different => Err(Failure::new(
-            Exit::Verification,
-            format!("{what}: the replicas differ"),
-            "`saola cluster digest` shows which; keep all folders, and do not let leadership move to a node that differs",
-        )),
-        Digests::Equal if back.len() == former.len() => Ok(Exit::Done),
+        Digests::Different => Err(differ(&what)),
+        Digests::Equal if came.refused.is_empty() => Ok(Exit::Done),
         _ => Ok(Exit::Degraded),
     }
+}
+
+fn differ(what: &str) -> Failure {
+    Failure::new(
+        Exit::Verification,
+        format!("{what}: the replicas differ"),
+        "`saola cluster digest` shows which; keep all folders, and do not let leadership move to a node that differs",
+    )
 }
 
 /// Brings back whoever was left behind at any site and answers, and waits until the sites protect each other again.
@@ -78,13 +90,15 @@ pub async fn re_protect(
     format: Format,
 ) -> Result<Exit, Failure> {
     let status = cluster_view(client).await?;
-    confirmed(&status, "have the sites protect each other again, in cluster", confirm).await?;
-    let (mut all, mut back) = (Vec::new(), Vec::new());
+    let what = "have the sites protect each other again";
+    confirmed(&status, what, confirm).await?;
+    let mut came = Came::default();
     for site in &status.sites {
         let former = client.former_members(&site.name).await;
         let former = former.map_err(doing(format!("ask who was left behind at site {}", site.name)))?;
-        back.extend(bring_back(patient, &former).await?);
-        all.extend(former);
+        let Came { back, refused } = bring_back(patient, &former).await;
+        came.back.extend(back);
+        came.refused.extend(refused);
     }
     let began = Instant::now();
     let protected = loop {
@@ -95,12 +109,16 @@ pub async fn re_protect(
         tokio::time::sleep(LOOK_EVERY).await;
     };
     let digests = compare(&client.digest().await.map_err(doing("compare the replicas"))?);
-    report(&all, &back, digests, format)?;
-    if is_protected(&protected) && digests == Digests::Equal {
+    report("dr-re-protect", &came, digests, format)?;
+    if digests == Digests::Different {
+        return Err(differ(what));
+    }
+    if is_protected(&protected) {
         if format == Format::Table {
             print_line("the sites protect each other: SYNCHRONIZED")?;
         }
-        return Ok(Exit::Done);
+        let all = came.refused.is_empty() && digests == Digests::Equal;
+        return Ok(if all { Exit::Done } else { Exit::Degraded });
     }
     eprintln!("attention: the sites do not protect each other yet: {}", protected.protection);
     eprintln!("next: `saola why`; nodes that are lost for good: `saola cluster add` with fresh ones");
@@ -111,31 +129,46 @@ fn is_protected(status: &StatusResponse) -> bool {
     status.protection_status.as_ref().is_some_and(|it| it.state == "SYNCHRONIZED")
 }
 
-async fn bring_back(patient: &Client, former: &[FormerMember]) -> Result<Vec<Back>, Failure> {
-    let mut back = Vec::new();
+/// What came of those that were left behind.
+#[derive(Default)]
+struct Came {
+    back: Vec<Back>,
+    /// Names of those that are not back, each with the reason.
+    refused: Vec<(String, String)>,
+}
+
+/// One that cannot come back holds up no other.
+async fn bring_back(patient: &Client, former: &[FormerMember]) -> Came {
+    let mut came = Came::default();
     for node in former {
         if !node.silent.is_empty() {
-            eprintln!("attention: {} does not answer ({}): start it, and repeat the command", node.name, node.silent);
+            came.refused.push((node.name.clone(), format!("no answer ({}): start it", node.silent)));
             continue;
         }
         eprintln!("{}: comes back; this takes as long as its records take to come", node.name);
         let begun = Instant::now();
-        let now = loop {
+        loop {
             // The leader may change on the way; what is left the next one does.
             match patient.reinstate(&node.name).await {
-                Ok(now) => break now,
+                Ok(now) => {
+                    came.back.push(Back { name: node.name.clone(), now, took: begun.elapsed() });
+                    break;
+                }
                 Err(error @ (Error::Unavailable { .. } | Error::UnknownOutcome { .. }))
                     if begun.elapsed() < SILENT_LIMIT =>
                 {
                     eprintln!("{}: {error}; asking again", node.name);
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
-                Err(error) => return Err(doing(format!("have {} come back", node.name))(error)),
+                Err(error) => {
+                    let failure = doing(format!("have {} come back", node.name))(error);
+                    came.refused.push((node.name.clone(), format!("{failure}; {}", failure.next())));
+                    break;
+                }
             }
-        };
-        back.push(Back { former: node.clone(), now, took: begun.elapsed() });
+        }
     }
-    Ok(back)
+    came
 }
 
 fn stands(node: &FormerMember) -> String {
@@ -176,17 +209,21 @@ fn show(former: &[FormerMember], format: Format) -> Result<(), Failure> {
     )
 }
 
-fn report(former: &[FormerMember], back: &[Back], digests: Digests, format: Format) -> Result<(), Failure> {
+fn report(verb: &str, came: &Came, digests: Digests, format: Format) -> Result<(), Failure> {
+    let Came { back, refused } = came;
+    refused.iter().for_each(|(name, why)| eprintln!("attention: {name} is not back: {why}"));
     let equal = digests == Digests::Equal;
     if format == Format::Json {
         let shown = back.iter().map(|it| {
             json!({
-                "node": it.former.name, "node_id": it.now.node_id, "bytes": it.now.bytes, "of_bytes": it.now.of_bytes,
+                "node": it.name, "node_id": it.now.node_id, "bytes": it.now.bytes, "of_bytes": it.now.of_bytes,
                 "orphans": it.now.orphans, "ms": it.took.as_millis() as u64,
             })
         });
         let nodes: Vec<_> = shown.collect();
-        return print_json("dr-reinstate", json!({ "dry_run": false, "nodes": nodes, "equal": equal }));
+        let refused: Vec<_> = refused.iter().map(|(name, why)| json!({ "node": name, "why": why })).collect();
+        let body = json!({ "dry_run": false, "nodes": nodes, "refused": refused, "equal": equal });
+        return print_json(verb, body);
     }
     for it in back {
         let came = match it.now.of_bytes {
@@ -200,23 +237,21 @@ fn report(former: &[FormerMember], back: &[Back], digests: Digests, format: Form
         };
         print_line(format!(
             "{} is back as node {} after {:.1} s{came}; {kept}",
-            it.former.name,
+            it.name,
             it.now.node_id,
             it.took.as_secs_f64()
         ))?;
     }
-    if !back.is_empty() {
-        print_line(match digests {
-            Digests::Equal => "all replicas have the same digest",
-            Digests::Incomplete => "not every replica answered when they were compared",
-            Digests::Different => "the replicas DIFFER",
-        })?;
-    }
+    print_line(match digests {
+        Digests::Equal => "all replicas have the same digest",
+        Digests::Incomplete => "not every replica answered when they were compared",
+        Digests::Different => "the replicas DIFFER",
+    })?;
     if back.iter().any(|it| it.now.orphans > 0) {
         eprintln!("next: `saola orphan list`, then `saola orphan diff BUNDLE`: somebody decides about these writes");
     }
-    if back.len() < former.len() {
-        eprintln!("next: start the nodes that do not answer, and repeat the command");
+    if !refused.is_empty() {
+        eprintln!("next: see to those that are not back, and repeat the command: it finishes what is left");
     }
     Ok(())
 }

@@ -165,7 +165,8 @@ impl<RT: Runtime> Shared<RT> {
                 })
             }
         });
-        futures::stream::iter([began]).chain(chunks).boxed()
+        let parts = if request.outlined { 1 } else { usize::MAX };
+        futures::stream::iter([began]).chain(chunks.take(parts)).boxed()
     }
 
     async fn begin_export(

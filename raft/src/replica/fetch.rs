@@ -187,22 +187,32 @@ async fn attempt<RT: Runtime>(
     if let Err(end) = filled {
         return (transfer, end);
     }
-    let request = FetchRequest {
-        header: Some(shared.header(from, 0)),
-        export_id: transfer.export_id.clone(),
-        from_chunk: transfer.import.received(),
-        at_least: at_least.map(Into::into),
-        outlined: transfer.import.takes_outlines(),
-        spans: Vec::new(),
-    };
-    let mut replies = match ask(shared, from, request).await {
-        Ok(replies) => replies,
-        Err(end) => return (transfer, end),
-    };
+    // Outlines come one a call: those that nobody reads yet would take the room of the rows.
+    let mut asked_for = None;
+    let mut replies: Replies = futures::stream::empty().boxed();
     loop {
+        let received = transfer.import.received();
         let chunk = match next_chunk(shared, from, &mut replies, &mut transfer.export_id).await {
             Ok(Some(chunk)) => chunk,
-            Ok(None) => return (transfer, End::Cut("the connection was closed".to_owned())),
+            Ok(None) if asked_for == Some(received) => {
+                return (transfer, End::Cut("the connection was closed".to_owned()));
+            }
+            Ok(None) => {
+                asked_for = Some(received);
+                let request = FetchRequest {
+                    header: Some(shared.header(from, 0)),
+                    export_id: transfer.export_id.clone(),
+                    from_chunk: received,
+                    at_least: at_least.map(Into::into),
+                    outlined: transfer.import.takes_outlines(),
+                    spans: Vec::new(),
+                };
+                replies = match ask(shared, from, request).await {
+                    Ok(replies) => replies,
+                    Err(end) => return (transfer, end),
+                };
+                continue;
+            }
             Err(end) => return (transfer, end),
         };
         let mut taken;
@@ -286,7 +296,7 @@ async fn fill<RT: Runtime>(shared: &Shared<RT>, from: &Member, mut transfer: Tra
         }
         let (header, export_id) = (Some(shared.header(from, 0)), transfer.export_id.clone());
         let request = FetchRequest { header, export_id, spans, ..FetchRequest::default() };
-        let before = transfer.import.shipped();
+        let before = transfer.import.filled();
         let mut replies = match ask(shared, from, request).await {
             Ok(replies) => replies,
             Err(end) => return (transfer, Err(end)),
@@ -303,7 +313,7 @@ async fn fill<RT: Runtime>(shared: &Shared<RT>, from: &Member, mut transfer: Tra
                 return (transfer, taken);
             }
         }
-        if transfer.import.shipped() == before {
+        if transfer.import.filled() == before && !transfer.import.lacking().is_empty() {
             return (transfer, Err(End::Cut("the rows that were asked for did not come".to_owned())));
         }
     }

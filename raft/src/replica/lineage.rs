@@ -297,12 +297,9 @@ impl<RT: Runtime> Replica<RT> {
             step => {
                 // Its role may be another one by now in another epoch.
                 let is_sender = |it: &Member| it.folder_id == header.from_folder && it.name == header.from_name;
-                // Whoever leads may have come back under another number; its certificate says its name.
-                let is_known_by_name = || {
-                    let named = |it: &Member| it.name == header.from_name && it.site == header.from_site;
-                    matches!(step, LineageVerb::Reinstate(_)) && shared.others_of_all_sites().iter().any(named)
-                };
-                if !shared.any_member(header.from).is_some_and(|it| is_sender(&it)) && !is_known_by_name() {
+                // Whoever leads later need not have been a member then: the approved record speaks for it.
+                let by_record = matches!(step, LineageVerb::Reinstate(_));
+                if !by_record && !shared.any_member(header.from).is_some_and(|it| is_sender(&it)) {
                     let message = format!("node {} is not known to be a member here", header.from);
                     return Err(Refusal::new(RefusalCode::UnknownSender, message));
                 }

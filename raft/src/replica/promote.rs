@@ -264,6 +264,9 @@ impl<RT: Runtime> Replica<RT> {
                 own.node_id, own.epoch, plan.former_epoch
             ));
         }
+        if lineage.reinstating.is_some() {
+            return refuse(format!("node {} has not got the records of epoch {} yet", own.node_id, own.epoch));
+        }
         if lineage.promised.as_ref().is_some_and(|promise| is_same_plan(&promise.plan, record)) {
             return Ok(());
         }

@@ -22,7 +22,7 @@ use saola_storage::import::Shipped;
 use saola_storage::keyspace::meta::LogIdRow;
 use saola_storage::log::Log;
 use saola_storage::orphan::Head;
-use saola_storage::promotion::{Plan, SignedPlan};
+use saola_storage::promotion::{SignedPlan, is_same_plan};
 use saola_storage::store::Store;
 use saola_storage::types::{LogId, NodeId};
 
@@ -228,17 +228,27 @@ impl<RT: Runtime> Replica<RT> {
         let refuse = |why: String| Err(Refusal::new(RefusalCode::Invalid, why));
         let _one_at_a_time = shared.lineage.lock().await;
         let lineage = shared.lineage();
-        if lineage.reinstating.is_some() {
-            return Ok(());
-        }
         let own =
             shared.own_epoch().ok_or_else(|| Refusal::new(RefusalCode::NotAdopted, "this node has no cluster"))?;
+        let (signed, plan) = super::promote::checked(&ask.record)?;
+        if let Some(known) = lineage.reinstating.clone().filter(|_| plan.epoch == own.epoch) {
+            // It is on its way: those that have the records may have changed.
+            let members = ask.members.unwrap_or_default().encode_to_vec().into();
+            let reinstating = Some(Reinstating { members, ..known });
+            return shared.keep_in_folder(Lineage { reinstating, ..lineage });
+        }
+        if plan.epoch <= own.epoch {
+            return refuse(format!("node {} is in epoch {} already", own.node_id, own.epoch));
+        }
         if lineage.fenced.is_none() {
             return refuse(format!("node {} is not fenced: it may take part in epoch {}", own.node_id, own.epoch));
         }
-        let (signed, plan) = super::promote::checked(&ask.record)?;
-        if plan.epoch <= own.epoch {
-            return refuse(format!("node {} is in epoch {} already", own.node_id, own.epoch));
+        if let Some(later) = latest_known(&lineage).filter(|later| *later > plan.epoch) {
+            return refuse(format!(
+                "node {} has heard of epoch {later}, and takes no part in epoch {} any more: reinstate it from a node that is \
+                 in epoch {later}, or give that plan up with `saola dr abandon`",
+                own.node_id, plan.epoch
+            ));
         }
         if let Err(why) = shared.check_record(&signed, &plan).await {
             return refuse(format!("the record of epoch {}: {why}", plan.epoch));
@@ -246,7 +256,8 @@ impl<RT: Runtime> Replica<RT> {
         let Ok(folder_id) = <[u8; 16]>::try_from(&ask.folder_id[..]) else {
             return refuse("a folder id has 16 bytes".into());
         };
-        let committed_revision = match own.role.is_data() {
+        // On its way into an earlier epoch it had no log that counts.
+        let committed_revision = match own.role.is_data() && lineage.reinstating.is_none() {
             true => self.apply_rest().await.map_err(|why| Refusal::new(RefusalCode::Invalid, why))?,
             false => 0,
         };
@@ -278,7 +289,8 @@ impl<RT: Runtime> Replica<RT> {
     /// Applies what the log has beyond the rows, and answers up to which revision it was known to be committed.
     async fn apply_rest(&self) -> Result<u64, String> {
         let shared = &self.shared;
-        if let Some(why) = self.unusable() {
+        let held = || shared.store.held().map(|held| held.why.clone());
+        if let Some(why) = self.unusable().or_else(held) {
             return Err(format!(
                 "node {} has records that cannot be used ({why}), so nobody can say which writes it alone has: keep its data \
                  folder for inquiry, and add it with an empty one under a new id (saola cluster add)",
@@ -322,14 +334,28 @@ impl<RT: Runtime> Replica<RT> {
         let shared = &self.shared;
         let lineage = shared.lineage();
         let Some(reinstating) = lineage.reinstating.clone() else { return Ok(()) };
-        let begins = shared.plan_of_epoch().map_or(0, |plan| plan.term);
-        let has_them = shared.store.applied().log_id.is_some_and(|applied| applied.leader.term >= begins);
-        if identity.role.is_data() && !has_them {
+        let record = shared.record();
+        let has_them = || {
+            let known = shared.store.epochs().into_iter().find(|it| it.number == identity.epoch);
+            known.is_some_and(|it| is_same_plan(&it.record, &record))
+        };
+        if identity.role.is_data() && !has_them() {
             let head = Head::decode(reinstating.left_behind).map_err(|error| error.to_string())?;
             self.pull_difference(&Orphans { folder: self.orphans_folder(), head }).await?;
+            if !has_them() {
+                return Err(format!("the records that came are not of epoch {}", identity.epoch));
+            }
         }
-        let kept = shared.keep_in_folder(Lineage { reinstating: None, ..lineage });
-        kept.map_err(|refusal| refusal.message)
+        let _one_at_a_time = shared.lineage.lock().await;
+        if shared.refused.lock().is_some() {
+            return Err("another epoch has begun meanwhile".into());
+        }
+        let kept = shared.keep_in_folder(Lineage { reinstating: None, ..shared.lineage() });
+        kept.map_err(|refusal| refusal.message)?;
+        if let Err(error) = shared.folder.lock().remove_aside() {
+            tracing::warn!("remove the former log, which nobody needs any more: {error}");
+        }
+        Ok(())
     }
 
     async fn pull_difference(&self, orphans: &Orphans) -> Result<(), String> {
@@ -366,6 +392,13 @@ impl<RT: Runtime> Replica<RT> {
     }
 }
 
+/// The latest epoch that a node has heard of by an approved plan that may have begun it.
+fn latest_known(lineage: &Lineage) -> Option<u64> {
+    let fence = lineage.fenced.as_ref().and_then(|fence| fence.record.clone());
+    let fence = fence.and_then(|record| SignedPlan::from_bytes(&record).ok()).map(|(_, plan)| plan.epoch);
+    lineage.outbid.iter().chain(&lineage.promised).map(|promise| promise.epoch).chain(fence).max()
+}
+
 /// Applies the log up to an entry; answers the revision after it.
 fn apply_up_to<RT: Runtime>(store: &Store, log: &Log, end: Option<LogId>) -> Result<u64, StoreError> {
     let Some(LogId { index: end, .. }) = end else { return Ok(store.applied().revision) };
@@ -380,9 +413,11 @@ fn apply_up_to<RT: Runtime>(store: &Store, log: &Log, end: Option<LogId>) -> Res
 }
 
 impl<RT: Runtime> Shared<RT> {
-    /// Members of former epochs that are none of this one, the newest word on each.
+    /// Members of former epochs that are none of this one, or have come back so far that only their vote is lacking; the
+    /// newest word on each.
     fn former_members(&self) -> Vec<Member> {
-        let names: BTreeSet<String> = self.members().into_iter().map(|it| it.name).collect();
+        let is_back = |it: &Member| !it.role_value().votes() || it.demoted || self.has_vote(it.node_id);
+        let names: BTreeSet<String> = self.members().into_iter().filter(is_back).map(|it| it.name).collect();
         let (mut former, mut seen) = (Vec::new(), names);
         for epoch in self.store.epochs().into_iter().rev() {
             let Ok((_, plan)) = SignedPlan::from_bytes(&epoch.record) else { continue };
@@ -422,11 +457,6 @@ impl<RT: Runtime> Shared<RT> {
         let used = self.store.view().info().and_then(|info| info.node_ids.last().copied()).unwrap_or(0);
         let members = self.members().into_iter().map(|it| it.node_id).max().unwrap_or(0);
         used.max(members) + 1
-    }
-
-    /// The plan that began this node's epoch.
-    fn plan_of_epoch(&self) -> Option<Plan> {
-        SignedPlan::from_bytes(&self.record()).ok().map(|(_, plan)| plan)
     }
 
     /// Who has the records that a node waits for which comes back.

@@ -178,6 +178,7 @@ impl<RT: Runtime> Shared<RT> {
             promised: lineage.promised.map(|promise| promise.plan).unwrap_or_default(),
             outbid: lineage.outbid.into_iter().map(|promise| promise.plan).collect(),
             given_up: lineage.given_up,
+            reinstating: lineage.reinstating.is_some(),
             came: self.shipped().map(|it| Came { bytes: it.bytes, of_bytes: it.of_bytes, orphans: it.orphans }),
             fenced: lineage.fenced.map(|fence| fence.why).unwrap_or_default(),
             runs,

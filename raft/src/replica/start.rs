@@ -449,9 +449,7 @@ mod production {
                 false => (Keeps::LogIdsOnly, RocksSettings::LOG_IDS_ONLY),
             };
             let open_folder = || {
-                for left in folder.left_from_before() {
-                    std::fs::remove_dir_all(&left)?;
-                }
+                folder.put_aside()?;
                 std::fs::create_dir_all(&log_path)?;
                 std::fs::File::open(folder.path())?.sync_all()?;
                 RealDisk::open(&log_path)

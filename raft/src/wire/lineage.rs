@@ -173,6 +173,9 @@ pub struct Standing {
     /// What came when it came back, since it was started.
     #[prost(message, optional, tag = "25")]
     pub came: Option<Came>,
+    /// It comes back, and has not got the records of its epoch yet.
+    #[prost(bool, tag = "26")]
+    pub reinstating: bool,
 }
 
 /// What a node was sent that came back.

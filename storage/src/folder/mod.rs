@@ -20,6 +20,8 @@ mod identity;
 
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
+/// Ends the names of folders that were put aside.
+const ASIDE: &str = ".left-behind";
 
 /// What the settings say that the node in this folder is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +117,9 @@ pub enum FolderError {
         /// What was found, and who reads it.
         format: UnknownFormat,
     },
+    /// It was reinstated, and waits for its records.
+    #[error("data folder {0} has not got the records of its epoch yet: have `saola dr reinstate` finish that first")]
+    ComesBack(PathBuf),
     /// Nothing is there.
     #[error("there is no data folder {0}; give the folder that the node's settings call `data_dir`")]
     Missing(PathBuf),
@@ -251,13 +256,39 @@ impl DataFolder {
         })
     }
 
-    /// Folders in it that must be removed before anything in them is opened: a node that [comes back](Self::reinstate)
-    /// begins without a log, a witness without anything.
-    pub fn left_from_before(&self) -> Vec<PathBuf> {
-        let comes_back = self.file.lineage.reinstating.is_some();
+    /// Puts aside what a node that [comes back](Self::reinstate) must not begin with: its log, and a witness's database. Call
+    /// it before anything in them is opened.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn put_aside(&self) -> io::Result<()> {
+        if self.file.lineage.reinstating.is_none() {
+            return Ok(());
+        }
         let left = if self.claim.role.is_data() { &["log"][..] } else { &["log", "db"][..] };
-        let left = left.iter().filter(|_| comes_back).map(|name| self.path.join(name));
-        left.filter(|path| path.exists()).collect()
+        for name in left {
+            let (path, aside) = (self.path.join(name), self.path.join(format!("{name}{ASIDE}")));
+            match (path.exists(), aside.exists()) {
+                (true, false) => fs::rename(&path, &aside)?,
+                // What an earlier start has made since.
+                (true, true) => fs::remove_dir_all(&path)?,
+                (false, _) => {}
+            }
+        }
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Removes what was put aside, once nobody needs it any more: the log of a node whose own writes stand in a bundle. What
+    /// a witness had stays for people.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove_aside(&self) -> io::Result<()> {
+        let aside = self.path.join(format!("log{ASIDE}"));
+        match self.claim.role.is_data() && aside.exists() {
+            true => fs::remove_dir_all(aside),
+            false => Ok(()),
+        }
     }
 
     /// Records durably that the node belongs to a cluster.
@@ -285,8 +316,12 @@ impl DataFolder {
     /// learner. What was promised and fenced in the former one is over.
     ///
     /// # Errors
-    /// The identity file cannot be written: then nothing has changed.
+    /// The identity file cannot be written, or the node has not got the records of its own epoch yet: then nothing has
+    /// changed.
     pub fn begin_epoch(&mut self, epoch: u64, record: Bytes) -> Result<(), FolderError> {
+        if self.file.lineage.reinstating.is_some() {
+            return Err(FolderError::ComesBack(self.path.clone()));
+        }
         let before = self.file.clone();
         let votes = self.file.lineage.votes || self.file.claim.role == Role::Learner;
         let numbered = self.file.lineage.numbered;
@@ -298,7 +333,8 @@ impl DataFolder {
     }
 
     /// Becomes durably another node of the same cluster, in an epoch that went on without this one: under a number and a
-    /// folder id that nobody has had. It has no log from now on, and its records only serve to get those of that epoch.
+    /// folder id that nobody has had. It has no log from now on, and its records only serve to get those of that epoch. If it
+    /// was on its way into an earlier one, its own writes are still those of the epoch before.
     ///
     /// # Errors
     /// The identity file cannot be written: then nothing has changed.
@@ -310,10 +346,12 @@ impl DataFolder {
         reinstating: Reinstating,
     ) -> Result<(), FolderError> {
         let before = self.file.clone();
+        let Lineage { votes, outbid, given_up, reinstating: on_its_way, .. } = before.lineage.clone();
         let numbered = Some(Numbered { now: node_id, before: self.claim.node_id });
-        let reinstating = Some(reinstating);
-        let votes = self.file.lineage.votes;
-        self.file.lineage = Lineage { votes, record: Some(record), numbered, reinstating, ..Lineage::default() };
+        let left_behind = on_its_way.map_or(reinstating.left_behind, |it| it.left_behind);
+        let reinstating = Some(Reinstating { left_behind, ..reinstating });
+        let record = Some(record);
+        self.file.lineage = Lineage { votes, record, outbid, given_up, numbered, reinstating, ..Lineage::default() };
         self.file.folder_id = folder_id;
         self.file.membership = self.file.membership.map(|(cluster_id, _)| (cluster_id, epoch));
         self.write().inspect_err(|_| self.file = before)?;
@@ -512,7 +550,17 @@ mod tests {
         assert_eq!(folder.lineage().reinstating, Some(reinstating));
         let own = folder.identity().unwrap();
         assert_eq!((own.node_id, own.folder_id, own.epoch, own.cluster_id), (6, [8; 16], 2, [9; 16]));
+        assert!(matches!(folder.begin_epoch(3, Bytes::new()), Err(FolderError::ComesBack(_))), "its records are older");
+        let log = |name: &str| dir.path().join(name);
+        fs::create_dir(log("log")).unwrap();
+        fs::write(log("log").join("before"), "x").unwrap();
+        folder.put_aside().unwrap();
+        fs::create_dir(log("log")).unwrap();
+        folder.put_aside().unwrap();
+        assert!(!log("log").exists() && log("log.left-behind/before").exists(), "the first one is kept");
         folder.set_lineage(Lineage { reinstating: None, ..folder.lineage().clone() }).unwrap();
+        folder.remove_aside().unwrap();
+        assert!(!log("log.left-behind").exists());
         folder.begin_epoch(3, Bytes::from_static(b"later")).unwrap();
         drop(folder);
         assert_eq!(open().claim().node_id, 6, "for good");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use saola_storage::command::Command;
+use saola_storage::command::{Command, CompactChanges, Op};
 use saola_storage::error::StoreError;
 use saola_storage::export::Export;
 use saola_storage::import::Import;
@@ -97,8 +97,9 @@ fn only_what_differs_is_sent_and_what_only_the_old_state_had_is_kept() {
         let ids: Vec<u32> = kept.iter().map(|it| u32::from_be_bytes(it.id[..].try_into().expect("4 bytes"))).collect();
         assert_eq!(ids, [5, 1_000, 5, 7], "in the order in which they were written");
         assert_eq!(kept.iter().map(|it| it.generation).collect::<Vec<_>>(), [2, 2, 3, 2]);
-        let sealed = |it: &Orphan| it.version.clone().expect("nothing was removed").envelope;
-        assert_eq!(sealed(&kept[0]), envelope(1, b"left behind"));
+
+        assert_eq!(kept[0].version.envelope, envelope(1, b"left behind"));
+        assert_eq!(kept.iter().map(|it| it.follows).collect::<Vec<_>>(), [1, 1, 2, 1], "what each was written onto");
         let sequences: Vec<Option<u64>> = kept.iter().map(|it| it.request.as_ref().map(|it| it.sequence)).collect();
         assert_eq!(sequences, [Some(1), Some(2), Some(3), None]);
         assert_eq!(
@@ -120,6 +121,39 @@ fn only_what_differs_is_sent_and_what_only_the_old_state_had_is_kept() {
         drop((here, agency));
         assert_eq!(open(&from).applied(), applied);
     }
+}
+
+#[test]
+fn what_was_written_is_kept_though_the_change_feed_has_forgotten_it() {
+    let (one, other) = (memory_home(), memory_home());
+    let (here, there) = twins(&one, &other);
+    let base_revision = here.applied().revision;
+    apply(&here, vec![put("agency", 1, &5_u32.to_be_bytes(), b"left behind", None)]);
+    apply(&here, vec![put("agency", 1, &6_u32.to_be_bytes(), b"left behind", None)]);
+    let floor = here.applied().revision;
+    apply(&here, vec![command(Op::CompactChanges(CompactChanges { up_to_revision: floor, max_rows: 1_000_000 }))]);
+    assert!(here.view().oldest_change() > base_revision + 1);
+    apply_later(&there, put("agency", 1, b"new", b"goes on", None));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut import = receive(&here, folder.path(), base_revision);
+    pull(&mut import, &mut there.export().expect("an export begins").outlined()).expect("all of it comes");
+    assert_eq!(orphans(folder.path()).len(), 2);
+}
+
+#[test]
+fn a_state_of_another_lineage_takes_the_place_of_one_with_a_greater_log_id() {
+    let (one, other) = (memory_home(), memory_home());
+    let (here, there) = (started(&one), started(&other));
+    apply_later(&here, put("agency", 1, b"a", b"left behind", None));
+    apply(&there, vec![put("agency", 1, b"b", b"goes on", None)]);
+    let pulled = |mut import: Import| {
+        pull(&mut import, &mut there.export().expect("an export begins").outlined()).expect("all of it comes");
+        import.finish().map(drop)
+    };
+    assert!(pulled(here.import_difference(None).expect("it begins")).is_err(), "of one lineage it is older");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    pulled(receive(&here, folder.path(), 1)).expect("across lineages log ids say nothing");
+    is_same(&here, &there);
 }
 
 #[test]
