@@ -179,6 +179,8 @@ pub(crate) struct Shared<RT: Runtime> {
     asks_its_epoch: AtomicBool,
     /// The members that the log tells of, as long as Raft has not run.
     members_at_start: OnceLock<Vec<Member>>,
+    /// The first command of this epoch has been applied, if a promotion began it.
+    epoch_is_open: AtomicBool,
     /// What came when this node came back from a side that was left behind.
     shipped: Mutex<Option<Shipped>>,
     /// A peer of a later epoch is being asked for its record.

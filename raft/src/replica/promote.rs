@@ -11,6 +11,7 @@
 //! Each step does only what is left to do, so that the plan is finished by carrying it out again, whoever crashed when.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -448,15 +449,18 @@ pub(super) async fn complete<RT: Runtime>(replica: Replica<RT>) {
     let pause = Duration::from_millis(shared.timing.heartbeat_ms);
     while !shared.has_stopped() {
         RT::sleep(pause).await;
+        let is_open = shared.store.epochs().last().is_some_and(|epoch| epoch.number >= plan.epoch);
+        shared.epoch_is_open.store(is_open, Ordering::Release);
         if !shared.is_leader() {
             continue;
         }
-        if shared.store.epochs().last().is_none_or(|epoch| epoch.number < plan.epoch) {
+        if !is_open {
             let state_id = Bytes::copy_from_slice(&new_id::<RT>());
             let begin = BeginEpoch { epoch: plan.epoch, record: record.clone(), site: plan.site.clone(), state_id };
             let command = Command { request: None, op: Some(Op::BeginEpoch(begin)) };
             match replica.propose_within(command, FIRST_COMMAND_LIMIT).await {
                 Ok(_) => {
+                    shared.epoch_is_open.store(true, Ordering::Release);
                     tracing::warn!(epoch = plan.epoch, "epoch {} goes on, led from site {}", plan.epoch, plan.site)
                 }
                 Err(refusal) => tracing::warn!("begin epoch {}: {}; it is tried again", plan.epoch, refusal.message),

@@ -1,6 +1,7 @@
 //! Writes: commands queue at the leader, one entry carries many of them, outcomes leave at the frontier.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -210,6 +211,10 @@ impl<RT: Runtime> Replica<RT> {
                 RefusalCode::Invalid,
                 "the leader does not know this command: run the same release on all nodes",
             ));
+        }
+        // So that the revision which it begins with is the base's, and what comes later is surely not the former side's.
+        if !shared.epoch_is_open.load(Ordering::Acquire) && !matches!(command.op, Some(Op::BeginEpoch(_))) {
+            return Err(Refusal::new(RefusalCode::NotLeader, "the first command of this epoch is not there yet"));
         }
         let _no_change_meanwhile = match &command.op {
             Some(Op::SetGoal(declared)) => self.may_declare(declared).await?,

@@ -146,6 +146,7 @@ impl<RT: Runtime> Replica<RT> {
             path: folder.path().to_owned(),
             source,
         })?;
+        let no_record = folder.lineage().record.is_none();
         let shared = Arc::new(Shared {
             claim: folder.claim().clone(),
             store: Arc::new(store),
@@ -201,6 +202,7 @@ impl<RT: Runtime> Replica<RT> {
             asks_its_epoch: AtomicBool::new(false),
             members_at_start: OnceLock::new(),
             shipped: Mutex::new(None),
+            epoch_is_open: AtomicBool::new(no_record),
             asks_for_epoch: AtomicBool::new(false),
             starts_anew: watch::Sender::new(false),
             proposals,
