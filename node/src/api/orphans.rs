@@ -176,10 +176,19 @@ fn read_page(path: &Path, after: u64) -> Result<Page, Refusal> {
     Ok(Page { bundle, orphans, before, next })
 }
 
+/// A write that is to be made again.
+struct Again {
+    collection: Collection,
+    version: StoredVersion,
+    value: Bytes,
+    /// Generation of the version that it goes onto; 0: there is none.
+    onto: u64,
+}
+
 /// What is to be done with one write.
 enum Step {
     Ends(OrphanFate, String),
-    Write { collection: Collection, version: Box<StoredVersion>, value: Bytes, onto: u64 },
+    Write(Box<Again>),
 }
 
 fn ends(fate: OrphanFate, detail: impl Into<String>) -> Step {
@@ -222,9 +231,9 @@ impl Replay<'_> {
             self.step(&orphan, theirs, version).unwrap_or_else(|refusal| ends(OrphanFate::Refused, refusal.message()));
         let (fate, detail) = match step {
             Step::Ends(fate, detail) => (fate, detail),
-            Step::Write { .. } if dry_run => (OrphanFate::WouldBeWritten, String::new()),
-            Step::Write { collection, version, value, onto } => {
-                let written = self.write(&orphan, &collection, &version, value, onto, deadline).await?;
+            Step::Write(_) if dry_run => (OrphanFate::WouldBeWritten, String::new()),
+            Step::Write(again) => {
+                let written = self.write(&orphan, &again, deadline).await?;
                 self.point = self.node.read_point(deadline).await?;
                 written
             }
@@ -257,11 +266,9 @@ impl Replay<'_> {
         }
         let conflict =
             || ends(OrphanFate::Conflict, format!("this side has written the record: it is at generation {now}"));
-        let write = |version| Step::Write {
-            collection: ours.clone(),
-            version: Box::new(version),
-            value: value.clone(),
-            onto: now,
+        let write = |version| {
+            let (collection, value) = (ours.clone(), value.clone());
+            Step::Write(Box::new(Again { collection, version, value, onto: now }))
         };
         let Some(before) = self.before.get(&record(orphan)) else {
             return Ok(if now == orphan.follows { write(version) } else { conflict() });
@@ -301,10 +308,7 @@ impl Replay<'_> {
     async fn write(
         &mut self,
         orphan: &Orphan,
-        collection: &Collection,
-        version: &StoredVersion,
-        value: Bytes,
-        onto: u64,
+        again: &Again,
         deadline: Deadline,
     ) -> Result<(OrphanFate, String), Refusal> {
         let call = orphan.request.clone().map(|it| RequestId {
@@ -317,10 +321,10 @@ impl Replay<'_> {
             Some(request) => request,
             None => self.fresh_call(),
         };
-        let mut written = self.send(request, orphan, collection, version, value.clone(), onto, deadline).await;
+        let mut written = self.send(request, again, deadline).await;
         if written.as_ref().is_err_and(|refusal| refusal.reason() == Reason::RequestExpired) {
             let request = self.fresh_call();
-            written = self.send(request, orphan, collection, version, value, onto, deadline).await;
+            written = self.send(request, again, deadline).await;
         }
         match written {
             Ok(true) => Ok((OrphanFate::IsThere, "its client had sent it again by itself".into())),
@@ -343,19 +347,11 @@ impl Replay<'_> {
     }
 
     /// True: the call had been answered before.
-    async fn send(
-        &self,
-        request: RequestId,
-        orphan: &Orphan,
-        collection: &Collection,
-        version: &StoredVersion,
-        value: Bytes,
-        onto: u64,
-        deadline: Deadline,
-    ) -> Result<bool, Refusal> {
+    async fn send(&self, request: RequestId, again: &Again, deadline: Deadline) -> Result<bool, Refusal> {
+        let Again { collection, version, value, onto } = again;
         let kind = match onto {
             0 => expect::Kind::Absent(true),
-            onto => expect::Kind::Generation(onto),
+            onto => expect::Kind::Generation(*onto),
         };
         let provenance = version.provenance.clone().map(|it| Provenance {
             source_system: it.source_system,
@@ -363,7 +359,7 @@ impl Replay<'_> {
             reason: it.reason,
         });
         let (request, expect) = (Some(request), Some(Expect { kind: Some(kind) }));
-        let (name, id) = (collection.name.clone(), orphan.id.clone());
+        let (name, id, value) = (collection.name.clone(), version.id.clone(), value.clone());
         let written = if version.op == VersionOp::Delete {
             let call = DeleteRequest { request, collection: name, id, expect, provenance };
             write::delete(self.node, call, deadline).await

@@ -262,7 +262,7 @@ mod tests {
         };
         assert_eq!(
             line(&outcome),
-            "r12 agency/ward/1 g3 put by registry at 1970-01-01T00:00:00Z (uncertain): CONFLICT: it is at generation 4"
+            "r12 agency/ward/1 g3 put by registry at 1970-01-01T00:00:00.000000Z (uncertain): CONFLICT: it is at generation 4"
         );
     }
 }

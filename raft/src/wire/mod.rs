@@ -35,6 +35,8 @@ mod tests {
     use prost::Message;
     use saola_storage::types::LeaderId;
 
+    use saola_storage::outline::Span;
+
     use super::*;
     use crate::admission::{KnownSender, check_caller, check_own_folder, check_sender, check_speaks_for_itself};
     use crate::convert::{place_in_log, raft_append, raft_append_result, raft_ballot, raft_ballot_reply, raft_vote};
