@@ -1,6 +1,6 @@
 //! A side that was left behind by a forced promotion comes back: five real processes (3+2l, mutual TLS, sealing on), with
-//! `SAOLA_RECORDS` records of 256 B (100,000). Main goes on alone for `SAOLA_APART_S` seconds (600), updating records and
-//! adding others, then DR does, at `SAOLA_WRITES_PER_S` (100) each. What is measured is the time until all of main has come
+//! `SAOLA_RECORDS` records of 256 B (100,000). Main goes on alone for `SAOLA_ALONE_S` seconds (600), updating records and
+//! adding others, then DR does for `SAOLA_SINCE_S` (60), at `SAOLA_WRITES_PER_S` (100). What is measured is the time until all of main has come
 //! back, node by node, with the bytes that came; beside it a whole copy of one node.
 
 use std::sync::Arc;
@@ -30,7 +30,8 @@ fn main() -> Result<(), Failure> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let work = Work {
         records: number("SAOLA_RECORDS").unwrap_or(100_000),
-        apart: Duration::from_secs(number("SAOLA_APART_S").unwrap_or(600)),
+        alone: Duration::from_secs(number("SAOLA_ALONE_S").unwrap_or(600)),
+        since: Duration::from_secs(number("SAOLA_SINCE_S").unwrap_or(60)),
         writes_per_s: number("SAOLA_WRITES_PER_S").unwrap_or(100).max(1),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -42,7 +43,8 @@ fn main() -> Result<(), Failure> {
 
 struct Work {
     records: u64,
-    apart: Duration,
+    alone: Duration,
+    since: Duration,
     writes_per_s: u64,
 }
 
@@ -55,7 +57,7 @@ async fn measure(folder: &std::path::Path, work: &Work) -> Result<(), Failure> {
     cluster.wait_for_status("both sites have everything", is_synchronized).await?;
 
     cluster.kill(&DR).await?;
-    let alone = write_for(cluster.client(), work, 0).await?;
+    let alone = write_for(cluster.client(), work, work.alone, 0).await?;
     cluster.kill(&MAIN).await?;
     for name in DR {
         cluster.start(name)?;
@@ -63,11 +65,12 @@ async fn measure(folder: &std::path::Path, work: &Work) -> Result<(), Failure> {
     }
     promote(&cluster).await?;
     let client = cluster.client_at(DR[0])?;
-    let since = write_for(&client, work, work.records).await?;
+    let since = write_for(&client, work, work.since, 10 * work.records).await?;
     println!(
-        "{} records of {VALUE_BYTES} B; main wrote {alone} alone, DR {since} since, {} s each",
+        "{} records of {VALUE_BYTES} B; main made {alone} writes alone in {} s, DR {since} since then in {} s",
         work.records,
-        work.apart.as_secs()
+        work.alone.as_secs(),
+        work.since.as_secs()
     );
 
     for name in MAIN {
@@ -133,13 +136,12 @@ async fn load(client: &Client, records: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes for as long as the sides are apart: every second one updates a record, the others are new from `fresh` on; answers
-/// how many.
-async fn write_for(client: &Client, work: &Work, fresh: u64) -> Result<u64, Failure> {
+/// Writes for so long: every second one updates a record, the others are new from `fresh` on; answers how many.
+async fn write_for(client: &Client, work: &Work, time: Duration, fresh: u64) -> Result<u64, Failure> {
     let (begun, mut written) = (Instant::now(), 0_u64);
     let mut pace = tokio::time::interval(Duration::from_secs(1) / u32::try_from(work.writes_per_s).unwrap_or(u32::MAX));
     let patient = client.with_deadline(PATIENCE);
-    while begun.elapsed() < work.apart {
+    while begun.elapsed() < time {
         pace.tick().await;
         let number = match written % 2 {
             0 => written.wrapping_mul(7919) % work.records.max(1),

@@ -87,7 +87,7 @@ impl Client {
         Ok(())
     }
 
-    /// Which nodes of a site a forced promotion has left behind, and how they stand.
+    /// Which nodes of a site, or of all if it is empty, a forced promotion has left behind, and how they stand.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when no node reaches a leader with a quorum.

@@ -159,9 +159,10 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
     let lost: Vec<Member> = members.iter().filter(is_lost).map(|member| (*member).clone()).collect();
 
     check_nobody_goes_on(view, newest, &answered)?;
-    if !lost.is_empty() && view.attested.fenced.trim().is_empty() {
-        let names = list(lost.iter().map(|it| it.name.as_str()));
-        return Err(NoPlan::NotAttested { names });
+    let silent: Vec<&str> =
+        members.iter().filter(|member| standing_of(member).is_none()).map(|it| it.name.as_str()).collect();
+    if !silent.is_empty() && view.attested.fenced.trim().is_empty() {
+        return Err(NoPlan::NotAttested { names: list(silent.into_iter()) });
     }
     let at_site = |it: &&Answered<'_>| it.member.site == view.site && it.standing.fenced.is_empty();
     let sound = |it: &&Answered<'_>| it.member.role_value().is_data() && !it.standing.copy_is_bad;

@@ -143,6 +143,7 @@ impl Import {
         shared: Arc<Shared>,
         old: Option<View>,
         orphans: Option<OrphanWriter>,
+        other_lineage: bool,
     ) -> Result<Import, StoreError> {
         let (generation, engine) = shared.home.create_new()?;
         Ok(Import {
@@ -152,7 +153,7 @@ impl Import {
             engine,
             hash: Sha256::new(),
             sequence: 0,
-            other_lineage: orphans.is_some(),
+            other_lineage,
             difference: old.map(|old| Difference::new(old, orphans)),
             last: None,
             buckets: Buckets::default(),

@@ -313,7 +313,7 @@ impl Store {
     /// # Errors
     /// There is no room for a second engine.
     pub fn import(&self) -> Result<Import, StoreError> {
-        Import::new(Arc::clone(&self.shared), None, None)
+        Import::new(Arc::clone(&self.shared), None, None, false)
     }
 
     /// The same, where rows that both have need not come: those that are here are compared, unless they cannot be used.
@@ -324,16 +324,19 @@ impl Store {
     pub fn import_difference(&self, orphans: Option<(&Path, Head)>) -> Result<Import, StoreError> {
         let view = self.view();
         let usable = self.ruined().is_none() && view.state.quarantine.held().is_none();
-        let old = Some(view).filter(|view| usable && view.state.applied.log_id.is_some());
-        if let (None, Some(_)) = (&old, &orphans) {
+        if !usable && orphans.is_some() {
             let source = "they cannot be used, so nobody can say what they have that others lack".into();
-            return Err(EngineError { what: "compare the own records".to_owned(), source, damage: false }.into());
+            let what = "compare the own records: keep this node's data folder for inquiry (`saola offline`), and add the node \
+                        with an empty one under a new id (saola cluster add)";
+            return Err(EngineError { what: what.to_owned(), source, damage: false }.into());
         }
+        let other_lineage = orphans.is_some();
+        let old = Some(view).filter(|view| usable && view.state.applied.log_id.is_some());
         let orphans = match (&old, orphans) {
             (Some(old), Some((folder, head))) => Some(OrphanWriter::begin(folder, head, old)?),
             _ => None,
         };
-        Import::new(Arc::clone(&self.shared), old, orphans)
+        Import::new(Arc::clone(&self.shared), old, orphans, other_lineage)
     }
 }
 

@@ -236,15 +236,19 @@ async fn promote_dr(cluster: &LocalCluster, keys: &[PathBuf], name: &str) -> Str
     shown
 }
 
-/// Main is started again, is fenced, and comes back by the command; answers what that says.
-async fn bring_main_back(cluster: &mut LocalCluster, main: &[&str]) -> String {
-    for name in main {
+async fn until_fenced(cluster: &mut LocalCluster, names: &[&str]) {
+    for name in names {
         must(cluster.start(name));
         must(cluster.wait_for_answer(name).await);
     }
-    for name in main {
+    for name in names {
         until_state(cluster, name, "fenced").await;
     }
+}
+
+/// Main is started again, is fenced, and comes back by the command; answers what that says.
+async fn bring_main_back(cluster: &mut LocalCluster, main: &[&str]) -> String {
+    until_fenced(cluster, main).await;
     let dry = said(run_at(cluster, "dr-1", strings(&["dr", "reinstate", "main", "--dry-run"])).await);
     assert!(dry.lines().filter(|line| line.ends_with("fenced")).count() == main.len(), "{dry}");
     said(run_at(cluster, "dr-1", strings(&["dr", "reinstate", "main", "--confirm", "demo"])).await)
@@ -310,8 +314,10 @@ async fn the_side_that_was_left_behind_comes_back_twice_and_people_decide_about_
     cluster.kill(&main).await.expect("they run");
     promote_dr(&cluster, &keys, "second.plan").await;
     write(&client, 200..210).await;
-    let back = bring_main_back(&mut cluster, &main).await;
+    until_fenced(&mut cluster, &main).await;
+    let back = said(run_at(&cluster, "dr-1", strings(&["dr", "re-protect", "--confirm", "demo"])).await);
     println!("{back}");
+    assert!(back.contains("the sites protect each other: SYNCHRONIZED"), "{back}");
     assert!(back.contains("main-1 is back as node 9") && back.contains("all replicas have the same digest"), "{back}");
     let history = said(run_at(&cluster, "main-1", strings(&["epoch", "history"])).await);
     assert_eq!(history.lines().count(), 3, "{history}");

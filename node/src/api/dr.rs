@@ -116,7 +116,8 @@ impl Dr for DrService {
         admit(&self.0, request.metadata())?;
         let site = request.into_inner().site;
         let former = self.0.replica().former_members().await.map_err(Refusal::from)?;
-        let members = former.into_iter().filter(|it| it.member.site == site).map(shown_former).collect();
+        let members =
+            former.into_iter().filter(|it| site.is_empty() || it.member.site == site).map(shown_former).collect();
         Ok(Response::new(FormerMembersResponse { header: Some(header(&self.0)), members }))
     }
 

@@ -137,12 +137,29 @@ struct Page {
     bundle: OrphanBundle,
     orphans: Vec<Orphan>,
     /// The bundle's last write before these to each of their records.
-    before: HashMap<RecordKey, Orphan>,
+    before: HashMap<RecordKey, Before>,
     /// Where the next call goes on; 0: that was all.
     next: u64,
 }
 
 type RecordKey = (u32, Bytes);
+
+/// A write of the bundle that came before another one to the same record.
+struct Before {
+    orphan: Orphan,
+    /// What came of it.
+    stands: Stands,
+}
+
+/// Where a write of the bundle stands on this side.
+#[derive(Clone, Copy)]
+enum Stands {
+    /// At this generation, if that holds what it wrote.
+    At(u64),
+    /// It would stand there if this were no dry run.
+    Would,
+    Nowhere,
+}
 
 fn record(orphan: &Orphan) -> RecordKey {
     (orphan.collection, orphan.id.clone())
@@ -169,7 +186,8 @@ fn read_page(path: &Path, after: u64) -> Result<Page, Refusal> {
         let mut again = OrphanBundle::open(path).map_err(unreadable)?;
         while let Some(orphan) = again.next_orphan().map_err(unreadable)?.filter(|it| it.revision <= after) {
             if of_page.contains(&record(&orphan)) {
-                before.insert(record(&orphan), orphan);
+                let stands = Stands::At(orphan.generation);
+                before.insert(record(&orphan), Before { orphan, stands });
             }
         }
     }
@@ -200,7 +218,7 @@ struct Replay<'a> {
     bundle: &'a OrphanBundle,
     keys: Ring,
     /// The bundle's last write so far to each record.
-    before: HashMap<RecordKey, Orphan>,
+    before: HashMap<RecordKey, Before>,
     /// For writes whose own call is not known any more.
     client: Bytes,
     fresh: u64,
@@ -229,17 +247,25 @@ impl Replay<'_> {
         // A value that cannot be opened holds up nobody else.
         let step =
             self.step(&orphan, theirs, version).unwrap_or_else(|refusal| ends(OrphanFate::Refused, refusal.message()));
+        let mut onto = 0;
         let (fate, detail) = match step {
             Step::Ends(fate, detail) => (fate, detail),
             Step::Write(_) if dry_run => (OrphanFate::WouldBeWritten, String::new()),
             Step::Write(again) => {
                 let written = self.write(&orphan, &again, deadline).await?;
                 self.point = self.node.read_point(deadline).await?;
+                onto = again.onto;
                 written
             }
         };
+        let stands = match fate {
+            OrphanFate::Written => Stands::At(onto + 1),
+            OrphanFate::IsThere => Stands::At(orphan.generation),
+            OrphanFate::WouldBeWritten | OrphanFate::After => Stands::Would,
+            _ => Stands::Nowhere,
+        };
         (outcome.fate, outcome.detail) = (fate.into(), detail);
-        self.before.insert(record(&orphan), orphan);
+        self.before.insert(record(&orphan), Before { orphan, stands });
         Ok(outcome)
     }
 
@@ -273,12 +299,18 @@ impl Replay<'_> {
         let Some(before) = self.before.get(&record(orphan)) else {
             return Ok(if now == orphan.follows { write(version) } else { conflict() });
         };
-        // The one before it in the bundle must be what is there.
-        let before_it = self.bundle.version(before).map_err(unreadable)?;
+        // The one before it in the bundle must be what is there now: at its place, not only of the same content.
+        let at = match before.stands {
+            Stands::Would => return Ok(ends(OrphanFate::After, "once those before it are written")),
+            Stands::Nowhere => return Ok(ends(OrphanFate::Conflict, "a write before it to this record is one")),
+            Stands::At(at) => at,
+        };
+        let before_it = self.bundle.version(&before.orphan).map_err(unreadable)?;
         let its_value = self.value(theirs, &before_it)?;
         match &newest {
-            Some(newest) if self.is_same(&ours, newest, &before_it, &its_value)? => Ok(write(version)),
-            _ if now < before.generation => Ok(ends(OrphanFate::After, "once those before it are written")),
+            Some(newest) if newest.generation == at && self.is_same(&ours, newest, &before_it, &its_value)? => {
+                Ok(write(version))
+            }
             _ => Ok(conflict()),
         }
     }

@@ -219,12 +219,10 @@ fn went_on(plan: &Plan, leader: &str, took: Duration, format: Format) -> Result<
             plan_text::verdict(plan)
         ))?,
     }
+    eprintln!("attention: nothing survives the loss of site {} now", plan.site);
     eprintln!(
-        "attention: nothing survives the loss of site {} now; add nodes elsewhere (`saola cluster add`)",
-        plan.site
-    );
-    eprintln!(
-        "next: `saola status`; a node of the old side is fenced at first contact: `saola dr reinstate` has it come back"
+        "next: `saola status`; a node of the old side is fenced at first contact, and `saola dr reinstate SITE` has it come \
+         back; in the place of nodes that are lost for good: `saola cluster add`"
     );
     Ok(Exit::Done)
 }

@@ -41,9 +41,8 @@ pub async fn reinstate(
     let former = former.map_err(doing(format!("ask who was left behind at site {site}")))?;
     if former.is_empty() {
         if !status.sites.iter().any(|it| it.name == site) {
-            let known: Vec<&str> = status.sites.iter().map(|it| it.name.as_str()).collect();
-            let what = format!("there is no site {site} in cluster {}", status.cluster_name);
-            return Err(Failure::usage(what, format!("name one of {}", known.join(", "))));
+            let next = "`saola epoch history` shows which sites were promoted, `saola status` the members";
+            return Err(Failure::usage(format!("site {site} has no node, and none was left behind there"), next));
         }
         match format {
             Format::Json => print_json("dr-reinstate", json!({ "dry_run": dry_run, "nodes": [], "refused": [] }))?,
@@ -92,14 +91,9 @@ pub async fn re_protect(
     let status = cluster_view(client).await?;
     let what = "have the sites protect each other again";
     confirmed(&status, what, confirm).await?;
-    let mut came = Came::default();
-    for site in &status.sites {
-        let former = client.former_members(&site.name).await;
-        let former = former.map_err(doing(format!("ask who was left behind at site {}", site.name)))?;
-        let Came { back, refused } = bring_back(patient, &former).await;
-        came.back.extend(back);
-        came.refused.extend(refused);
-    }
+    // The sites that were left behind have no member, and so are not among the status's.
+    let former = client.former_members("").await.map_err(doing("ask who was left behind"))?;
+    let came = bring_back(patient, &former).await;
     let began = Instant::now();
     let protected = loop {
         let status = cluster_view(client).await?;

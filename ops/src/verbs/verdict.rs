@@ -157,7 +157,7 @@ fn name(node: &NodeStatus) -> &str {
 
 /// It answers, and takes no part in the cluster.
 pub(super) fn is_out(node: &NodeStatus) -> bool {
-    matches!(node.state.as_str(), "refused" | "stopped" | "waiting" | "asking" | "fenced" | "repairing")
+    matches!(node.state.as_str(), "refused" | "stopped" | "waiting" | "asking" | "fenced" | "reinstating" | "repairing")
 }
 
 #[cfg(test)]

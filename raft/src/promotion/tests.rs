@@ -101,6 +101,19 @@ fn a_site_goes_on_with_its_newest_node_and_all_its_data_nodes_vote() {
 }
 
 #[test]
+fn one_that_comes_back_and_has_not_got_its_records_is_no_survivor_and_no_member() {
+    let members = two_sites();
+    let mut standings = of(&members, &[4, 5]);
+    standings[1].reinstating = true;
+    standings[1].last = at(9, 99);
+    let plan = planned(&standings, &vouched()).unwrap();
+    assert_eq!((plan.base_node, plan.holder, plan.members.len(), plan.survivors.len()), (4, 4, 1, 1));
+    assert!(plan.lost.iter().any(|it| it.node_id == 5), "the epoch goes on without it, and it comes back later");
+    standings[0].reinstating = true;
+    assert!(matches!(planned(&standings, &vouched()), Err(NoPlan::NobodyThere { .. })));
+}
+
+#[test]
 fn nothing_is_forced_while_a_quorum_answers_or_somebody_could_acknowledge_beside_it() {
     let members = with_witness();
     let refused = |ids: &[NodeId]| planned(&of(&members, ids), &vouched()).unwrap_err();

@@ -50,7 +50,9 @@ fn heard(own: &NodeIdentity, record: &Bytes, answers: &[(Member, Result<Standing
     let clears = |(member, it): &(&Member, &Standing)| {
         let has_quorum = it.runs && it.leader != 0 && it.quorum_age_ms <= quorum_ms;
         // One that waits for another epoch says nothing for this one, unless it is this one that it waits for.
-        let takes_part = it.epoch == own.epoch && it.fenced.is_empty() && it.promised.is_empty();
+        // Nor does one that has nothing of its epoch yet: others may have gone on without asking it.
+        let is_free = it.fenced.is_empty() && it.promised.is_empty() && !it.reinstating;
+        let takes_part = it.epoch == own.epoch && is_free;
         let waits_for_this = is_same_plan(&it.promised, record);
         waits_for_this || takes_part && (member.site != own.site || has_quorum)
     };
@@ -422,7 +424,7 @@ impl<RT: Runtime> Shared<RT> {
     fn others_of_all_sites(&self) -> Vec<Member> {
         let members = match self.plan_before_log() {
             Some(plan) => plan.members,
-            None if self.raft.get().is_some() => self.members(),
+            None if self.raft.get().is_some() || self.members_while_away().is_some() => self.members(),
             // The log stands still as long as Raft has not run.
             None => self.members_at_start.get_or_init(|| self.members_by_log()).clone(),
         };
@@ -525,7 +527,8 @@ mod tests {
     fn a_node_that_waits_for_another_epoch_or_is_fenced_clears_nobody_of_its_own() {
         let promised = Standing { promised: Bytes::from_static(b"plan"), ..in_epoch(2) };
         let fenced = Standing { fenced: "why".into(), ..in_epoch(2) };
-        for standing in [promised, fenced] {
+        let comes_back = Standing { reinstating: true, ..in_epoch(2) };
+        for standing in [promised, fenced, comes_back] {
             assert!(matches!(heard(&own(), &Bytes::new(), &[at("dr", Ok(standing))], 300), Heard::Nobody(_)));
         }
         // It waits for the very epoch that this node is in.

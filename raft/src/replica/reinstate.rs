@@ -136,13 +136,34 @@ impl<RT: Runtime> Replica<RT> {
 
     pub(super) async fn reinstate_here(&self, former: Member) -> Result<(), AdminError> {
         let back = match self.back_as(&former).await? {
-            Some(back) => back,
+            Some(back) => {
+                self.tell_who_is_there(&back).await;
+                back
+            }
             None => {
-                self.have_renumbered(&former).await?;
+                match self.have_renumbered(&former).await {
+                    // Its answer may be lost with the process, which ends for the next one.
+                    Err(AdminError::PeerUnreachable { maybe_delivered: true, .. }) => {}
+                    told => told?,
+                }
                 self.until_back(&former).await?
             }
         };
         self.add_here(back).await
+    }
+
+    /// Those that had the records when it began to come back may be gone.
+    async fn tell_who_is_there(&self, back: &Member) {
+        if !self.stand(back).await.is_ok_and(|standing| standing.reinstating) {
+            return;
+        }
+        let told = match self.shared.reinstate_as(0, back.node_id, back.folder_id.clone()) {
+            Ok(ask) => self.have_within(back, LineageVerb::Reinstate(ask), ANSWER_LIMIT).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            tracing::warn!("tell {} who has the records of this epoch: {error}", back.name);
+        }
     }
 
     async fn stand(&self, former: &Member) -> Result<Standing, AdminError> {
@@ -190,16 +211,6 @@ impl<RT: Runtime> Replica<RT> {
     async fn have_renumbered(&self, former: &Member) -> Result<(), AdminError> {
         let shared = &self.shared;
         let standing = self.stand(former).await?;
-        if standing.fenced.is_empty() {
-            return Err(invalid(format!(
-                "{} has not heard yet that another epoch goes on: it is fenced at its first contact; repeat the command",
-                former.name
-            )));
-        }
-        let record = shared.store.epochs().last().map(|epoch| epoch.record.clone());
-        let record =
-            record.ok_or_else(|| invalid("no site was promoted by force here: there is nobody to reinstate"))?;
-        let fork = shared.fork_of(standing.epoch);
         let folder_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
         let folder_id = Bytes::copy_from_slice(&folder_id);
         let node_id = loop {
@@ -208,17 +219,7 @@ impl<RT: Runtime> Replica<RT> {
                 break node_id;
             }
         };
-        let seats = shared.members().into_iter().map(|it| Seat { node_id: it.node_id, member: Some(it) }).collect();
-        let members = MembershipRecord { configs: Vec::new(), seats };
-        let ask = ReinstateAs {
-            record,
-            node_id,
-            folder_id,
-            members: Some(members),
-            base: fork.base,
-            base_revision: fork.revision,
-            left_by_epoch: fork.epoch,
-        };
+        let ask = shared.reinstate_as(standing.epoch, node_id, folder_id)?;
         self.have_within(former, LineageVerb::Reinstate(ask), ANSWER_LIMIT).await
     }
 
@@ -226,12 +227,15 @@ impl<RT: Runtime> Replica<RT> {
     pub(super) async fn begin_anew(&self, ask: ReinstateAs) -> Result<(), Refusal> {
         let shared = &self.shared;
         let refuse = |why: String| Err(Refusal::new(RefusalCode::Invalid, why));
+        // Nobody whom it knows may be left to show it the record.
+        self.meet(&ask.record).await;
         let _one_at_a_time = shared.lineage.lock().await;
         let lineage = shared.lineage();
         let own =
             shared.own_epoch().ok_or_else(|| Refusal::new(RefusalCode::NotAdopted, "this node has no cluster"))?;
         let (signed, plan) = super::promote::checked(&ask.record)?;
-        if let Some(known) = lineage.reinstating.clone().filter(|_| plan.epoch == own.epoch) {
+        let is_of_this = is_same_plan(&shared.record(), &ask.record);
+        if let Some(known) = lineage.reinstating.clone().filter(|_| is_of_this) {
             // It is on its way: those that have the records may have changed.
             let members = ask.members.unwrap_or_default().encode_to_vec().into();
             let reinstating = Some(Reinstating { members, ..known });
@@ -259,11 +263,12 @@ impl<RT: Runtime> Replica<RT> {
         // On its way into an earlier epoch it had no log that counts.
         let committed_revision = match own.role.is_data() && lineage.reinstating.is_none() {
             true => self.apply_rest().await.map_err(|why| Refusal::new(RefusalCode::Invalid, why))?,
-            false => 0,
+            false => shared.store.applied().revision,
         };
+        let store_uuid = shared.store.view().info().map(|it| Bytes::copy_from_slice(&it.store_uuid));
         let head = Head {
             cluster_id: Bytes::copy_from_slice(&own.cluster_id),
-            store_uuid: shared.store.view().info().map(|it| Bytes::copy_from_slice(&it.store_uuid)).unwrap_or_default(),
+            store_uuid: store_uuid.unwrap_or_default(),
             epoch: own.epoch,
             left_by_epoch: ask.left_by_epoch,
             node: own.name,
@@ -274,6 +279,10 @@ impl<RT: Runtime> Replica<RT> {
             committed_revision,
             ..Head::default()
         };
+        // What it alone has is still of the epoch before, as long as its rows are.
+        let rows_of = shared.store.epochs().last().map_or(0, |epoch| epoch.number);
+        let before = lineage.reinstating.and_then(|it| Head::decode(it.left_behind).ok());
+        let head = before.filter(|before| rows_of <= before.epoch).unwrap_or(head);
         let reinstating = Reinstating {
             members: ask.members.unwrap_or_default().encode_to_vec().into(),
             left_behind: head.encode_to_vec().into(),
@@ -442,6 +451,17 @@ impl<RT: Runtime> Shared<RT> {
         }
     }
 
+    /// What a node is told that comes back as this one from `epoch`.
+    fn reinstate_as(&self, epoch: u64, node_id: NodeId, folder_id: Bytes) -> Result<ReinstateAs, AdminError> {
+        let record = self.store.epochs().last().map(|epoch| epoch.record.clone());
+        let record =
+            record.ok_or_else(|| invalid("no site was promoted by force here: there is nobody to reinstate"))?;
+        let Fork { epoch: left_by_epoch, base, revision: base_revision } = self.fork_of(epoch);
+        let seats = self.members().into_iter().map(|it| Seat { node_id: it.node_id, member: Some(it) }).collect();
+        let members = Some(MembershipRecord { configs: Vec::new(), seats });
+        Ok(ReinstateAs { record, node_id, folder_id, members, base, base_revision, left_by_epoch })
+    }
+
     /// Where the epoch began that left a node of `epoch` behind.
     fn fork_of(&self, epoch: u64) -> Fork {
         let next = self.store.epochs().into_iter().find(|it| it.number > epoch);
@@ -474,5 +494,32 @@ impl<RT: Runtime> Shared<RT> {
     /// What came when this node came back, since it was started.
     pub fn shipped(&self) -> Option<Shipped> {
         *self.shipped.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::{Fence, Promise};
+
+    fn plan(epoch: u64) -> Bytes {
+        use saola_storage::promotion::{FORMAT, Plan};
+        let member = Member { node_id: 4, ..Member::default() };
+        let (cluster_id, members) = (Bytes::from_static(&[1; 16]), vec![member]);
+        let plan = Plan { format: FORMAT, cluster_id, epoch, base_node: 4, members, ..Plan::default() };
+        SignedPlan { plan: plan.encode_to_vec().into(), approvals: Vec::new() }.to_bytes()
+    }
+
+    #[test]
+    fn whatever_it_was_fenced_or_has_promised_for_outweighs_an_earlier_epoch() {
+        let promise = |epoch| Promise { epoch, plan: plan(epoch) };
+        let fenced = |record| Some(Fence { why: "why".into(), record });
+        assert_eq!(latest_known(&Lineage::default()), None);
+        assert_eq!(latest_known(&Lineage { fenced: fenced(None), ..Lineage::default() }), None, "by an operator");
+        let by_record = Lineage { fenced: fenced(Some(plan(3))), ..Lineage::default() };
+        assert_eq!(latest_known(&by_record), Some(3));
+        let outbid = Lineage { promised: Some(promise(4)), outbid: vec![promise(2)], ..by_record };
+        assert_eq!(latest_known(&outbid), Some(4));
+        assert_eq!(latest_known(&Lineage { outbid: vec![promise(5)], ..outbid }), Some(5), "it may have begun");
     }
 }

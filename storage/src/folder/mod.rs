@@ -20,8 +20,6 @@ mod identity;
 
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
-/// Ends the names of folders that were put aside.
-const ASIDE: &str = ".left-behind";
 
 /// What the settings say that the node in this folder is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,11 +261,12 @@ impl DataFolder {
     /// The file system's.
     pub fn put_aside(&self) -> io::Result<()> {
         if self.file.lineage.reinstating.is_none() {
-            return Ok(());
+            // A node that ended before it had removed it.
+            return self.remove_aside();
         }
         let left = if self.claim.role.is_data() { &["log"][..] } else { &["log", "db"][..] };
         for name in left {
-            let (path, aside) = (self.path.join(name), self.path.join(format!("{name}{ASIDE}")));
+            let (path, aside) = (self.path.join(name), self.aside(name));
             match (path.exists(), aside.exists()) {
                 (true, false) => fs::rename(&path, &aside)?,
                 // What an earlier start has made since.
@@ -284,11 +283,17 @@ impl DataFolder {
     /// # Errors
     /// The file system's.
     pub fn remove_aside(&self) -> io::Result<()> {
-        let aside = self.path.join(format!("log{ASIDE}"));
+        let aside = self.aside("log");
         match self.claim.role.is_data() && aside.exists() {
             true => fs::remove_dir_all(aside),
             false => Ok(()),
         }
+    }
+
+    /// Named after the number that the node had, which it never has again.
+    fn aside(&self, name: &str) -> PathBuf {
+        let before = self.file.lineage.numbered.map_or(self.file.claim.node_id, |it| it.before);
+        self.path.join(format!("{name}.left-behind-by-{before}"))
     }
 
     /// Records durably that the node belongs to a cluster.
@@ -333,8 +338,7 @@ impl DataFolder {
     }
 
     /// Becomes durably another node of the same cluster, in an epoch that went on without this one: under a number and a
-    /// folder id that nobody has had. It has no log from now on, and its records only serve to get those of that epoch. If it
-    /// was on its way into an earlier one, its own writes are still those of the epoch before.
+    /// folder id that nobody has had. It has no log from now on, and its records only serve to get those of that epoch.
     ///
     /// # Errors
     /// The identity file cannot be written: then nothing has changed.
@@ -346,11 +350,9 @@ impl DataFolder {
         reinstating: Reinstating,
     ) -> Result<(), FolderError> {
         let before = self.file.clone();
-        let Lineage { votes, outbid, given_up, reinstating: on_its_way, .. } = before.lineage.clone();
+        let Lineage { votes, outbid, given_up, .. } = before.lineage.clone();
         let numbered = Some(Numbered { now: node_id, before: self.claim.node_id });
-        let left_behind = on_its_way.map_or(reinstating.left_behind, |it| it.left_behind);
-        let reinstating = Some(Reinstating { left_behind, ..reinstating });
-        let record = Some(record);
+        let (record, reinstating) = (Some(record), Some(reinstating));
         self.file.lineage = Lineage { votes, record, outbid, given_up, numbered, reinstating, ..Lineage::default() };
         self.file.folder_id = folder_id;
         self.file.membership = self.file.membership.map(|(cluster_id, _)| (cluster_id, epoch));
@@ -557,10 +559,10 @@ mod tests {
         folder.put_aside().unwrap();
         fs::create_dir(log("log")).unwrap();
         folder.put_aside().unwrap();
-        assert!(!log("log").exists() && log("log.left-behind/before").exists(), "the first one is kept");
+        assert!(!log("log").exists() && log("log.left-behind-by-1/before").exists(), "the first one is kept");
         folder.set_lineage(Lineage { reinstating: None, ..folder.lineage().clone() }).unwrap();
         folder.remove_aside().unwrap();
-        assert!(!log("log.left-behind").exists());
+        assert!(!log("log.left-behind-by-1").exists());
         folder.begin_epoch(3, Bytes::from_static(b"later")).unwrap();
         drop(folder);
         assert_eq!(open().claim().node_id, 6, "for good");

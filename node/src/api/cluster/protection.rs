@@ -240,8 +240,8 @@ pub(super) const ONE_SITE: &str = "ONE SITE";
 /// The same where a forced promotion has left that site.
 pub(super) fn promoted(epoch: u64) -> String {
     format!(
-        "PROMOTED_UNPROTECTED: this site goes on alone in epoch {epoch}, and nothing survives its loss; add data nodes at \
-         another site (saola cluster add)"
+        "PROMOTED_UNPROTECTED: this site goes on alone in epoch {epoch}, and nothing survives its loss; bring the other \
+         site back (saola dr reinstate), or add data nodes elsewhere (saola cluster add)"
     )
 }
 
