@@ -17,7 +17,6 @@ use sha2::{Digest, Sha256};
 use crate::command::{Decision, RequestId, WrappedDek};
 use crate::engine::{EngineError, KeyRange, Kind};
 use crate::error::StoreError;
-use crate::folder::hex;
 use crate::keyspace::collections::{self, Collection};
 use crate::keyspace::meta::LogIdRow;
 use crate::keyspace::requests::RequestRow;
@@ -460,9 +459,4 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// A record's id, as people read it.
-pub fn id_text(id: &[u8]) -> String {
-    std::str::from_utf8(id).map_or_else(|_| hex(id), str::to_owned)
 }
