@@ -79,6 +79,14 @@ pub(crate) enum FetchError {
     },
 }
 
+impl FetchError {
+    /// With its cause, in one line.
+    pub(super) fn in_full(&self) -> String {
+        let cause = std::error::Error::source(self);
+        cause.map_or(self.to_string(), |cause| format!("{self}: {cause}"))
+    }
+}
+
 /// Where writes go that are here and do not come.
 #[derive(Clone, Debug)]
 pub(super) struct Orphans {

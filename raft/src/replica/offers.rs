@@ -186,10 +186,7 @@ impl<RT: Runtime> Shared<RT> {
                     return Ok(import);
                 }
                 Err(error) => {
-                    let reason = match std::error::Error::source(&error) {
-                        Some(source) => format!("{error}: {source}"),
-                        None => error.to_string(),
-                    };
+                    let reason = error.in_full();
                     tracing::warn!("{reason}");
                     reasons.push(reason);
                 }

@@ -376,8 +376,7 @@ impl<RT: Runtime> Replica<RT> {
             let import = match fetched {
                 Ok(import) => import,
                 Err(error) => {
-                    let cause = std::error::Error::source(&error);
-                    reasons.push(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")));
+                    reasons.push(error.in_full());
                     continue;
                 }
             };

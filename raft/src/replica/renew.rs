@@ -179,8 +179,7 @@ impl<RT: Runtime> Replica<RT> {
             let import = match fetch_state(shared, &source, at_least, PATIENCE, None).await {
                 Ok(import) => import,
                 Err(error) => {
-                    let cause = std::error::Error::source(&error);
-                    reasons.push(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")));
+                    reasons.push(error.in_full());
                     continue;
                 }
             };
