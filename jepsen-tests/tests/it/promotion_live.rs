@@ -282,14 +282,16 @@ async fn the_side_that_was_left_behind_comes_back_twice_and_people_decide_about_
     let back = bring_main_back(&mut cluster, &main).await;
     println!("{back}");
     assert!(back.contains("main-1 is back as node 6") && back.contains("all replicas have the same digest"), "{back}");
-    assert_eq!(back.matches("22 writes that it alone had are kept").count(), 3, "{back}");
+    // All were acknowledged, so a quorum has each: the third voter may lack the last one when it is killed.
+    assert!(back.matches("22 writes that it alone had are kept").count() >= 2, "{back}");
     reads_back(&client, 0..1).await;
     let again = said(run_at(&cluster, "dr-1", strings(&["dr", "reinstate", "main", "--confirm", "demo"])).await);
     assert!(again.contains("no node of site main is left behind"), "{again}");
 
     let listed = said(run_at(&cluster, "dr-1", strings(&["orphan", "list"])).await);
     println!("{listed}");
-    let bundle = listed.split_whitespace().find(|word| word.starts_with("epoch-1-main-1")).expect("it has one");
+    let complete = listed.lines().find(|line| line.contains("epoch-1-main-") && line.contains(" 22 "));
+    let bundle = complete.and_then(|line| line.split_whitespace().next()).expect("a bundle has all of them");
     let diff = said(run_at(&cluster, "dr-1", strings(&["orphan", "diff", bundle])).await);
     println!("{diff}");
     assert!(diff.contains("21 would be written") && diff.contains("1 CONFLICT"), "{diff}");
