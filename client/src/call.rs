@@ -110,6 +110,8 @@ headed!(
     ListOrphansResponse,
     ReplayOrphansResponse,
     DiscardOrphansResponse,
+    TroubleResponse,
+    EndTroubleResponse,
 );
 
 /// What to report of each node's newest failure, given in the order of time: a node's own answer tells more than

@@ -34,13 +34,14 @@
 //!
 //! To read the code: [`reason`] is the register of reason codes that nodes and clients share; `error` sorts failures by
 //! what to do next; `pool` keeps the nodes and picks one; `session` numbers the calls; `call` is the retry loop;
-//! `client`, `records`, `collections`, `cluster` and `dr` are the calls themselves. `proto/saola/v1/*.proto` is the contract.
+//! `client`, `records`, `collections`, `cluster`, `dr` and [`drill`] are the calls themselves. `proto/saola/v1/*.proto` is the contract.
 
 mod call;
 mod client;
 mod cluster;
 mod collections;
 mod dr;
+pub mod drill;
 mod error;
 mod pool;
 pub mod reason;

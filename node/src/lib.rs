@@ -6,11 +6,12 @@
 //!
 //! Reading order: [`cli`] and [`settings`]; [`lifecycle`] (start and stop), [`waiting`] (a start that is held up); [`node`] (what the services share) with
 //! [`keys`]; [`api`] (the services); [`listen`], [`bounded`] and [`tls`] (ports); [`metrics`] and [`events`] (what operators see);
-//! [`failure`], [`entropy`] and [`process`].
+//! [`drill`] (what a drill does to the node), [`failure`], [`entropy`] and [`process`].
 
 pub mod api;
 pub mod bounded;
 pub mod cli;
+pub mod drill;
 pub mod entropy;
 pub mod events;
 pub mod failure;

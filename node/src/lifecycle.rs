@@ -14,7 +14,9 @@ use futures::FutureExt;
 use saola_client::proto::cluster_server::ClusterServer;
 use saola_client::proto::collections_server::CollectionsServer;
 use saola_client::proto::dr_server::DrServer;
+use saola_client::proto::drills_server::DrillsServer;
 use saola_client::proto::records_server::RecordsServer;
+use saola_raft::transport::cut::CutTransport;
 use saola_raft::transport::tonic::{PeerTls, TonicTransport, serve};
 use saola_raft::{DataFolder, FolderClaim, Replica, ReplicaLimits, Role};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,9 +30,11 @@ use tonic_health::server::HealthReporter;
 use crate::api::cluster::ClusterService;
 use crate::api::collections::CollectionsService;
 use crate::api::dr::DrService;
+use crate::api::drill::DrillService;
 use crate::api::limits::MAX_REQUEST_BYTES;
 use crate::api::records::RecordsService;
 use crate::bounded::BoundedListener;
+use crate::drill::Troubles;
 use crate::events::{Events, Line, Seen, WAITING};
 use crate::keys::{Kek, Keys};
 use crate::metrics::{self, Requests};
@@ -86,7 +90,8 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
     };
 
     let peer_tls = PeerTls::new(&tls.ca_pem, &tls.cert_pem, &tls.key_pem)?;
-    let transport = Arc::new(TonicTransport::new(peer_tls.clone()));
+    let troubles = Troubles::default();
+    let transport = Arc::new(CutTransport::new(TonicTransport::new(peer_tls.clone()), troubles.cuts()));
     let limits = ReplicaLimits {
         min_free_bytes: settings.min_free_bytes,
         log_keep_bytes: settings.log_keep_bytes,
@@ -102,13 +107,15 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         metrics: metrics_port.as_ref().map(listen::twin).transpose()?,
     };
     let replica = tokio::select! {
-        started = Replica::start(folder, transport, settings.timing, limits, settings.scrub, &waits) => started?,
+        started = Replica::start(
+            folder, transport, settings.timing, limits, settings.scrub, troubles.hang(), &waits
+        ) => started?,
         // Once the replica has started this is dropped, which ends its connections.
         ended = waiting.serve(ports, peer_tls.clone(), tls.server_config()?) => return ended.map(|()| Ended::Stopped),
         _ = terminate.recv() => return Ok(Ended::Stopped),
         _ = interrupt.recv() => return Ok(Ended::Stopped),
     };
-    let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s));
+    let node = Arc::new(Node::new(&settings, replica.clone(), keys, tls.not_after_s, troubles.clone()));
     let weak = Arc::downgrade(&node);
     replica.set_status_source(Box::new(move || {
         weak.upgrade().map(|node| crate::api::cluster::encoded_status(&node)).unwrap_or_default()
@@ -116,7 +123,8 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
 
     let (stop_clients, clients_stopped) = watch::channel(false);
     let (stop_peers, peers_stopped) = watch::channel(false);
-    let mut peers = tokio::spawn(serve(peer_port, replica.peer_service(), peer_tls, told(peers_stopped)));
+    let mut peers =
+        tokio::spawn(serve(peer_port, replica.peer_service(), troubles.cuts(), peer_tls, told(peers_stopped)));
     let requests = Requests::default();
     let (health_reporter, health_service) = tonic_health::server::health_reporter();
     let following = tokio::spawn(follow(node.clone(), health_reporter.clone(), 4 * settings.timing.election_max_ms));
@@ -133,6 +141,7 @@ pub async fn run(settings: Settings, until_stdin_closes: bool) -> anyhow::Result
         .add_service(CollectionsServer::new(CollectionsService(node.clone())))
         .add_service(ClusterServer::new(ClusterService(node.clone())))
         .add_service(DrServer::new(DrService(node.clone())))
+        .add_service(DrillsServer::new(DrillService { node: node.clone(), troubles }))
         .serve_with_incoming_shutdown(
             listen::accept_tls(client_port, tls.server_config()?),
             told(clients_stopped.clone()),
@@ -205,8 +214,9 @@ fn stdin_closed(asked: bool) -> anyhow::Result<impl Future<Output = ()>> {
     let (closed, seen) = oneshot::channel();
     if asked {
         // A thread of its own: a read cannot be given up, and nothing may wait for it when the node stops.
-        let read = move || {
-            if std::io::stdin().read_exact(&mut [0]).is_err() {
+        let read = move || match std::io::stdin().read_exact(&mut [0]) {
+            Ok(()) => process::let_go(),
+            Err(_) => {
                 let _node_stopped = closed.send(());
             }
         };

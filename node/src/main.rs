@@ -1,9 +1,8 @@
 //! `saola-node`: see the crate's README.
 
 use std::io::IsTerminal;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -11,7 +10,7 @@ use clap::Parser;
 use saola_node::cli::{Cli, Keygen, RunArgs, Verb};
 use saola_node::lifecycle::Ended;
 use saola_node::settings::Settings;
-use saola_node::{entropy, failure, lifecycle};
+use saola_node::{entropy, failure, lifecycle, process};
 use saola_storage::kek::{KekPrivate, KekProvider};
 use tracing_subscriber::EnvFilter;
 
@@ -63,6 +62,7 @@ fn log_filter() -> anyhow::Result<EnvFilter> {
 }
 
 fn run(config: &Path, args: &RunArgs) -> anyhow::Result<()> {
+    process::stay_down();
     let settings = Settings::load(config)?;
     if args.print_settings {
         print!("{}", settings.to_toml()?);
@@ -81,15 +81,9 @@ fn run(config: &Path, args: &RunArgs) -> anyhow::Result<()> {
     runtime.shutdown_timeout(SHUTDOWN_LIMIT);
     match result? {
         Ended::Stopped => Ok(()),
-        Ended::StartsAnew => start_anew(),
+        Ended::StartsAnew => {
+            let error = process::replace(Duration::ZERO);
+            Err(anyhow!(error).context("start anew in the new epoch; start the node again by hand"))
+        }
     }
-}
-
-/// Replaces this process by a new one of the same program, with the same arguments: whoever supervises it sees no end.
-fn start_anew() -> anyhow::Result<()> {
-    let mut arguments = std::env::args_os();
-    let name = arguments.next().unwrap_or_else(|| "saola-node".into());
-    // Also when the file has been replaced since, as by an upgrade.
-    let error = Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
-    Err(anyhow!(error).context("start anew in the new epoch; start the node again by hand"))
 }

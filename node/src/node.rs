@@ -11,6 +11,7 @@ use saola_storage::store::Store;
 use crate::api::deadline::Deadline;
 use crate::api::errors::{Reason, Refusal, WITNESS};
 use crate::api::point::Point;
+use crate::drill::Troubles;
 use crate::keys::{Keys, Ring};
 use crate::settings::Settings;
 
@@ -40,15 +41,22 @@ pub struct Node {
     role: Role,
     started: Instant,
     certificate_not_after_s: i64,
+    troubles: Troubles,
 }
 
 impl Node {
     /// Of a replica that has started.
-    pub fn new(settings: &Settings, replica: Replica, keys: Keys, certificate_not_after_s: i64) -> Node {
+    pub fn new(
+        settings: &Settings,
+        replica: Replica,
+        keys: Keys,
+        certificate_not_after_s: i64,
+        troubles: Troubles,
+    ) -> Node {
         // A promotion gives a learner a vote, a reinstatement gives a node another number.
         let (role, node_id) = (replica.claim().role, replica.claim().node_id);
         let member = Member { node_id, role: role as i32, ..member(settings) };
-        Node { replica, keys, member, role, started: Instant::now(), certificate_not_after_s }
+        Node { replica, keys, member, role, started: Instant::now(), certificate_not_after_s, troubles }
     }
 
     /// Its number.
@@ -74,6 +82,11 @@ impl Node {
     /// Its records.
     pub fn store(&self) -> &Arc<Store> {
         self.replica.store()
+    }
+
+    /// What a drill does to it.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Its site's key.

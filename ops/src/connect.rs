@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use saola_client::{Client, Tls};
+use saola_client::{Client, ClientBuilder, Tls};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
@@ -67,6 +67,25 @@ impl Profile {
 /// What is missing or cannot be read.
 pub fn client(global: &Global, default_timeout: Duration) -> Result<Client, Failure> {
     let profile = Profile::effective(global)?;
+    let timeout = global.timeout.unwrap_or(default_timeout);
+    Ok(builder(profile)?.deadline(timeout).build()?)
+}
+
+/// A client of a program that begins at these nodes.
+///
+/// # Errors
+/// As [`client`].
+pub fn writer(
+    global: &Global,
+    endpoints: Vec<String>,
+    deadline: Duration,
+    attempt: Duration,
+) -> Result<Client, Failure> {
+    let profile = Profile { endpoints, ..Profile::effective(global)? };
+    Ok(builder(profile)?.deadline(deadline).attempt_timeout(attempt).build()?)
+}
+
+fn builder(profile: Profile) -> Result<ClientBuilder, Failure> {
     if profile.endpoints.is_empty() {
         return Err(missing("no node to talk to", "--endpoint HOST:PORT, SAOLA_ENDPOINT"));
     }
@@ -76,9 +95,7 @@ pub fn client(global: &Global, default_timeout: Duration) -> Result<Client, Fail
             "--ca, --cert and --key, SAOLA_CA, SAOLA_CERT and SAOLA_KEY",
         ));
     };
-    let tls = Tls::from_files(ca, cert, key)?;
-    let timeout = global.timeout.unwrap_or(default_timeout);
-    Ok(Client::builder().endpoints(profile.endpoints).tls(tls).deadline(timeout).build()?)
+    Ok(Client::builder().endpoints(profile.endpoints).tls(Tls::from_files(ca, cert, key)?))
 }
 
 fn missing(what: &str, how: &str) -> Failure {

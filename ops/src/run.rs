@@ -8,10 +8,10 @@ use saola_client::CHANGE_LIMIT;
 use saola_client::RetentionChange;
 
 use crate::cli::{CertVerb, Cli, CollectionVerb, TopologyVerb, Verb, WitnessVerb};
-#[cfg(feature = "offline")]
-use crate::dr;
 use crate::exit::{Exit, Failure};
 use crate::{certificates, connect, demo, import, signals, verbs};
+#[cfg(feature = "offline")]
+use crate::{dr, drill};
 
 /// How long a call on records may take, unless told otherwise.
 const RECORDS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,8 +25,13 @@ const BULK_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`Failure`] with the exit code and the next step.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
-    // An import settles first what is under way.
-    let times = if matches!(cli.verb, Verb::Import(_)) { 2 } else { 1 };
+    // An import settles first what is under way, a drill clears up.
+    let times = match &cli.verb {
+        Verb::Import(_) => 2,
+        #[cfg(feature = "offline")]
+        Verb::Drill(crate::cli::DrillVerb::Run(_)) => 2,
+        _ => 1,
+    };
     let asked_to_end = signals::asked_to_end(times)?;
     tokio::select! {
         result = verb(cli) => result,
@@ -34,6 +39,21 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
             eprintln!("interrupted");
             Ok(Exit::Interrupted)
         }
+    }
+}
+
+/// Clients of a drill, as the command line says.
+#[cfg(feature = "offline")]
+struct OfCommand<'g>(&'g crate::cli::Global);
+
+#[cfg(feature = "offline")]
+impl drill::Connects for OfCommand<'_> {
+    fn client(&self) -> Result<saola_client::Client, Failure> {
+        connect::client(self.0, BULK_TIMEOUT)
+    }
+
+    fn writer(&self, endpoints: Vec<String>) -> Result<saola_client::Client, Failure> {
+        connect::writer(self.0, endpoints, drill::canary::WRITE_LIMIT, drill::canary::ATTEMPT_LIMIT)
     }
 }
 
@@ -63,6 +83,8 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
         Verb::Site(verb) => dr::site(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
         #[cfg(feature = "offline")]
         Verb::Epoch(verb) => dr::epoch(&records()?, verb, format).await,
+        #[cfg(feature = "offline")]
+        Verb::Drill(verb) => drill::drill(OfCommand(&global), verb, format).await,
         #[cfg(feature = "offline")]
         Verb::Orphan(verb) => dr::orphan::orphan(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
         Verb::Goal(verb) => verbs::goal::goal(&records()?, verb, format).await,

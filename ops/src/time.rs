@@ -1,8 +1,14 @@
 //! Moments and spans as people write and read them. Inside, moments are microseconds since 1970, UTC.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::{SignedDuration, Timestamp};
+
+/// Microseconds since 1970 by this machine's clock.
+pub fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// A moment as UTC in ISO 8601, to the microsecond: what [`parse_moment`] reads back.
 pub fn iso(us: u64) -> String {

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::FallocateFlags;
 
 #[cfg(feature = "sim")]
@@ -60,18 +61,40 @@ pub trait DiskFile: Send + Sync {
     fn allocate(&self, len: u64) -> io::Result<()>;
 }
 
+/// Holds up every sync of a disk, as one does that hangs: a drill has it so. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Hang(Arc<(Mutex<bool>, Condvar)>);
+
+impl Hang {
+    /// Whether syncs wait from now on.
+    pub fn set(&self, hangs: bool) {
+        *self.0.0.lock() = hangs;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        self.0.1.wait_while(&mut self.0.0.lock(), |hangs| *hangs);
+    }
+}
+
 /// A folder of the machine's file system.
 #[derive(Debug)]
 pub struct RealDisk {
     folder: PathBuf,
     handle: File,
     writes: bool,
+    hang: Hang,
 }
 
 impl RealDisk {
     /// Opens a folder, which must exist.
     pub fn open(folder: &Path) -> io::Result<RealDisk> {
-        Ok(RealDisk { folder: folder.to_path_buf(), handle: File::open(folder)?, writes: true })
+        Ok(RealDisk { folder: folder.to_path_buf(), handle: File::open(folder)?, writes: true, hang: Hang::default() })
+    }
+
+    /// The same folder, whose syncs wait while `hang` says so.
+    pub fn held_up_by(self, hang: Hang) -> RealDisk {
+        RealDisk { hang, ..self }
     }
 
     /// Opens a folder, which must exist, to look at it: its files are opened for reading only.
@@ -84,7 +107,7 @@ impl Disk for RealDisk {
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.folder.join(name);
         let file = OpenOptions::new().read(true).write(self.writes).create(create).truncate(false).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile(file, self.hang.clone())))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -116,7 +139,7 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(File);
+struct RealFile(File, Hang);
 
 impl DiskFile for RealFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -152,6 +175,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.1.pass();
         self.0.sync_data()
     }
 

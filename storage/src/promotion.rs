@@ -343,7 +343,12 @@ impl SignedPlan {
 }
 
 fn is_signed(approver: &Approver, message: &[u8], signature: &[u8]) -> bool {
-    let key = <[u8; 32]>::try_from(&approver.public_key[..]).ok().and_then(|key| VerifyingKey::from_bytes(&key).ok());
+    is_signed_by(&approver.public_key, message, signature)
+}
+
+/// Whether the holder of this public key has signed these bytes ([`ApproverKey::sign`]).
+pub fn is_signed_by(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let key = <[u8; 32]>::try_from(public_key).ok().and_then(|key| VerifyingKey::from_bytes(&key).ok());
     let signature = <[u8; 64]>::try_from(signature).ok().map(|bytes| Signature::from_bytes(&bytes));
     match (key, signature) {
         // Strict: a weak key, or a second form of a signature, is not one.
@@ -370,6 +375,12 @@ impl ApproverKey {
     /// Its public half.
     pub fn public(&self) -> [u8; 32] {
         self.0.verifying_key().to_bytes()
+    }
+
+    /// Signs what is no plan. `message` begins with words that say what it is, so that a signature of one thing is never
+    /// one of another.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
     }
 
     /// Reads a PKCS #8 PEM file that only its owner may read.

@@ -1,6 +1,6 @@
 //! What clients call. A handler reads as check, seal, propose, convert.
 //!
-//! Reading order: [`records`], [`collections`], [`cluster`] and [`dr`] are the services; [`write`] and [`read`] do the work of
+//! Reading order: [`records`], [`collections`], [`cluster`], [`dr`] and [`drill`] are the services; [`write`] and [`read`] do the work of
 //! the first, from the [`point`] at which a read reads; [`limits`] and [`convert`] stand between the contract and
 //! storage; [`errors`] gives every refusal its reason; [`deadline`] ends calls in time, [`stream`] those whose readers do not.
 
@@ -9,6 +9,7 @@ pub mod collections;
 pub mod convert;
 pub mod deadline;
 pub mod dr;
+pub mod drill;
 pub mod errors;
 pub mod limits;
 pub mod orphans;

@@ -56,6 +56,16 @@ Name a node of the site that goes on with --endpoint. A plan is good for 15 minu
   BOUNDED       at most so many revisions are (with --last-revision)
   UNKNOWN       nobody can say; --stopped-at with --unchanged may prove more"#;
 
+/// Of `saola drill run`.
+#[cfg(feature = "offline")]
+pub const DRILL: &str = r#"Example:
+  saola approver keygen --out officer.key               # once; officer.key.pub goes to whoever checks reports
+  saola drill plan main-site-lost                       # what it would do here, and what stands against it
+  saola drill run main-site-lost --by "A. Duty" --sign-with officer.key --out reports
+  saola drill verify reports/drill-000001.html --signer officer.key.pub
+A drill begins only on a cluster that fares well, and is broken off by Ctrl-C, `saola drill abort`, a real alarm, or an
+outage longer than the scenario allows. What it does to nodes ends by itself 4 s after this command falls silent."#;
+
 /// Of `saola dr reinstate`.
 #[cfg(feature = "offline")]
 pub const REINSTATE: &str = r#"When the site that was left behind answers again:

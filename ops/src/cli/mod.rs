@@ -1,11 +1,13 @@
 //! The command line. Nouns then verbs; flags that hold for every verb stand in [`Global`].
 //!
-//! [`records`] holds what concerns records, `dr` what concerns forced promotions, [`cluster`] what concerns the cluster and its nodes, `offline` what concerns
+//! [`records`] holds what concerns records, `dr` what concerns forced promotions, `drill` their rehearsals, [`cluster`] what concerns the cluster and its nodes, `offline` what concerns
 //! the folder of a stopped node, `help` their examples.
 
 pub mod cluster;
 #[cfg(feature = "offline")]
 pub mod dr;
+#[cfg(feature = "offline")]
+pub mod drill;
 mod help;
 #[cfg(feature = "offline")]
 pub mod offline;
@@ -23,6 +25,8 @@ pub use cluster::{
 };
 #[cfg(feature = "offline")]
 pub use dr::{ApproverVerb, DrPlanVerb, DrVerb, EpochVerb, OrphanVerb, PromoteArgs, SiteVerb};
+#[cfg(feature = "offline")]
+pub use drill::{DrillArgs, DrillVerb};
 #[cfg(feature = "offline")]
 pub use offline::{
     DumpArgs, FolderArgs, LogVerb, OfflineGetArgs, OfflineHistoryArgs, OfflineListArgs, OfflineVerb, RecordsVerb,
@@ -179,6 +183,10 @@ pub enum Verb {
     #[cfg(feature = "offline")]
     #[command(subcommand)]
     Orphan(OrphanVerb),
+    /// Rehearse bad days on the real cluster, with a report that proves how it went
+    #[cfg(feature = "offline")]
+    #[command(subcommand)]
+    Drill(DrillVerb),
     /// Check the copies of the records on all data nodes, and repair one
     #[command(subcommand)]
     Scrub(ScrubVerb),

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::screen::Screen;
 use super::setup::leader_name;
 use crate::exit::{Exit, Failure};
+use crate::gap::longest_gap;
 use crate::launch::LocalCluster;
 use crate::output::grouped;
 
@@ -87,8 +88,7 @@ pub struct Drill {
 impl Drill {
     /// The longest time around and after the kill in which no write was acknowledged, milliseconds.
     pub fn gap_ms(&self) -> u64 {
-        let acks: Vec<Duration> = self.acks.iter().map(|ack| ack.attempt.ended).collect();
-        let gap = longest_gap(&acks, self.killed_at, self.ended_at);
+        let gap = longest_gap(self.acks.iter().map(|ack| ack.attempt.ended), self.killed_at, self.ended_at);
         u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -102,20 +102,6 @@ impl Drill {
             }
         }
     }
-}
-
-/// The longest time without an acknowledgement that reaches beyond `from`, up to `to`. A gap that was open at `from`
-/// counts from its last acknowledgement on.
-pub fn longest_gap(acks: &[Duration], from: Duration, to: Duration) -> Duration {
-    let mut last = acks.iter().copied().filter(|ack| *ack <= from).max().unwrap_or(from);
-    let mut later: Vec<Duration> = acks.iter().copied().filter(|ack| *ack > from && *ack < to).collect();
-    later.sort_unstable();
-    let mut longest = Duration::ZERO;
-    for ack in later.into_iter().chain([to]) {
-        longest = longest.max(ack.saturating_sub(last));
-        last = ack;
-    }
-    longest
 }
 
 /// Runs the step.
@@ -286,40 +272,5 @@ impl Writer {
             Err(Error::UnknownOutcome { .. }) => Ending::Unknown(attempt),
             Err(error) => Ending::Refused(attempt, error.to_string()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ms(all: &[u64]) -> Vec<Duration> {
-        all.iter().copied().map(Duration::from_millis).collect()
-    }
-
-    fn gap(acks: &[u64], from: u64, to: u64) -> u64 {
-        let gap = longest_gap(&ms(acks), Duration::from_millis(from), Duration::from_millis(to));
-        u64::try_from(gap.as_millis()).unwrap()
-    }
-
-    #[test]
-    fn the_gap_counts_from_the_last_acknowledgement_before_the_kill() {
-        assert_eq!(gap(&[10, 90, 700, 720, 800], 100, 850), 610);
-    }
-
-    #[test]
-    fn a_longer_gap_before_the_kill_does_not_count() {
-        assert_eq!(gap(&[0, 900, 1000, 1100, 1150], 1000, 1200), 100);
-    }
-
-    #[test]
-    fn a_gap_that_stays_open_counts_to_the_end() {
-        assert_eq!(gap(&[10, 90, 150], 100, 5_150), 5_000);
-        assert_eq!(gap(&[], 100, 600), 500);
-    }
-
-    #[test]
-    fn acknowledgements_need_not_come_in_order() {
-        assert_eq!(gap(&[800, 90, 720, 10, 700], 100, 850), 610);
     }
 }

@@ -58,7 +58,7 @@ pub async fn dr(
 }
 
 /// A failure about a plan or a key, with what to do.
-fn about_plan(error: PromotionError) -> Failure {
+pub(crate) fn about_plan(error: PromotionError) -> Failure {
     let next = match &error {
         PromotionError::NotApproved { .. } => "`saola dr show PLAN` prints who has approved",
         PromotionError::OpenToOthers { .. } => "then run the command again",

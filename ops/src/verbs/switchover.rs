@@ -1,6 +1,6 @@
 //! `saola switchover --to SITE`: leadership goes to another site on purpose, without losing or doubling a write.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use saola_client::proto::{Member, ProtectionMode, StatusResponse};
 use saola_client::{Client, TransferTo};
@@ -29,7 +29,7 @@ pub async fn switchover(client: &Client, args: SwitchoverArgs, format: Format) -
         return Ok(exit(&found, false));
     }
     if let Some(at_us) = args.at {
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        let now_us = time::now_us();
         if at_us <= now_us {
             let next = "name a moment to come; without --at it begins at once";
             return Err(Failure::usage(format!("{} is over", time::iso(at_us)), next));

@@ -39,7 +39,7 @@ pub async fn validate(client: &Client, verb: ValidateVerb, format: Format) -> Re
 }
 
 /// What a comparison of the replicas says; none: it cannot be made.
-pub(super) async fn copies(client: &Client, status: &StatusResponse) -> Option<Digests> {
+pub(crate) async fn copies(client: &Client, status: &StatusResponse) -> Option<Digests> {
     if status.leader == 0 || without_quorum(status).is_some() {
         return None;
     }
@@ -47,12 +47,15 @@ pub(super) async fn copies(client: &Client, status: &StatusResponse) -> Option<D
 }
 
 /// How many may approve a forced promotion; none: no node says.
-pub(super) async fn approvers(client: &Client) -> Option<usize> {
+pub(crate) async fn approvers(client: &Client) -> Option<usize> {
     client.epochs().await.ok().map(|known| known.approvers.len())
 }
 
-/// The site with records that does not lead.
-fn other_site(status: &StatusResponse) -> Result<String, Failure> {
+/// The site with records that does not lead; empty: there is none.
+///
+/// # Errors
+/// There are several.
+pub(crate) fn other_site(status: &StatusResponse) -> Result<String, Failure> {
     let leads = |site: &str| {
         let leader = status.nodes.iter().filter_map(|node| node.member.as_ref()).find(|it| it.node_id == status.leader);
         leader.is_some_and(|it| it.site == site)

@@ -407,7 +407,7 @@ pub use production::ReplicaLimits;
 mod production {
     use std::time::{SystemTime, UNIX_EPOCH};
 
-    use saola_storage::disk::{Disk, RealDisk};
+    use saola_storage::disk::{Disk, Hang, RealDisk};
     use saola_storage::engine::rocks::{RocksHome, RocksSettings};
     use saola_storage::log::LogSettings;
     use saola_storage::store::{Keeps, StoreSettings};
@@ -434,14 +434,15 @@ mod production {
 
     impl Replica<TokioRuntime> {
         /// Opens log and records in the folder and starts. The log's writer has a thread of its own, which ends the
-        /// process when the disk fails: nothing that a failed disk says afterwards can be trusted. `waits` is told
-        /// what a start on a damaged log waits for.
+        /// process when the disk fails: nothing that a failed disk says afterwards can be trusted. `hang` holds the
+        /// log's syncs up. `waits` is told what a start on a damaged log waits for.
         pub async fn start(
             folder: DataFolder,
             transport: Arc<dyn Transport>,
             timing: Timing,
             limits: ReplicaLimits,
             scrub: ScrubSettings,
+            hang: Hang,
             waits: &watch::Sender<Option<String>>,
         ) -> Result<Self, StartError> {
             let log_path = folder.path().join("log");
@@ -454,7 +455,7 @@ mod production {
                 folder.put_aside()?;
                 std::fs::create_dir_all(&log_path)?;
                 std::fs::File::open(folder.path())?.sync_all()?;
-                RealDisk::open(&log_path)
+                Ok(RealDisk::open(&log_path)?.held_up_by(hang))
             };
             let disk = Arc::new(open_folder().map_err(|source| StartError::Io {
                 action: "open log folder",

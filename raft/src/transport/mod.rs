@@ -11,6 +11,8 @@ use futures::stream::BoxStream;
 use crate::wire::{AppendReply, AppendRequest, FetchReply, FetchRequest, PeerReply, PeerRequest};
 
 #[cfg(feature = "tonic")]
+pub mod cut;
+#[cfg(feature = "tonic")]
 mod tls;
 #[cfg(feature = "tonic")]
 pub mod tonic;

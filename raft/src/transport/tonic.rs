@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::cut::Cuts;
 pub use super::tls::{PeerTls, PeerTlsError};
 use super::{Caller, Lane, PeerAddress, Transport, TransportError};
 use crate::peer::PeerService;
@@ -176,14 +177,15 @@ impl Transport for TonicTransport {
     }
 }
 
-/// Serves peers until `shutdown` resolves.
+/// Serves peers until `shutdown` resolves; those whom `cuts` names hear nothing meanwhile.
 pub async fn serve(
     listener: TcpListener,
     service: PeerService<TokioRuntime>,
+    cuts: Cuts,
     tls: PeerTls,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    serve_as(listener, Handler { service: Arc::new(service) }, tls, shutdown).await
+    serve_as(listener, Handler { service: Arc::new(service), cuts }, tls, shutdown).await
 }
 
 /// Tells peers how this node is, as `status` says it, until it can do more for them; all else they ask fails as if
@@ -216,6 +218,16 @@ async fn serve_as(
 
 struct Handler {
     service: Arc<PeerService<TokioRuntime>>,
+    cuts: Cuts,
+}
+
+impl Handler {
+    /// Who calls, once nothing cuts it off.
+    async fn heard<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = caller(request)?;
+        self.cuts.until_heard(&caller).await;
+        Ok(caller)
+    }
 }
 
 /// Whose certificate the caller showed.
@@ -282,27 +294,28 @@ impl<T> Stream for UntilBroken<T> {
 #[tonic::async_trait]
 impl Peer for Handler {
     async fn call(&self, request: Request<PeerRequest>) -> Result<Response<PeerReply>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.heard(&request).await?;
         Ok(Response::new(self.service.call(&caller, request.into_inner()).await))
     }
 
     type AppendStream = BoxStream<'static, Result<AppendReply, Status>>;
 
     async fn append(&self, request: Request<Streaming<AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
-        let caller = caller(&request)?;
-        let requests = UntilBroken { inner: request.into_inner() }.boxed();
+        let caller = self.heard(&request).await?;
+        let (cut, cut_too) = (self.cuts.until_cut(&caller), self.cuts.until_cut(&caller));
+        let requests = UntilBroken { inner: request.into_inner() }.take_until(cut).boxed();
         let service = self.service.clone();
         // The answer starts at once; reading the first request is part of the stream.
         let replies = futures::stream::once(async move { service.append(caller, requests).await.map(Ok) });
-        Ok(Response::new(replies.flatten().boxed()))
+        Ok(Response::new(replies.flatten().take_until(cut_too).boxed()))
     }
 
     type FetchStream = BoxStream<'static, Result<FetchReply, Status>>;
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let caller = caller(&request)?;
+        let caller = self.heard(&request).await?;
         let replies = self.service.fetch(&caller, request.into_inner()).await;
-        Ok(Response::new(replies.map(Ok).boxed()))
+        Ok(Response::new(replies.take_until(self.cuts.until_cut(&caller)).map(Ok).boxed()))
     }
 }
 

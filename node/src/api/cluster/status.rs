@@ -71,6 +71,7 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         membership_index: status.membership_index,
         protection: convert::protection_status(status),
         failover: convert::failover_status(status),
+        trouble: node.troubles().describe(),
     }
 }
 

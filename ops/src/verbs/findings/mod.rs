@@ -88,6 +88,18 @@ pub fn findings(
     found
 }
 
+/// What is amiss now, whatever is asked: neither what was chosen so, nor what ends in some days.
+pub fn amiss(status: &StatusResponse) -> Vec<Finding> {
+    let mut found = leadership(status);
+    if found.is_empty() {
+        found.extend(protection(status));
+    }
+    found.extend(status.nodes.iter().flat_map(node::faults));
+    found.extend(status.nodes.iter().flat_map(|node| node::doubts(status, node)));
+    found.retain(|finding| !matches!(finding.code, "CERTIFICATE_ENDS" | "GATE_OFF" | "GOAL_BROKEN"));
+    found
+}
+
 /// Without a leader and its quorum nothing else can be told.
 fn leadership(status: &StatusResponse) -> Vec<Finding> {
     match without_quorum(status) {
@@ -105,7 +117,7 @@ fn protection(status: &StatusResponse) -> Vec<Finding> {
     if let Some(alarm) = alarm(status) {
         let finding = match state {
             "WITNESS_LOST" => warns("WITNESS_LOST", alarm, "start the witness: `saola witness status`"),
-            _ => blocks("NOT_SYNCHRONIZED", format!("{state}: {alarm}"), "`saola why` tells what comes next by itself"),
+            _ => blocks("NOT_SYNCHRONIZED", alarm, "`saola why` tells what comes next by itself"),
         };
         found.push(finding);
     }

@@ -1,0 +1,186 @@
+//! Reports as the cluster keeps them, and when drills are due.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use saola_client::{Client, Error, Expect};
+use serde::{Deserialize, Serialize};
+
+use super::lock::DRILLS;
+use super::report::{Earlier, Verdict};
+use super::signed::{SignedReport, Verified};
+use crate::exit::{Exit, Failure, doing};
+
+const REPORTS: &str = "report/";
+const SCHEDULE: &str = "schedule";
+/// So many earlier drills stand in a report.
+pub const EARLIER: usize = 10;
+
+fn id_of(number: u64) -> String {
+    format!("{REPORTS}{number:06}")
+}
+
+/// A stored report as far as it can be believed.
+pub type Stored = Result<Verified, (String, String)>;
+
+/// All reports in the order of their numbers; one that is not to be believed is its id and why. None yet: empty.
+///
+/// # Errors
+/// They cannot be read.
+pub async fn reports(client: &Client) -> Result<Vec<Stored>, Failure> {
+    let versions = match client.list(DRILLS).prefix(REPORTS).all().collect().await {
+        Ok(versions) => versions,
+        Err(Error::NotFound(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(doing("read the reports of drills")(error)),
+    };
+    let read = versions.iter().map(|version| {
+        let text = String::from_utf8_lossy(&version.value);
+        SignedReport::verify(&text).map_err(|why| (String::from_utf8_lossy(&version.id).into_owned(), why))
+    });
+    Ok(read.collect())
+}
+
+/// The text of one report.
+///
+/// # Errors
+/// There is none of that number.
+pub async fn report(client: &Client, number: u64) -> Result<String, Failure> {
+    let missing =
+        || Failure::new(Exit::Precondition, format!("there is no report {number}"), "`saola drill history` lists them");
+    match client.get(DRILLS, id_of(number)).send().await {
+        Ok(reply) => match reply.value.filter(|version| !version.is_deleted()) {
+            Some(version) => Ok(String::from_utf8_lossy(&version.value).into_owned()),
+            None => Err(missing()),
+        },
+        Err(Error::NotFound(_)) => Err(missing()),
+        Err(error) => Err(doing(format!("read report {number}"))(error)),
+    }
+}
+
+/// Stores a report behind all others; `sign` makes it of its number, the hash of the one before and the earlier ones.
+///
+/// # Errors
+/// It cannot be stored.
+pub async fn append(
+    client: &Client,
+    sign: impl Fn(u64, Option<String>, Vec<Earlier>) -> Result<SignedReport, Failure>,
+) -> Result<SignedReport, Failure> {
+    loop {
+        let known = reports(client).await?;
+        let believed: Vec<&Verified> = known.iter().filter_map(|it| it.as_ref().ok()).collect();
+        let last = believed.last();
+        let number = last.map_or(0, |it| it.report.number).max(known.len() as u64) + 1;
+        let previous = last.filter(|it| it.report.number + 1 == number).map(|it| it.sha256.clone());
+        let earlier = believed.iter().rev().map(|it| it.report.in_short()).collect();
+        let signed = sign(number, previous, earlier)?;
+        let put = client.put(DRILLS, id_of(number), signed.to_text()?);
+        match put.content_type("application/json").expect(Expect::Absent).send().await {
+            Ok(_) => return Ok(signed),
+            // Another drill has just stored its own.
+            Err(Error::Conflict { .. }) => {}
+            Err(error) => return Err(doing(format!("store report {number}"))(error)),
+        }
+    }
+}
+
+/// How often which scenario is to be held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Days by the name of the scenario.
+    pub every_days: BTreeMap<String, u32>,
+}
+
+/// The schedule, and the generation of its record, 0 if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn schedule(client: &Client) -> Result<(Schedule, u64), Failure> {
+    match client.get(DRILLS, SCHEDULE).send().await {
+        Ok(reply) => match reply.value {
+            Some(version) if !version.is_deleted() => {
+                let schedule = serde_json::from_slice(&version.value).map_err(|error| {
+                    let next = format!("write it anew: `saola drill schedule SCENARIO --every 90d`, or see `saola history {DRILLS} {SCHEDULE}`");
+                    Failure::new(Exit::Verification, format!("read the schedule of drills: {error}"), next)
+                })?;
+                Ok((schedule, version.generation))
+            }
+            version => Ok((Schedule::default(), version.map_or(0, |it| it.generation))),
+        },
+        Err(Error::NotFound(_)) => Ok((Schedule::default(), 0)),
+        Err(error) => Err(doing("read the schedule of drills")(error)),
+    }
+}
+
+/// Replaces the schedule, which must still be at that generation.
+///
+/// # Errors
+/// Somebody else has changed it, or it cannot be written.
+pub async fn set_schedule(client: &Client, schedule: &Schedule, generation: u64) -> Result<(), Failure> {
+    let text =
+        serde_json::to_string(schedule).map_err(|error| Failure::new(Exit::Other, error.to_string(), "report this"))?;
+    let expect = if generation == 0 { Expect::Absent } else { Expect::Generation(generation) };
+    let put = client.put(DRILLS, SCHEDULE, text).content_type("application/json").expect(expect);
+    put.send().await.map(drop).map_err(doing("change the schedule of drills"))
+}
+
+/// A scenario that should be held from time to time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Its name.
+    pub scenario: String,
+    /// How often.
+    pub every_days: u32,
+    /// When it was last passed, microseconds since 1970; none: never.
+    pub last_passed_us: Option<u64>,
+    /// So many days it is late; negative: so many are left.
+    pub late_days: i64,
+}
+
+const DAY_US: u64 = Duration::from_secs(86_400).as_micros() as u64;
+
+/// When each scheduled scenario is due, what is latest first. One that was never passed is due now.
+pub fn due(schedule: &Schedule, held: &[Earlier], now_us: u64) -> Vec<Due> {
+    let one = |(name, every_days): (&String, &u32)| {
+        let passed = held.iter().filter(|it| it.scenario == *name && it.verdict == Verdict::Passed);
+        let last_passed_us = passed.map(|it| it.began_us).max();
+        let next_us = last_passed_us.map_or(now_us, |last| last + u64::from(*every_days) * DAY_US);
+        let late_us = i128::from(now_us) - i128::from(next_us);
+        let late_days = i64::try_from(late_us.div_euclid(DAY_US.into())).unwrap_or(i64::MAX);
+        Due { scenario: name.clone(), every_days: *every_days, last_passed_us, late_days }
+    };
+    let mut all: Vec<Due> = schedule.every_days.iter().map(one).collect();
+    all.sort_by_key(|it| std::cmp::Reverse(it.late_days));
+    all
+}
+
+impl Due {
+    /// Whether its day has come.
+    pub fn is_due(&self) -> bool {
+        self.late_days >= 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_is_due_so_long_after_it_was_last_passed() {
+        let schedule =
+            Schedule { every_days: BTreeMap::from([("a".into(), 90), ("b".into(), 30), ("never".into(), 365)]) };
+        let held = |scenario: &str, day: u64, verdict| Earlier {
+            number: day,
+            scenario: scenario.into(),
+            began_us: day * DAY_US,
+            rto_ms: None,
+            lost: None,
+            verdict,
+        };
+        let all = [held("a", 100, Verdict::Passed), held("a", 150, Verdict::Failed), held("b", 120, Verdict::Passed)];
+        let due = due(&schedule, &all, 160 * DAY_US);
+        let shown: Vec<(&str, i64, bool)> =
+            due.iter().map(|it| (it.scenario.as_str(), it.late_days, it.is_due())).collect();
+        assert_eq!(shown, [("b", 10, true), ("never", 0, true), ("a", -30, false)]);
+        assert_eq!(due[2].last_passed_us, Some(100 * DAY_US), "a drill that failed does not count");
+    }
+}

@@ -1,0 +1,456 @@
+//! `saola drill …`: rehearsals of bad days, on the real cluster, that write their own evidence.
+//!
+//! Reading order: [`scenario`] is what is planned, a TOML file; [`run`] holds it: [`guard`] says whether it may begin, [`lock`]
+//! lets one drill be held at a time, [`canary`] writes from both sites and remembers what it was told, [`keeper`] does
+//! things to nodes, which end by themselves when it falls silent, [`play`] takes the steps, [`watch`] looks out for real
+//! alarms. Then [`report`] is what was measured and the verdict that follows, [`signed`] its file, [`page`] what people
+//! read, [`archive`] where the cluster keeps them and when the next one is due.
+
+pub mod archive;
+pub mod canary;
+pub mod guard;
+pub mod keeper;
+pub mod lock;
+pub mod page;
+pub mod play;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod signed;
+pub mod watch;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use saola_client::Client;
+use saola_storage::promotion::{ApproverKey, read_public_key};
+use serde_json::json;
+
+use crate::cli::{DrillArgs, DrillVerb};
+use crate::dr::about_plan;
+use crate::exit::{Exit, Failure};
+use crate::output::{Format, grouped, hex, print_json, print_line, table};
+use crate::signals;
+use crate::time::{iso, now_us};
+use crate::verbs::cluster::confirmed;
+use crate::verbs::view::cluster_view;
+use archive::Due;
+use report::{Check, Earlier, Report, Verdict};
+use scenario::{Language, Level, Scenario, Stage};
+use signed::{SignedReport, Verified, check_chain, short_key, verify_file};
+
+/// A drill that is to be broken off has so long to clear up.
+const ABORT_LIMIT: Duration = Duration::from_secs(420);
+
+/// Makes clients: of the nodes that the command line names, or that begin at others.
+pub trait Connects {
+    /// For calls of the command itself.
+    ///
+    /// # Errors
+    /// What is missing on the command line.
+    fn client(&self) -> Result<Client, Failure>;
+    /// A writer's own, which begins at these nodes.
+    ///
+    /// # Errors
+    /// As [`Connects::client`].
+    fn writer(&self, endpoints: Vec<String>) -> Result<Client, Failure>;
+}
+
+/// Runs a verb.
+///
+/// # Errors
+/// [`Failure`] with the exit code and the next step.
+pub async fn drill(connects: impl Connects, verb: DrillVerb, format: Format) -> Result<Exit, Failure> {
+    match verb {
+        DrillVerb::List => list(format),
+        DrillVerb::Plan { scenario, toml: true } => {
+            let scenario = Scenario::find(&scenario)?;
+            let text = toml::to_string_pretty(&scenario);
+            print_line(text.map_err(|error| Failure::new(Exit::Other, error.to_string(), "report this"))?.trim_end())?;
+            Ok(Exit::Done)
+        }
+        DrillVerb::Plan { scenario, toml: false } => {
+            plan(&connects.client()?, &Scenario::find(&scenario)?, format).await
+        }
+        DrillVerb::Run(args) => hold(&connects, args, format).await,
+        DrillVerb::Abort { confirm } => abort(&connects.client()?, confirm).await,
+        DrillVerb::Cleanup { confirm } => cleanup(&connects.client()?, confirm).await,
+        DrillVerb::Report { number, out } => {
+            let text = archive::report(&connects.client()?, number).await?;
+            let refused = |why| {
+                Failure::new(
+                    Exit::Verification,
+                    format!("report {number}: {why}"),
+                    "`saola scrub status`, and keep the files of its day",
+                )
+            };
+            let verified = SignedReport::verify(&text).map_err(refused)?;
+            let files = write_files(&verified, &text, &out)?;
+            print_report(&verified, &files, format)?;
+            Ok(Exit::Done)
+        }
+        DrillVerb::History => history(&connects.client()?, format).await,
+        DrillVerb::Schedule { scenario, every, never } => {
+            let client = connects.client()?;
+            if let Some(scenario) = scenario {
+                set_schedule(&client, &Scenario::find(&scenario)?, every, never).await?;
+            }
+            schedule(&client, format).await
+        }
+        DrillVerb::Verify { files, signer } => verify(&files, &signer, format),
+    }
+}
+
+fn list(format: Format) -> Result<Exit, Failure> {
+    let ours = Scenario::ours();
+    if format == Format::Json {
+        print_json("drill-list", json!({ "drills": ours }))?;
+        return Ok(Exit::Done);
+    }
+    let row = |it: &Scenario| {
+        let rto =
+            it.targets.as_ref().map_or_else(|| "–".to_owned(), |targets| format!("{} ms", grouped(targets.rto_ms)));
+        vec![it.name.clone(), format!("{:?}", it.level), rto, it.title.en.clone()]
+    };
+    print_line(table(&["DRILL", "LEVEL", "TARGET", "WHAT"], &[2], ours.iter().map(row).collect()))?;
+    eprintln!("next: `saola drill plan DRILL` says what it would do here");
+    Ok(Exit::Done)
+}
+
+/// What a drill of a kind does to those who use the cluster.
+fn effect(level: Level) -> &'static str {
+    match level {
+        Level::L0 => "none: it only looks",
+        Level::L4 => "one election, or a short wait",
+        Level::L5 => "two short pauses of writing",
+        Level::L6 => "an outage of writing, as long as a failover takes",
+    }
+}
+
+async fn plan(client: &Client, scenario: &Scenario, format: Format) -> Result<Exit, Failure> {
+    let status = cluster_view(client).await?;
+    let stage = Stage::of(&status);
+    let against: Vec<String> = match &stage {
+        Err(why) => vec![why.clone()],
+        Ok(stage) => match stage.bears(scenario) {
+            Err(why) => vec![why],
+            Ok(()) if !scenario.acts() => Vec::new(),
+            Ok(()) => {
+                let found = guard::against(client, &status, scenario, stage).await;
+                found.into_iter().map(|it| format!("{} ({}); next: {}", it.what, it.code, it.next)).collect()
+            }
+        },
+    };
+    if format == Format::Json {
+        print_json("drill-plan", json!({ "scenario": scenario, "against": against }))?;
+    } else {
+        print_line(format!("{} on {}: {}", scenario.name, status.cluster_name, scenario.title.en))?;
+        print_line(&scenario.purpose.en)?;
+        print_line(format!("who uses the cluster notices: {}", effect(scenario.level)))?;
+        if let (Some(targets), Some(limits)) = (&scenario.targets, &scenario.limits) {
+            print_line(format!(
+                "target: writing is interrupted for at most {} ms, nothing is lost; broken off after {} ms without a write",
+                grouped(targets.rto_ms),
+                grouped(limits.outage_ms)
+            ))?;
+        }
+        let here = stage.ok().and_then(|stage| scenario.clone().on(&stage).ok());
+        for (number, step) in here.as_ref().unwrap_or(scenario).steps.iter().enumerate() {
+            print_line(format!("  {}. {}", number + 1, step.describe(Language::En)))?;
+        }
+        for why in &against {
+            print_line(format!("AGAINST IT: {why}"))?;
+        }
+    }
+    if against.is_empty() {
+        eprintln!("next: `saola drill run {} --by NAME --sign-with FILE`", scenario.name);
+        return Ok(Exit::Done);
+    }
+    Ok(Exit::Critical)
+}
+
+async fn hold(connects: &impl Connects, args: DrillArgs, format: Format) -> Result<Exit, Failure> {
+    let DrillArgs { scenario, by, sign_with, note, out, confirm } = args;
+    let scenario = Scenario::find(&scenario)?;
+    let key = ApproverKey::read_file(&sign_with).map_err(about_plan)?;
+    check_folder(&out)?;
+    let client = connects.client()?;
+    if scenario.acts() {
+        let what = format!("hold drill {} ({})", scenario.name, effect(scenario.level));
+        confirmed(&cluster_view(&client).await?, &what, confirm).await?;
+    }
+    let held = run::Held { by, notes: note };
+    let asked_to_end = signals::asked_to_end(1)?;
+    let say = |at: Duration, what: &str| eprintln!("{:>7.1} s  {what}", at.as_secs_f64());
+    let report = run::hold(&client, scenario, held, |endpoints| connects.writer(endpoints), asked_to_end, &say).await?;
+    let place = |number, previous_sha256, earlier: Vec<Earlier>| {
+        let same = |it: &Earlier| it.scenario == report.scenario.name;
+        let earlier = earlier.into_iter().filter(same).take(archive::EARLIER).collect();
+        SignedReport::sign(&Report { number, previous_sha256, earlier, ..report.clone() }, &key)
+    };
+    lock::make_collections(&client).await?;
+    let (text, kept) = match archive::append(&client, place).await {
+        Ok(signed) => (signed.to_text()?, Ok(())),
+        // What was measured must not be lost with the cluster.
+        Err(failure) => (place(0, None, Vec::new())?.to_text()?, Err(failure)),
+    };
+    let verified = SignedReport::verify(&text).map_err(|why| Failure::new(Exit::Other, why, "report this"))?;
+    let files = write_files(&verified, &text, &out)?;
+    print_report(&verified, &files, format)?;
+    kept?;
+    Ok(if verified.report.verdict == Verdict::Passed { Exit::Done } else { Exit::Degraded })
+}
+
+/// Finds out before a drill whether its report can be written.
+fn check_folder(out: &Path) -> Result<(), Failure> {
+    let probe = tempfile::tempfile_in(out);
+    probe.map(drop).map_err(|source| Failure::input(format!("write reports to {}", out.display()), &source))
+}
+
+fn write_files(verified: &Verified, text: &str, out: &Path) -> Result<[PathBuf; 2], Failure> {
+    let Verified { report, sha256, public_key } = verified;
+    let name = match report.number {
+        0 => format!("drill-{}", report.drill),
+        number => format!("drill-{number:06}"),
+    };
+    let page = page::page(report, text, sha256, public_key);
+    let files = [out.join(format!("{name}.json")), out.join(format!("{name}.html"))];
+    for (path, content) in files.iter().zip([text, &page]) {
+        fs::write(path, content).map_err(|source| Failure::file(format!("write {}", path.display()), &source))?;
+    }
+    Ok(files)
+}
+
+fn print_report(verified: &Verified, files: &[PathBuf], format: Format) -> Result<(), Failure> {
+    let Verified { report, sha256, public_key } = verified;
+    if format == Format::Json {
+        return print_json(
+            "drill",
+            json!({ "report": report, "sha256": sha256, "public_key": public_key, "files": files }),
+        );
+    }
+    for Check { code, held, measured, target } in &report.checks {
+        let mark = if *held { "ok    " } else { "FAILED" };
+        let code = serde_json::to_value(code).ok().and_then(|it| it.as_str().map(str::to_owned)).unwrap_or_default();
+        print_line(format!(
+            "{mark}  {code}: {measured}{}",
+            if target.is_empty() { String::new() } else { format!(" (asked: {target})") }
+        ))?;
+    }
+    for found in &report.findings {
+        print_line(format!("found   {}: {}; next: {}", found.code, found.what, found.next))?;
+    }
+    print_line(format!("drill {} {}: {}", report.number, report.scenario.name, report.verdict.as_str()))?;
+    for file in files {
+        print_line(file.display().to_string())?;
+    }
+    Ok(())
+}
+
+async fn abort(client: &Client, confirm: Option<String>) -> Result<Exit, Failure> {
+    let Some(held) = lock::holder(client).await? else {
+        print_line("no drill runs")?;
+        return Ok(Exit::Done);
+    };
+    confirmed(&cluster_view(client).await?, &format!("break off: {}", lock::describe(&held)), confirm).await?;
+    lock::release(client, &held).await?;
+    eprintln!("told to end; waiting until it does nothing to any node any more");
+    until_clear(client).await
+}
+
+async fn cleanup(client: &Client, confirm: Option<String>) -> Result<Exit, Failure> {
+    let status = cluster_view(client).await?;
+    let held = lock::holder(client).await;
+    let what = match &held {
+        Ok(Some(held)) => lock::describe(held),
+        Ok(None) => "no drill holds the lock".to_owned(),
+        Err(failure) => format!("the lock cannot be read: {}", failure.what()),
+    };
+    confirmed(&status, &format!("clear up ({what})"), confirm).await?;
+    let stage = Stage::of(&status).map_err(|why| Failure::new(Exit::Unreachable, why, "`saola status`"))?;
+    let silent = keeper::end_everywhere(&stage, client).await?;
+    if !silent.is_empty() {
+        eprintln!("attention: no answer from {}; what is done there ends by itself", silent.join(", "));
+    }
+    if let Some(held) = held? {
+        lock::release(client, &held).await?;
+    }
+    until_clear(client).await
+}
+
+/// Waits until no node is troubled any more, and says so.
+async fn until_clear(client: &Client) -> Result<Exit, Failure> {
+    let status = cluster_view(client).await?;
+    let stage = Stage::of(&status).map_err(|why| Failure::new(Exit::Unreachable, why, "`saola status`"))?;
+    let eyes = watch::Eyes::new(&stage, client)?;
+    let limit = Instant::now() + ABORT_LIMIT;
+    loop {
+        let view = eyes.look().await;
+        if view.troubles.is_empty() {
+            print_line("no drill does anything to any node")?;
+            return Ok(Exit::Done);
+        }
+        if Instant::now() > limit {
+            let left: Vec<String> = view.troubles.iter().map(|(name, what)| format!("node {name}: {what}")).collect();
+            return Err(Failure::new(Exit::Degraded, left.join("; "), "`saola drill cleanup`"));
+        }
+        tokio::time::sleep(watch::LOOK_EVERY).await;
+    }
+}
+
+/// Drills that were held, and when which is due.
+pub struct Known {
+    /// In the order of their numbers.
+    pub held: Vec<Earlier>,
+    /// Reports that are not to be believed: id and why.
+    pub doubtful: Vec<(String, String)>,
+    /// What is due when, the latest first.
+    pub due: Vec<Due>,
+}
+
+/// All that the cluster knows of drills.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn known(client: &Client) -> Result<Known, Failure> {
+    let (mut held, mut doubtful) = (Vec::new(), Vec::new());
+    for stored in archive::reports(client).await? {
+        match stored {
+            Ok(verified) => held.push(verified.report.in_short()),
+            Err(doubt) => doubtful.push(doubt),
+        }
+    }
+    let (schedule, _) = archive::schedule(client).await?;
+    let due = archive::due(&schedule, &held, now_us());
+    Ok(Known { held, doubtful, due })
+}
+
+async fn history(client: &Client, format: Format) -> Result<Exit, Failure> {
+    let Known { held, doubtful, due } = known(client).await?;
+    let overdue: Vec<&Due> = due.iter().filter(|it| it.is_due()).collect();
+    if format == Format::Json {
+        let doubts: Vec<_> = doubtful.iter().map(|(id, why)| json!({ "report": id, "why": why })).collect();
+        let late: Vec<&str> = overdue.iter().map(|it| it.scenario.as_str()).collect();
+        print_json("drill-history", json!({ "drills": held, "doubtful": doubts, "overdue": late }))?;
+    } else if held.is_empty() {
+        print_line("no drill was held yet")?;
+    } else {
+        let most = held.iter().filter_map(|it| it.rto_ms).max().unwrap_or(0).max(1);
+        let row = |it: &Earlier| {
+            let bar = it.rto_ms.map_or(String::new(), |rto_ms| "▇".repeat((1 + rto_ms * 19 / most) as usize));
+            vec![
+                it.number.to_string(),
+                iso(it.began_us)[..16].replace('T', " "),
+                it.scenario.clone(),
+                it.verdict.as_str().to_owned(),
+                it.lost.map_or("–".into(), grouped),
+                it.rto_ms.map_or("–".into(), |ms| format!("{} ms", grouped(ms))),
+                bar,
+            ]
+        };
+        let heading = ["№", "WHEN (UTC)", "DRILL", "VERDICT", "LOST", "INTERRUPTION", ""];
+        print_line(table(&heading, &[0, 4, 5], held.iter().map(row).collect()))?;
+    }
+    for (id, why) in &doubtful {
+        eprintln!("attention: {id} is not to be believed: {why}");
+    }
+    for it in &overdue {
+        eprintln!("OVERDUE: {}", late(it));
+    }
+    Ok(match () {
+        () if !doubtful.is_empty() => Exit::Verification,
+        () if !overdue.is_empty() => Exit::Degraded,
+        () => Exit::Done,
+    })
+}
+
+/// In a sentence.
+pub fn late(due: &Due) -> String {
+    let Due { scenario, every_days, last_passed_us, late_days } = due;
+    let last = last_passed_us.map_or("never passed".to_owned(), |us| format!("last passed {}", &iso(us)[..10]));
+    let when = match late_days {
+        ..0 => format!("due in {} days", -late_days),
+        0 => "due today".to_owned(),
+        _ => format!("{late_days} days late"),
+    };
+    format!("{scenario} every {every_days} days, {last}, {when}")
+}
+
+async fn set_schedule(
+    client: &Client,
+    scenario: &Scenario,
+    every: Option<Duration>,
+    never: bool,
+) -> Result<(), Failure> {
+    lock::make_collections(client).await?;
+    let (mut schedule, generation) = archive::schedule(client).await?;
+    let days = every.map(|every| u32::try_from(every.as_secs().div_ceil(86_400)).unwrap_or(u32::MAX));
+    match (days, never) {
+        (Some(days), _) => schedule.every_days.insert(scenario.name.clone(), days),
+        (None, true) => schedule.every_days.remove(&scenario.name),
+        (None, false) => {
+            let what = format!("drill {}: how often?", scenario.name);
+            return Err(Failure::usage(what, "say --every 90d, or --never"));
+        }
+    };
+    archive::set_schedule(client, &schedule, generation).await
+}
+
+async fn schedule(client: &Client, format: Format) -> Result<Exit, Failure> {
+    let Known { due, .. } = known(client).await?;
+    if format == Format::Json {
+        let all = due.iter().map(|it| {
+            json!({
+                "drill": it.scenario, "every_days": it.every_days, "last_passed_us": it.last_passed_us,
+                "late_days": it.late_days, "due": it.is_due(),
+            })
+        });
+        print_json("drill-schedule", json!({ "drills": all.collect::<Vec<_>>() }))?;
+    } else if due.is_empty() {
+        print_line("no drill is scheduled")?;
+        eprintln!("next: `saola drill schedule main-site-lost --every 180d`");
+    } else {
+        for it in &due {
+            print_line(late(it))?;
+        }
+    }
+    Ok(if due.iter().any(Due::is_due) { Exit::Degraded } else { Exit::Done })
+}
+
+fn verify(files: &[PathBuf], signers: &[PathBuf], format: Format) -> Result<Exit, Failure> {
+    let verified = files.iter().map(|file| verify_file(file)).collect::<Result<Vec<Verified>, Failure>>()?;
+    let known = signers.iter().map(|file| read_public_key(file).map(|key| hex(&key)).map_err(about_plan));
+    let known = known.collect::<Result<Vec<String>, Failure>>()?;
+    for (it, file) in verified.iter().zip(files) {
+        if !known.is_empty() && !known.contains(&it.public_key) {
+            let what =
+                format!("{}: signed by {}…, which is none of those named", file.display(), short_key(&it.public_key));
+            return Err(Failure::new(Exit::Verification, what, "ask whose key that is"));
+        }
+    }
+    check_chain(&verified).map_err(|why| {
+        Failure::new(Exit::Verification, why, "take the files from the cluster: `saola drill report NUMBER`")
+    })?;
+    if format == Format::Json {
+        let all = verified.iter().map(|it| {
+            json!({ "number": it.report.number, "sha256": it.sha256, "public_key": it.public_key, "verdict": it.report.verdict })
+        });
+        print_json("drill-verify", json!({ "reports": all.collect::<Vec<_>>(), "signer_checked": !known.is_empty() }))?;
+    } else {
+        for it in &verified {
+            let Report { number, scenario, verdict, cluster, .. } = &it.report;
+            print_line(format!(
+                "report {number} of {}: {} {}, as it was signed by {}…",
+                cluster.name,
+                scenario.name,
+                verdict.as_str(),
+                short_key(&it.public_key)
+            ))?;
+        }
+    }
+    if known.is_empty() {
+        eprintln!("attention: whose key that is, nobody has checked; name it with --signer FILE.pub");
+    }
+    Ok(Exit::Done)
+}

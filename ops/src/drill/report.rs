@@ -1,0 +1,509 @@
+//! What a drill leaves behind: what was tried, by whom, on what, and what was measured.
+//!
+//! [`checks`] decides from the rest of a report whether the drill was passed: nobody types a verdict, and whoever verifies a
+//! report decides it again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::canary::Audit;
+use super::scenario::Scenario;
+
+/// Of the report's JSON.
+pub const SCHEMA: &str = "saola/drill-report/v1";
+
+/// A drill that was held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Counts the reports of a cluster from 1; 0: it could not be stored there.
+    pub number: u64,
+    /// Hash of the report before it; none: it is the first.
+    pub previous_sha256: Option<String>,
+    /// Id of the drill.
+    pub drill: String,
+    /// What was planned.
+    pub scenario: Scenario,
+    /// Who held it.
+    pub by: String,
+    /// What people say about it.
+    pub notes: Vec<String>,
+    /// On which cluster.
+    pub cluster: Cluster,
+    /// When it began, microseconds since 1970 by the clock of the machine it was held from.
+    pub began_us: u64,
+    /// How long it took, clean-up included.
+    pub took_ms: u64,
+    /// How the cluster stood before.
+    pub before: Standing,
+    /// How it stood afterwards.
+    pub after: Standing,
+    /// What was done, in order; steps that are missing were not begun.
+    pub steps: Vec<StepRun>,
+    /// Why it was broken off, if it was.
+    pub broken_off: Option<String>,
+    /// What each thing that was done cost.
+    pub outages: Vec<Outage>,
+    /// What the writers were told, and what was there afterwards; none: nothing was written.
+    pub writes: Option<Writes>,
+    /// How it went.
+    pub timeline: Timeline,
+    /// What a check of everything has found.
+    pub findings: Vec<Noted>,
+    /// What could not be cleaned up.
+    pub left: Vec<String>,
+    /// What had to hold.
+    pub checks: Vec<Check>,
+    /// What follows from the checks.
+    pub verdict: Verdict,
+    /// Earlier drills of this scenario, the newest first.
+    pub earlier: Vec<Earlier>,
+}
+
+/// The cluster that a drill was held on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// Its id, hexadecimal.
+    pub id: String,
+    /// Its lineage.
+    pub epoch: u64,
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+}
+
+/// A node of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its site.
+    pub site: String,
+    /// `voter`, `learner` or `witness`.
+    pub role: String,
+    /// The release it runs.
+    pub release: String,
+}
+
+/// How a cluster stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Who leads; empty: nobody.
+    pub leader: String,
+    /// The site of the leader.
+    pub site: String,
+    /// State of the protection.
+    pub protection: String,
+    /// Term of the leader.
+    pub term: u64,
+    /// What is wrong with nodes.
+    pub faults: Vec<String>,
+    /// Whether all data nodes hold the same; none: it was not compared, or not every one answered.
+    pub equal: Option<bool>,
+}
+
+/// A step that was begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRun {
+    /// Which one, from 0.
+    pub step: usize,
+    /// When, since the drill began.
+    pub began_ms: u64,
+    /// When it ended.
+    pub ended_ms: u64,
+    /// Why it failed, if it did.
+    pub failed: Option<String>,
+}
+
+/// What a step that does something cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Which step.
+    pub step: usize,
+    /// The longest time without an acknowledged write that reaches beyond its beginning, up to the next such step.
+    pub rto_ms: u64,
+    /// The same for the writers of each site.
+    pub sites: BTreeMap<String, u64>,
+    /// From its beginning until another node was seen to lead; none: no other was.
+    pub next_leader_ms: Option<u64>,
+}
+
+/// All writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writes {
+    /// Acknowledged.
+    pub acked: u64,
+    /// Refused as surely not written.
+    pub refused: u64,
+    /// Nobody could say.
+    pub unknown: u64,
+    /// What of it was there when all was over; none: it could not be read back.
+    pub audit: Option<Audit>,
+    /// Acknowledged, by the site at which the writer began.
+    pub acked_by_site: BTreeMap<String, u64>,
+    /// The newest refusal or doubt.
+    pub last_trouble: Option<String>,
+}
+
+/// How it went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Length of one span of `acked`.
+    pub span_ms: u64,
+    /// Acknowledgements per span since the drill began, by the site at which the writer began.
+    pub acked: BTreeMap<String, Vec<u32>>,
+    /// What was seen.
+    pub events: Vec<Event>,
+}
+
+/// Something that was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, since the drill began.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum What {
+    /// A step began.
+    Step {
+        /// Which one.
+        step: usize,
+    },
+    /// Another node leads.
+    Leader {
+        /// Its name.
+        node: String,
+        /// Its site.
+        site: String,
+        /// In this term.
+        term: u64,
+    },
+    /// Nobody says that it leads.
+    NoLeader,
+    /// The sites stand to each other in another way.
+    Protection {
+        /// How.
+        state: String,
+    },
+    /// The drill was broken off.
+    BrokenOff {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A finding of `saola validate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// Its code.
+    pub code: String,
+    /// What was found.
+    pub what: String,
+    /// The next step.
+    pub next: String,
+}
+
+/// Something that has to hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What: stable.
+    pub code: Code,
+    /// Whether it held.
+    pub held: bool,
+    /// What was measured.
+    pub measured: String,
+    /// What was asked.
+    pub target: String,
+}
+
+/// What has to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Code {
+    /// It was not broken off.
+    ToTheEnd,
+    /// Every step was done, and what it waited for came in time.
+    StepsDone,
+    /// A check of everything found nothing.
+    NothingFound,
+    /// The longest time without an acknowledged write.
+    Rto,
+    /// The writers of every site were acknowledged something.
+    WritersAtAllSites,
+    /// No acknowledged write is lost.
+    NothingLost,
+    /// No write is there twice.
+    NothingDoubled,
+    /// All data nodes hold the same afterwards.
+    CopiesEqual,
+    /// The same site leads as before, the sites stand to each other as before, and nothing is wrong.
+    AsBefore,
+    /// Nothing of the drill is left on the cluster.
+    NothingLeft,
+}
+
+/// How a drill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Verdict {
+    /// All that had to hold held.
+    Passed,
+    /// Something did not.
+    Failed,
+    /// It was not held to its end.
+    BrokenOff,
+}
+
+impl Verdict {
+    /// As it is shown and stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Passed => "PASSED",
+            Verdict::Failed => "FAILED",
+            Verdict::BrokenOff => "BROKEN_OFF",
+        }
+    }
+}
+
+/// An earlier drill in a few figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Earlier {
+    /// Number of its report.
+    pub number: u64,
+    /// Which scenario.
+    pub scenario: String,
+    /// When it began, microseconds since 1970.
+    pub began_us: u64,
+    /// Longest time without an acknowledged write; none: nothing was done.
+    pub rto_ms: Option<u64>,
+    /// Acknowledged writes that were lost; none: nothing was written.
+    pub lost: Option<u64>,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+impl Report {
+    /// The longest time without an acknowledged write; none: nothing was done.
+    pub fn rto_ms(&self) -> Option<u64> {
+        self.outages.iter().map(|outage| outage.rto_ms).max()
+    }
+
+    /// In a few figures.
+    pub fn in_short(&self) -> Earlier {
+        Earlier {
+            number: self.number,
+            scenario: self.scenario.name.clone(),
+            began_us: self.began_us,
+            rto_ms: self.rto_ms(),
+            lost: self.writes.as_ref().and_then(|writes| writes.audit).map(|audit| audit.lost),
+            verdict: self.verdict,
+        }
+    }
+
+    /// Decides checks and verdict.
+    pub fn judged(mut self) -> Report {
+        self.checks = checks(&self);
+        self.verdict = verdict(&self);
+        self
+    }
+}
+
+/// What had to hold and whether it did, from all of a report but `checks` and `verdict`.
+pub fn checks(report: &Report) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut check = |code, held, measured: String, target: String| checks.push(Check { code, held, measured, target });
+    let none_or = |list: &[String]| if list.is_empty() { "0".to_owned() } else { list.join("; ") };
+    let done = report.steps.iter().filter(|it| it.failed.is_none()).count();
+    let planned = report.scenario.steps.len();
+    if let Some(why) = &report.broken_off {
+        check(Code::ToTheEnd, false, why.clone(), String::new());
+    }
+    check(Code::StepsDone, done == planned, done.to_string(), planned.to_string());
+    if !report.scenario.acts() {
+        let found: Vec<String> = report.findings.iter().map(|it| it.code.clone()).collect();
+        check(Code::NothingFound, found.is_empty(), none_or(&found), "0".into());
+        return checks;
+    }
+    if let (Some(rto_ms), Some(targets)) = (report.rto_ms(), &report.scenario.targets) {
+        check(Code::Rto, rto_ms <= targets.rto_ms, format!("{rto_ms} ms"), format!("{} ms", targets.rto_ms));
+    }
+    let none = BTreeMap::new();
+    let by_site = report.writes.as_ref().map_or(&none, |writes| &writes.acked_by_site);
+    let counts: Vec<String> = by_site.iter().map(|(site, acked)| format!("{site} {acked}")).collect();
+    let all = !by_site.is_empty() && by_site.values().all(|acked| *acked > 0);
+    check(Code::WritersAtAllSites, all, counts.join(", "), "1".into());
+    let audit = report.writes.as_ref().and_then(|writes| writes.audit);
+    for (code, found) in
+        [(Code::NothingLost, audit.map(|audit| audit.lost)), (Code::NothingDoubled, audit.map(|audit| audit.doubled))]
+    {
+        let measured = found.map_or("?".to_owned(), |found| found.to_string());
+        check(code, found == Some(0), measured, "0".into());
+    }
+    let equal = match report.after.equal {
+        Some(true) => "=",
+        Some(false) => "≠",
+        None => "?",
+    };
+    check(Code::CopiesEqual, report.after.equal == Some(true), equal.into(), "=".into());
+    let standing = |it: &Standing| {
+        let faults = if it.faults.is_empty() { String::new() } else { format!("; {}", it.faults.join("; ")) };
+        format!("{} {}{faults}", it.site, it.protection)
+    };
+    let (before, after) = (standing(&report.before), standing(&report.after));
+    check(Code::AsBefore, before == after && report.after.faults.is_empty(), after, before);
+    check(Code::NothingLeft, report.left.is_empty(), none_or(&report.left), "0".into());
+    checks
+}
+
+fn verdict(report: &Report) -> Verdict {
+    match () {
+        () if report.broken_off.is_some() => Verdict::BrokenOff,
+        () if report.checks.iter().all(|check| check.held) => Verdict::Passed,
+        () => Verdict::Failed,
+    }
+}
+
+/// Whether checks and verdict are those that follow from the rest.
+pub fn follows(report: &Report) -> bool {
+    let again = report.clone().judged();
+    (again.checks, again.verdict) == (report.checks.clone(), report.verdict)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A drill that was passed.
+    pub(in crate::drill) fn passed() -> Report {
+        let scenario = Scenario::find("main-site-lost").expect("it is ours");
+        let steps = (0..scenario.steps.len())
+            .map(|step| StepRun {
+                step,
+                began_ms: step as u64 * 3_000,
+                ended_ms: step as u64 * 3_000 + 2_900,
+                failed: None,
+            })
+            .collect();
+        let standing = Standing {
+            leader: "main-1".into(),
+            site: "main".into(),
+            protection: "SYNCHRONIZED".into(),
+            term: 4,
+            faults: Vec::new(),
+            equal: Some(true),
+        };
+        let node = |name: &str, site: &str, role: &str| Node {
+            name: name.into(),
+            site: site.into(),
+            role: role.into(),
+            release: "0.1.0".into(),
+        };
+        let by_site = |main, dr| BTreeMap::from([("main".to_owned(), main), ("dr".to_owned(), dr)]);
+        Report {
+            schema: SCHEMA.into(),
+            number: 3,
+            previous_sha256: Some("ab".repeat(32)),
+            drill: "d-0001".into(),
+            scenario,
+            by: "on duty".into(),
+            notes: vec!["agreed with <operations> & security".into()],
+            cluster: Cluster {
+                name: "registry".into(),
+                id: "00".repeat(16),
+                epoch: 1,
+                nodes: vec![
+                    node("main-1", "main", "voter"),
+                    node("dr-1", "dr", "voter"),
+                    node("witness", "third", "witness"),
+                ],
+            },
+            began_us: 1_790_000_000_000_000,
+            took_ms: 30_000,
+            before: standing.clone(),
+            after: Standing { term: 6, ..standing },
+            steps,
+            broken_off: None,
+            outages: vec![Outage { step: 1, rto_ms: 1_210, sites: by_site(1_300, 1_210), next_leader_ms: Some(900) }],
+            writes: Some(Writes {
+                acked: 4_000,
+                refused: 3,
+                unknown: 2,
+                audit: Some(Audit { lost: 0, doubled: 0, found: 4_001 }),
+                acked_by_site: by_site(1_900, 2_100),
+                last_trouble: None,
+            }),
+            timeline: Timeline {
+                span_ms: 1_000,
+                acked: BTreeMap::from([
+                    ("main".to_owned(), (0..30).map(|n| if n == 3 { 0 } else { 60 + n % 7 }).collect()),
+                    ("dr".to_owned(), (0..30).map(|n| if n == 3 { 0 } else { 70 + n % 5 }).collect()),
+                ]),
+                events: vec![
+                    Event { at_ms: 3_000, what: What::Step { step: 1 } },
+                    Event { at_ms: 3_900, what: What::Leader { node: "dr-1".into(), site: "dr".into(), term: 5 } },
+                    Event { at_ms: 4_100, what: What::Protection { state: "UNSYNCHRONIZED".into() } },
+                    Event { at_ms: 20_000, what: What::Protection { state: "SYNCHRONIZED".into() } },
+                ],
+            },
+            findings: Vec::new(),
+            left: Vec::new(),
+            checks: Vec::new(),
+            verdict: Verdict::Failed,
+            earlier: vec![Earlier {
+                number: 1,
+                scenario: "main-site-lost".into(),
+                began_us: 1_780_000_000_000_000,
+                rto_ms: Some(2_050),
+                lost: Some(0),
+                verdict: Verdict::Passed,
+            }],
+        }
+        .judged()
+    }
+
+    fn audit_of(report: &mut Report) -> &mut Audit {
+        report.writes.as_mut().and_then(|writes| writes.audit.as_mut()).expect("it was read back")
+    }
+
+    #[test]
+    fn whatever_did_not_hold_fails_the_drill() {
+        assert_eq!(passed().verdict, Verdict::Passed);
+        type Harm = fn(&mut Report);
+        let harms: [(Harm, Code); 8] = [
+            (|it| it.steps[2].failed = Some("it did not come".into()), Code::StepsDone),
+            (|it| it.outages[0].rto_ms = 5_001, Code::Rto),
+            (|it| *it.writes.as_mut().unwrap().acked_by_site.get_mut("dr").unwrap() = 0, Code::WritersAtAllSites),
+            (|it| audit_of(it).lost = 1, Code::NothingLost),
+            (|it| audit_of(it).doubled = 1, Code::NothingDoubled),
+            (|it| it.after.equal = None, Code::CopiesEqual),
+            (|it| it.after.site = "dr".into(), Code::AsBefore),
+            (|it| it.left.push("node dr-1 is still cut off".into()), Code::NothingLeft),
+        ];
+        for (harm, code) in harms {
+            let mut report = passed();
+            harm(&mut report);
+            assert!(!follows(&report), "{code:?}");
+            let report = report.judged();
+            let failed: Vec<Code> = report.checks.iter().filter(|it| !it.held).map(|it| it.code).collect();
+            assert_eq!((failed, report.verdict), (vec![code], Verdict::Failed));
+        }
+        let broken_off = Report { broken_off: Some("NODE_SILENT".into()), ..passed() }.judged();
+        assert_eq!(broken_off.verdict, Verdict::BrokenOff);
+    }
+
+    #[test]
+    fn a_report_is_read_back_as_it_was_written() {
+        let text = serde_json::to_string(&passed()).expect("it can be written");
+        assert_eq!(serde_json::from_str::<Report>(&text).expect("it can be read"), passed());
+        assert!(follows(&passed()));
+    }
+}
