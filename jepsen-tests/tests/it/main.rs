@@ -2,6 +2,7 @@
 //!
 //! - `checkers`: good histories pass, every mutated one is rejected;
 //! - `demo`: the demonstration ends OK;
+//! - `drill_live`: drills, by the command, to their end and broken off;
 //! - `good_history`: where those histories come from;
 //! - `simulation`: whole clusters in one thread, decided by a seed;
 //! - `scenarios`: simulated clusters with a plot, one promise each;
@@ -13,6 +14,7 @@
 
 mod checkers;
 mod demo;
+mod drill_live;
 mod good_history;
 mod live;
 mod membership_live;

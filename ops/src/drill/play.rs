@@ -290,6 +290,7 @@ fn has_come(
             view.faults.is_empty() && (one_site || view.protection == "SYNCHRONIZED")
         }
         Until::Unsynchronized => view.protection == "UNSYNCHRONIZED",
+        Until::WitnessMissed => view.protection == "WITNESS_LOST",
     }
 }
 

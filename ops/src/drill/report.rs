@@ -297,6 +297,27 @@ impl Report {
         self.outages.iter().map(|outage| outage.rto_ms).max()
     }
 
+    /// For how long the sites did not protect each other although they did before; none: that was not looked at.
+    pub fn unprotected_ms(&self) -> Option<u64> {
+        const PROTECTED: &str = "SYNCHRONIZED";
+        if self.before.protection != PROTECTED {
+            return None;
+        }
+        let (mut total, mut open_since) = (0, None);
+        for event in &self.timeline.events {
+            let What::Protection { state } = &event.what else { continue };
+            match (state == PROTECTED, open_since) {
+                (false, None) => open_since = Some(event.at_ms),
+                (true, Some(since)) => {
+                    total += event.at_ms.saturating_sub(since);
+                    open_since = None;
+                }
+                _ => {}
+            }
+        }
+        Some(total + open_since.map_or(0, |since| self.took_ms.saturating_sub(since)))
+    }
+
     /// In a few figures.
     pub fn in_short(&self) -> Earlier {
         Earlier {
@@ -498,6 +519,16 @@ pub(super) mod tests {
         }
         let broken_off = Report { broken_off: Some("NODE_SILENT".into()), ..passed() }.judged();
         assert_eq!(broken_off.verdict, Verdict::BrokenOff);
+    }
+
+    #[test]
+    fn the_time_without_protection_is_that_of_all_other_states_together() {
+        assert_eq!(passed().unprotected_ms(), Some(15_900));
+        let mut open = passed();
+        open.timeline.events.pop();
+        assert_eq!(open.unprotected_ms(), Some(25_900), "up to the end");
+        open.before.protection = String::new();
+        assert_eq!(open.unprotected_ms(), None);
     }
 
     #[test]

@@ -157,6 +157,8 @@ pub enum Until {
     Synchronized,
     /// The site that leads goes on without the other one, and says so.
     Unsynchronized,
+    /// The cluster says that it misses the witness.
+    WitnessMissed,
 }
 
 /// A drill as it is planned.
@@ -255,6 +257,9 @@ impl Step {
                         "the site that leads goes on alone and says so",
                         "địa điểm lãnh đạo tiếp tục một mình và thông báo điều đó",
                     ),
+                    Until::WitnessMissed => {
+                        ("the cluster says that it misses the witness", "cụm thông báo thiếu nút chứng kiến")
+                    }
                 };
                 let within = grouped(*within_ms);
                 say(format!("wait until {en}, {within} ms at most"), format!("chờ đến khi {in_vi}, tối đa {within} ms"))

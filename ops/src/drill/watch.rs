@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use saola_client::Client;
@@ -23,7 +23,9 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(800);
 /// How often every node is asked how it is.
 pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often the lock is looked at: `saola drill abort` is heard within this time.
-const LOCK_EVERY: Duration = Duration::from_secs(2);
+const LOCK_EVERY: Duration = Duration::from_secs(1);
+/// A cluster that cannot be asked within this time has not taken it away.
+const LOCK_LIMIT: Duration = Duration::from_secs(3);
 /// Something is an alarm once it has been seen for so long: a moment's silence is none.
 pub const ALARM_AFTER: Duration = Duration::from_secs(3);
 
@@ -139,8 +141,40 @@ fn changes(before: &View, now: &View) -> Vec<What> {
     all
 }
 
-/// Looks at every node all the time, and says once why the drill must be broken off, if it must.
+/// Looks at every node and at the lock all the time, and says once why the drill must be broken off, if it must.
 pub async fn watch_over(
+    drill: &Drill<'_>,
+    eyes: &Eyes,
+    view: &cell::Sender<View>,
+    told: cell::Receiver<Told>,
+    breaks: &cell::Sender<Option<String>>,
+) -> Infallible {
+    tokio::select! {
+        never = watch_nodes(drill, eyes, view, told, breaks) => never,
+        never = watch_lock(drill, breaks) => never,
+    }
+}
+
+/// The first reason is the one that counts.
+fn break_off(breaks: &cell::Sender<Option<String>>, why: String) {
+    breaks.send_if_modified(|first| {
+        let is_first = first.is_none();
+        first.get_or_insert(why);
+        is_first
+    });
+}
+
+async fn watch_lock(drill: &Drill<'_>, breaks: &cell::Sender<Option<String>>) -> Infallible {
+    let client = drill.client.with_deadline(LOCK_LIMIT);
+    loop {
+        tokio::time::sleep(LOCK_EVERY).await;
+        if !lock::is_held(&client, &drill.id).await {
+            break_off(breaks, "its lock was taken away (`saola drill abort`)".to_owned());
+        }
+    }
+}
+
+async fn watch_nodes(
     drill: &Drill<'_>,
     eyes: &Eyes,
     view: &cell::Sender<View>,
@@ -149,7 +183,7 @@ pub async fn watch_over(
 ) -> Infallible {
     let mut again = tokio::time::interval(LOOK_EVERY);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut alarms, mut lock_seen) = (Alarms::default(), Instant::now());
+    let mut alarms = Alarms::default();
     loop {
         again.tick().await;
         let now = eyes.look().await;
@@ -159,19 +193,15 @@ pub async fn watch_over(
         let alarm = alarms.next(&now, &drill.scope(), at);
         view.send_replace(now);
         let last_ack = told.borrow().acks.iter().map(|ack| ack.at).max().unwrap_or_default();
-        let mut why = alarm.map(|alarm| format!("a real alarm: {alarm}"));
+        if let Some(alarm) = alarm {
+            break_off(breaks, format!("a real alarm: {alarm}"));
+        }
         if at.saturating_sub(last_ack) > drill.outage {
             let allowed = drill.outage.as_millis();
-            why = Some(format!("no write was acknowledged for {allowed} ms, the outage that the drill was allowed"));
-        }
-        if why.is_none() && lock_seen.elapsed() > LOCK_EVERY {
-            lock_seen = Instant::now();
-            if !lock::is_held(drill.client, &drill.id).await {
-                why = Some("its lock was taken away (`saola drill abort`)".to_owned());
-            }
-        }
-        if breaks.borrow().is_none() && why.is_some() {
-            breaks.send_replace(why);
+            break_off(
+                breaks,
+                format!("no write was acknowledged for {allowed} ms, the outage that the drill was allowed"),
+            );
         }
     }
 }

@@ -64,6 +64,12 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
         notes.extend(status.goal.as_ref().and_then(goal::broken));
         notes.extend(unprotected(status));
     }
+    // Whoever is called at night should read this first.
+    let held = status.nodes.iter().filter(|node| !node.trouble.is_empty());
+    let held: Vec<String> = held.map(|node| format!("{}: {}", name(node), node.trouble)).collect();
+    if !held.is_empty() {
+        notes.insert(0, format!("A DRILL IS HELD ({}); `saola drill abort` breaks it off", held.join("; ")));
+    }
     let exit = match () {
         () if status.leader == 0 || without_quorum.is_some() || is_stalled(status) => Exit::Critical,
         () if promoted(status).is_some() => Exit::Critical,

@@ -164,6 +164,11 @@ pub fn chart(report: &Report) -> Markup {
                     text.mark x=(px(at)) y=(px(MARKS - 8.0)) text-anchor="middle" { (run.step + 1) }
                 }
             }
+            @for (y, label) in [(LEADER_LANE, words::both("leads", "lãnh đạo")), (STATE_LANE, words::both("sites", "địa điểm"))] {
+                foreignObject x="0" y=(px(y)) width=(px(LEFT - 6.0)) height=(px(LANE_HEIGHT)) {
+                    div.name xmlns="http://www.w3.org/1999/xhtml" { (label) }
+                }
+            }
             (lane(report, LEADER_LANE, &leaders))
             (lane(report, STATE_LANE, &states))
             @for tick in (0..).map(|n| n * tick_s(end) * 1_000).take_while(|at| *at <= end) {

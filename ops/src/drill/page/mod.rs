@@ -114,6 +114,10 @@ fn cards(report: &Report) -> Markup {
                 (card(held(Code::CopiesEqual), both("Copies afterwards", "Các bản sao sau diễn tập"), if held(Code::CopiesEqual) { "=" } else { "≠" },
                     if held(Code::CopiesEqual) { both("all equal", "giống hệt nhau") } else { both("not proved equal", "chưa chứng minh được giống nhau") }))
             }
+            @if let Some(ms) = report.unprotected_ms() {
+                (card(true, both("Sites did not protect each other", "Hai địa điểm không bảo vệ nhau"), &span(ms),
+                    both("a second loss would have hurt meanwhile", "trong lúc đó mất thêm sẽ gây thiệt hại")))
+            }
             @if report.writes.is_none() {
                 (card(report.findings.is_empty(), both("Findings", "Vấn đề phát hiện"), &report.findings.len().to_string(), nothing.clone()))
             }

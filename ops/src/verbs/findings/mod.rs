@@ -111,13 +111,18 @@ fn leadership(status: &StatusResponse) -> Vec<Finding> {
     }
 }
 
+/// A sentence with the state in front, unless it begins with it.
+fn named(state: &str, sentence: String) -> String {
+    if sentence.starts_with(state) { sentence } else { format!("{state}: {sentence}") }
+}
+
 fn protection(status: &StatusResponse) -> Vec<Finding> {
     let mut found = Vec::new();
     let state = status.protection_status.as_ref().map_or("", |stand| stand.state.as_str());
     if let Some(alarm) = alarm(status) {
         let finding = match state {
             "WITNESS_LOST" => warns("WITNESS_LOST", alarm, "start the witness: `saola witness status`"),
-            _ => blocks("NOT_SYNCHRONIZED", alarm, "`saola why` tells what comes next by itself"),
+            _ => blocks("NOT_SYNCHRONIZED", named(state, alarm), "`saola why` tells what comes next by itself"),
         };
         found.push(finding);
     }

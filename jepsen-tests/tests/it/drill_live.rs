@@ -1,0 +1,195 @@
+//! Drills over real processes and by the command `saola`, as whoever is on duty holds them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use saola_client::Error;
+use saola_client::proto::trouble_request::Kind;
+use saola_ops::drill::report::{Code, Report, Verdict};
+use saola_ops::drill::scenario::{Limits, Scenario, Step, Targets};
+use saola_ops::drill::signed::verify_file;
+use saola_ops::launch::{LocalCluster, Plan, node_binary, wait_until};
+
+use super::membership_live::{must, start, write};
+use super::protection_live::{said, saola};
+
+/// A drill has so long to get somewhere.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Whatever else runs on this machine: figures belong to benches.
+const ANY_MS: u64 = 60_000;
+
+/// A cluster that protects itself again soon after a loss, and the key that its reports are signed with.
+async fn on_duty() -> (LocalCluster, PathBuf) {
+    let cluster = start(&Plan::two_sites_and_witness()).await;
+    write(cluster.client(), 0..10).await;
+    let quick = ["protection", "set", "maximum-availability", "--return-ms", "300", "--parity-ms", "200"];
+    said(saola(&cluster, &quick).await);
+    let key = cluster.folder().join("officer.key");
+    said(saola(&cluster, &["approver", "keygen", "--out", text(&key)]).await);
+    (cluster, key)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are plain")
+}
+
+/// A scenario as a file; its targets are those of a machine that does other things too.
+fn file(cluster: &LocalCluster, mut scenario: Scenario) -> PathBuf {
+    scenario.targets = scenario.targets.map(|_| Targets { rto_ms: ANY_MS });
+    scenario.limits = scenario.limits.map(|_| Limits { outage_ms: ANY_MS });
+    let path = cluster.folder().join(format!("{}.toml", scenario.name));
+    fs::write(&path, toml::to_string(&scenario).expect("it can be written")).expect("the folder is there");
+    path
+}
+
+/// One of those that come with the command, but what lasts lasts as long as this.
+fn with_pauses(name: &str, pause_ms: u64) -> Scenario {
+    let mut scenario = must(Scenario::find(name));
+    for step in &mut scenario.steps {
+        if let Step::Observe { for_ms } = step {
+            *for_ms = pause_ms;
+        }
+    }
+    scenario
+}
+
+fn arguments(cluster: &LocalCluster, key: &Path, scenario: &Path) -> Vec<String> {
+    let out = text(cluster.folder());
+    let all = ["drill", "run", text(scenario), "--by", "on duty", "--sign-with", text(key), "--out", out];
+    all.iter().chain(&["--confirm", "demo"]).map(|it| (*it).to_owned()).collect()
+}
+
+/// Begins a drill; what it says goes to a file.
+fn begin(cluster: &LocalCluster, key: &Path, scenario: &Path) -> (Child, PathBuf) {
+    let said = cluster.folder().join("drill.log");
+    let out = fs::File::create(&said).expect("the folder is there");
+    let mut command = Command::new(must(node_binary()).with_file_name("saola"));
+    command.arg("--profile").arg(cluster.folder().join("profile.toml")).args(arguments(cluster, key, scenario));
+    command.stdin(Stdio::null()).stdout(out.try_clone().expect("it is open")).stderr(out);
+    (command.spawn().expect("saola is built: `make build`"), said)
+}
+
+async fn until_said(log: &Path, words: &str) {
+    let what = format!("the drill says {words:?}");
+    let seen = wait_until(&what, LIMIT, || async {
+        let text = fs::read_to_string(log).map_err(|error| error.to_string())?;
+        if text.contains(words) { Ok(()) } else { Err(text) }
+    });
+    must(seen.await);
+}
+
+/// Its exit code.
+async fn ended(mut drill: Child) -> Option<i32> {
+    tokio::task::spawn_blocking(move || drill.wait()).await.expect("it ends").expect("it can be waited for").code()
+}
+
+fn report(cluster: &LocalCluster, number: u64) -> Report {
+    must(verify_file(&cluster.folder().join(format!("drill-{number:06}.html")))).report
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_drill_is_held_on_real_processes_loses_nothing_and_leaves_nothing_behind() {
+    let (cluster, key) = on_duty().await;
+    let names = ["leader-crash", "disk-hangs", "link-cut", "switchover-and-back", "main-site-lost"];
+    for (name, number) in names.into_iter().zip(1..) {
+        let scenario = file(&cluster, with_pauses(name, 1_500));
+        let arguments = arguments(&cluster, &key, &scenario);
+        let shown = said(saola(&cluster, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await);
+        assert!(shown.contains(&format!("drill {number} {name}: PASSED")), "{shown}");
+        let report = report(&cluster, number);
+        let writes = report.writes.as_ref().expect("writers wrote");
+        assert!(writes.acked_by_site.len() == 2 && writes.acked > 100, "{writes:?}");
+        let held: Vec<Code> = report.checks.iter().map(|it| it.code).collect();
+        assert!([Code::NothingLost, Code::CopiesEqual, Code::NothingLeft].iter().all(|it| held.contains(it)));
+        println!("{name}: interrupted for {} ms, {} writes", report.rto_ms().unwrap_or(0), writes.acked);
+    }
+    // The chain of all, as files and as the cluster keeps them.
+    let public = format!("{}.pub", text(&key));
+    let files: Vec<String> =
+        (1..=5).map(|number| text(&cluster.folder().join(format!("drill-{number:06}.json"))).to_owned()).collect();
+    let verify: Vec<&str> =
+        ["drill", "verify", "--signer", &public].into_iter().chain(files.iter().map(String::as_str)).collect();
+    assert_eq!(said(saola(&cluster, &verify).await).lines().count(), 5);
+    let kept = cluster.folder().join("kept");
+    fs::create_dir(&kept).expect("it is new");
+    said(saola(&cluster, &["drill", "report", "3", "--out", text(&kept)]).await);
+    let (one, other) = (fs::read(&files[2]), fs::read(kept.join("drill-000003.json")));
+    assert_eq!(one.expect("it was written"), other.expect("it was written"));
+    let better = fs::read_to_string(&files[1]).expect("it was written").replace("\"lost\": 0", "\"lost\": 00");
+    fs::write(&files[1], better).expect("it was there");
+    assert_eq!(saola(&cluster, &verify).await.status.code(), Some(8));
+
+    said(saola(&cluster, &["drill", "schedule", "main-site-lost", "--every", "180d"]).await);
+    let due = saola(&cluster, &["drill", "schedule", "checklist", "--every", "30d"]).await;
+    assert_eq!(due.status.code(), Some(5), "one is due");
+    let history = saola(&cluster, &["drill", "history"]).await;
+    let (shown, told) = (String::from_utf8_lossy(&history.stdout), String::from_utf8_lossy(&history.stderr));
+    assert!(history.status.code() == Some(5) && shown.matches("PASSED").count() == 5, "{shown}");
+    assert!(told.contains("OVERDUE: checklist every 30 days, never passed, due today"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_failure_breaks_a_drill_off_and_so_does_an_operator() {
+    let (mut cluster, key) = on_duty().await;
+    let endless = file(&cluster, with_pauses("leader-crash", 600_000));
+    let (drill, log) = begin(&cluster, &key, &endless);
+    until_said(&log, "step 1 of 5").await;
+    let second = arguments(&cluster, &key, &endless);
+    let second = saola(&cluster, &second.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let refused = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(second.status.code() == Some(4) && refused.contains("of on duty runs since"), "{refused}");
+    cluster.kill(&["dr-2"]).await.expect("it runs");
+    until_said(&log, "BROKEN OFF: a real alarm: NODE_SILENT: node dr-2 does not answer").await;
+    must(cluster.start("dr-2"));
+    assert_eq!(ended(drill).await, Some(5));
+    let first = report(&cluster, 1);
+    assert_eq!((first.verdict, first.left), (Verdict::BrokenOff, Vec::<String>::new()));
+
+    let (drill, log) = begin(&cluster, &key, &endless);
+    until_said(&log, "step 1 of 5").await;
+    let shown = said(saola(&cluster, &["drill", "abort", "--confirm", "demo"]).await);
+    assert!(shown.contains("no drill does anything to any node"), "{shown}");
+    assert_eq!(ended(drill).await, Some(5));
+    let second = report(&cluster, 2);
+    assert!(second.broken_off.as_ref().is_some_and(|why| why.contains("drill abort")), "{:?}", second.broken_off);
+    let writes = second.writes.expect("writers wrote");
+    assert_eq!(writes.audit.map(|audit| (audit.lost, audit.doubled)), Some((0, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drill_whose_machine_is_lost_ends_by_itself_and_nodes_obey_only_the_drill_that_holds_the_lock() {
+    let (cluster, key) = on_duty().await;
+    let endless = file(&cluster, with_pauses("main-site-lost", 2_000));
+    let (mut drill, log) = begin(&cluster, &key, &endless);
+    let main_1 = must(cluster.client_at("main-1"));
+    let crash = Kind::Crash(saola_client::proto::Crash { down_ms: 1 });
+    let other = main_1.trouble("another", crash, Duration::from_secs(1)).await.expect_err("it does not hold the lock");
+    assert!(matches!(&other, Error::Invalid(details) if details.message.contains("does not run")), "{other}");
+    until_said(&log, "step 3 of 8").await;
+    until_said(&log, "at dr leads").await;
+    drill.kill().expect("it runs");
+    assert_eq!(ended(drill).await, None, "it was killed");
+    // Nobody heals anything from here on.
+    must(
+        cluster
+            .wait_for_status("the cluster is whole again", |status| {
+                let state = status.protection_status.as_ref().map_or("", |stand| stand.state.as_str());
+                let troubled = status.nodes.iter().find(|node| !node.trouble.is_empty() || !node.reachable);
+                match troubled {
+                    Some(node) => Err(format!("{:?}: {} {}", node.member, node.trouble, node.error)),
+                    None if state != "SYNCHRONIZED" => Err(status.protection.clone()),
+                    None => Ok(()),
+                }
+            })
+            .await,
+    );
+    let again = arguments(&cluster, &key, &endless);
+    let again = saola(&cluster, &again.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(again.status.code(), Some(4), "its lock is still there");
+    let shown = said(saola(&cluster, &["drill", "cleanup", "--confirm", "demo"]).await);
+    assert!(shown.contains("no drill does anything to any node"), "{shown}");
+    let crash = Kind::Crash(saola_client::proto::Crash { down_ms: 1 });
+    main_1.trouble("another", crash, Duration::from_secs(1)).await.expect_err("no drill holds the lock");
+}
