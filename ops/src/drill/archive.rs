@@ -1,18 +1,24 @@
 //! Reports as the cluster keeps them, and when drills are due.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use saola_client::{Client, Error, Expect};
+use saola_client::{Client, Error, Expect, Provenance};
+use saola_storage::promotion::ApproverKey;
 use serde::{Deserialize, Serialize};
 
 use super::lock::DRILLS;
-use super::report::{Earlier, Verdict};
+use super::report::{Earlier, Report, Verdict};
 use super::signed::{SignedReport, Verified};
 use crate::exit::{Exit, Failure, doing};
+use crate::time::{self, now_us};
+use crate::verbs::findings::{Finding, Level};
 
 const REPORTS: &str = "report/";
 const SCHEDULE: &str = "schedule";
+/// A glance is not worth more time.
+const GLANCE_LIMIT: Duration = Duration::from_millis(1_500);
 /// So many earlier drills stand in a report.
 pub const EARLIER: usize = 10;
 
@@ -57,13 +63,15 @@ pub async fn report(client: &Client, number: u64) -> Result<String, Failure> {
     }
 }
 
-/// Stores a report behind all others; `sign` makes it of its number, the hash of the one before and the earlier ones.
+/// Stores a report behind all others, signed; `place` makes it of its number, the hash of the one before and the earlier
+/// ones.
 ///
 /// # Errors
 /// It cannot be stored.
 pub async fn append(
     client: &Client,
-    sign: impl Fn(u64, Option<String>, Vec<Earlier>) -> Result<SignedReport, Failure>,
+    key: &ApproverKey,
+    place: impl Fn(u64, Option<String>, Vec<Earlier>) -> Report,
 ) -> Result<SignedReport, Failure> {
     loop {
         let known = reports(client).await?;
@@ -72,8 +80,11 @@ pub async fn append(
         let number = last.map_or(0, |it| it.report.number).max(known.len() as u64) + 1;
         let previous = last.filter(|it| it.report.number + 1 == number).map(|it| it.sha256.clone());
         let earlier = believed.iter().rev().map(|it| it.report.in_short()).collect();
-        let signed = sign(number, previous, earlier)?;
-        let put = client.put(DRILLS, id_of(number), signed.to_text()?);
+        let report = place(number, previous, earlier);
+        let signed = SignedReport::sign(&report, key)?;
+        let short = serde_json::to_string(&report.in_short()).map_err(|error| unwritten(&error))?;
+        let provenance = Provenance { actor: report.by, reason: short, ..Provenance::default() };
+        let put = client.put(DRILLS, id_of(number), signed.to_text()?).provenance(provenance);
         match put.content_type("application/json").expect(Expect::Absent).send().await {
             Ok(_) => return Ok(signed),
             // Another drill has just stored its own.
@@ -116,11 +127,73 @@ pub async fn schedule(client: &Client) -> Result<(Schedule, u64), Failure> {
 /// # Errors
 /// Somebody else has changed it, or it cannot be written.
 pub async fn set_schedule(client: &Client, schedule: &Schedule, generation: u64) -> Result<(), Failure> {
-    let text =
-        serde_json::to_string(schedule).map_err(|error| Failure::new(Exit::Other, error.to_string(), "report this"))?;
+    let text = serde_json::to_string(schedule).map_err(|error| unwritten(&error))?;
     let expect = if generation == 0 { Expect::Absent } else { Expect::Generation(generation) };
     let put = client.put(DRILLS, SCHEDULE, text).content_type("application/json").expect(expect);
     put.send().await.map(drop).map_err(doing("change the schedule of drills"))
+}
+
+fn unwritten(error: &serde_json::Error) -> Failure {
+    Failure::new(Exit::Other, format!("write JSON: {error}"), "report this")
+}
+
+/// What can be told of drills at once: from what a node has, without reading a report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// The newest one that was held.
+    pub last: Option<Earlier>,
+    /// When which is due.
+    pub due: Vec<Due>,
+}
+
+/// A glance at what the cluster knows of drills; none: it cannot be had now.
+pub async fn glance(client: &Client) -> Option<Glance> {
+    let client = client.with_deadline(GLANCE_LIMIT);
+    let listed = client.list(DRILLS).prefix(REPORTS).keys_only().stale(Duration::ZERO).all().collect().await;
+    let listed = match listed {
+        Ok(listed) => listed,
+        Err(Error::NotFound(_)) => return Some(Glance::default()),
+        Err(_) => return None,
+    };
+    let held: Vec<Earlier> =
+        listed.iter().filter_map(|version| serde_json::from_str(&version.provenance.reason).ok()).collect();
+    let (schedule, _) = schedule(&client).await.ok()?;
+    let due = due(&schedule, &held, now_us());
+    Some(Glance { last: held.into_iter().last(), due })
+}
+
+impl Glance {
+    /// What is to be said of drills when somebody asks whether a failover or a drill would go well.
+    pub fn findings(&self) -> Vec<Finding> {
+        let warns = |code, what: String, next: &str| Finding { code, level: Level::Warns, what, next: next.into() };
+        let mut found = Vec::new();
+        match &self.last {
+            None => {
+                let next = "`saola drill list`, then `saola drill plan`";
+                found.push(warns("NO_DRILL", "no drill was ever held on this cluster".into(), next));
+            }
+            Some(last) if last.verdict != Verdict::Passed => {
+                let what = format!("the last drill, {}, ended {}", last.scenario, last.verdict.as_str());
+                found.push(warns("DRILL_FAILED", what, "`saola drill history`; mend what failed, and hold it again"));
+            }
+            Some(_) => {}
+        }
+        let overdue = self.due.iter().filter(|due| due.is_due());
+        found.extend(overdue.map(|due| warns("DRILL_OVERDUE", due.to_string(), "`saola drill run`")));
+        found
+    }
+
+    /// For `saola status`.
+    pub fn line(&self) -> String {
+        let last = self.last.as_ref().map_or("none was held yet".to_owned(), |last| {
+            let ago = now_us().saturating_sub(last.began_us) / 1_000_000;
+            format!("{} {} {} ago", last.scenario, last.verdict.as_str(), time::span(ago))
+        });
+        match self.due.iter().filter(|due| due.is_due()).count() {
+            0 => format!("last {last}"),
+            overdue => format!("last {last}; OVERDUE: {overdue}, see `saola drill schedule`"),
+        }
+    }
 }
 
 /// A scenario that should be held from time to time.
@@ -151,6 +224,20 @@ pub fn due(schedule: &Schedule, held: &[Earlier], now_us: u64) -> Vec<Due> {
     let mut all: Vec<Due> = schedule.every_days.iter().map(one).collect();
     all.sort_by_key(|it| std::cmp::Reverse(it.late_days));
     all
+}
+
+impl fmt::Display for Due {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Due { scenario, every_days, last_passed_us, late_days } = self;
+        let last =
+            last_passed_us.map_or("never passed".to_owned(), |us| format!("last passed {}", &time::iso(us)[..10]));
+        write!(f, "{scenario} every {every_days} days, {last}, ")?;
+        match late_days {
+            ..0 => write!(f, "due in {} days", late_days.unsigned_abs()),
+            0 => f.write_str("due today"),
+            _ => write!(f, "{late_days} days late"),
+        }
+    }
 }
 
 impl Due {

@@ -187,13 +187,13 @@ async fn hold(connects: &impl Connects, args: DrillArgs, format: Format) -> Resu
     let place = |number, previous_sha256, earlier: Vec<Earlier>| {
         let same = |it: &Earlier| it.scenario == report.scenario.name;
         let earlier = earlier.into_iter().filter(same).take(archive::EARLIER).collect();
-        SignedReport::sign(&Report { number, previous_sha256, earlier, ..report.clone() }, &key)
+        Report { number, previous_sha256, earlier, ..report.clone() }
     };
     lock::make_collections(&client).await?;
-    let (text, kept) = match archive::append(&client, place).await {
+    let (text, kept) = match archive::append(&client, &key, place).await {
         Ok(signed) => (signed.to_text()?, Ok(())),
         // What was measured must not be lost with the cluster.
-        Err(failure) => (place(0, None, Vec::new())?.to_text()?, Err(failure)),
+        Err(failure) => (SignedReport::sign(&report, &key)?.to_text()?, Err(failure)),
     };
     let verified = SignedReport::verify(&text).map_err(|why| Failure::new(Exit::Other, why, "report this"))?;
     let files = write_files(&verified, &text, &out)?;
@@ -356,25 +356,13 @@ async fn history(client: &Client, format: Format) -> Result<Exit, Failure> {
         eprintln!("attention: {id} is not to be believed: {why}");
     }
     for it in &overdue {
-        eprintln!("OVERDUE: {}", late(it));
+        eprintln!("OVERDUE: {it}");
     }
     Ok(match () {
         () if !doubtful.is_empty() => Exit::Verification,
         () if !overdue.is_empty() => Exit::Degraded,
         () => Exit::Done,
     })
-}
-
-/// In a sentence.
-pub fn late(due: &Due) -> String {
-    let Due { scenario, every_days, last_passed_us, late_days } = due;
-    let last = last_passed_us.map_or("never passed".to_owned(), |us| format!("last passed {}", &iso(us)[..10]));
-    let when = match late_days {
-        ..0 => format!("due in {} days", -late_days),
-        0 => "due today".to_owned(),
-        _ => format!("{late_days} days late"),
-    };
-    format!("{scenario} every {every_days} days, {last}, {when}")
 }
 
 async fn set_schedule(
@@ -412,7 +400,7 @@ async fn schedule(client: &Client, format: Format) -> Result<Exit, Failure> {
         eprintln!("next: `saola drill schedule main-site-lost --every 180d`");
     } else {
         for it in &due {
-            print_line(late(it))?;
+            print_line(it.to_string())?;
         }
     }
     Ok(if due.iter().any(Due::is_due) { Exit::Degraded } else { Exit::Done })

@@ -25,7 +25,7 @@ pub async fn status(client: &Client, watch: bool, format: Format) -> Result<Exit
     if !watch {
         let status = cluster_view(client).await?;
         let verdict = verdict(&status);
-        print(&status, &verdict, format)?;
+        print(&status, &verdict, drills(client, &status).await, format)?;
         return Ok(verdict.exit);
     }
     let mut again = tokio::time::interval(WATCH_EVERY);
@@ -37,21 +37,38 @@ pub async fn status(client: &Client, watch: bool, format: Format) -> Result<Exit
             print_line("\x1b[2J\x1b[H")?;
         }
         match result {
-            Ok(status) => print(&status, &verdict(&status), format)?,
+            Ok(status) => print(&status, &verdict(&status), drills(client, &status).await, format)?,
             Err(failure) => eprintln!("{failure}"),
         }
     }
 }
 
-fn print(status: &StatusResponse, verdict: &Verdict, format: Format) -> Result<(), Failure> {
+/// What is to be said of drills, where there is a second site to rehearse the loss of the first with.
+#[cfg(feature = "offline")]
+async fn drills(client: &Client, status: &StatusResponse) -> Option<String> {
+    let two_sites = status.sites.iter().filter(|site| site.data_nodes > 0).count() > 1;
+    let asked = two_sites && without_quorum(status).is_none();
+    if asked { crate::drill::archive::glance(client).await.map(|glance| glance.line()) } else { None }
+}
+
+#[cfg(not(feature = "offline"))]
+async fn drills(_: &Client, _: &StatusResponse) -> Option<String> {
+    None
+}
+
+fn print(status: &StatusResponse, verdict: &Verdict, drills: Option<String>, format: Format) -> Result<(), Failure> {
     match format {
-        Format::Json => print_json("status", document(status, verdict)),
-        Format::Table => print_line(screen(status, verdict)),
+        Format::Json => {
+            let mut document = document(status, verdict);
+            document["drills"] = json!(drills);
+            print_json("status", document)
+        }
+        Format::Table => print_line(screen(status, verdict, drills.as_deref())),
     }
 }
 
 /// The status as people read it.
-pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
+pub fn screen(status: &StatusResponse, verdict: &Verdict, drills: Option<&str>) -> String {
     let header = status.header.unwrap_or_default();
     let id: String = hex(&status.cluster_id).chars().take(8).collect();
     let mut lines = vec![
@@ -84,6 +101,7 @@ pub fn screen(status: &StatusResponse, verdict: &Verdict) -> String {
         lines.push(format!("site        {}: {nodes}; {protection}", site.name));
     }
     lines.extend(links::line(status).map(|line| format!("links       {line}")));
+    lines.extend(drills.map(|line| format!("drills      {line}")));
     lines.extend(verdict.notes.iter().map(|note| format!("attention   {note}")));
     lines.push(String::new());
     lines.push(nodes_table(status));
@@ -230,7 +248,7 @@ mod tests {
     #[test]
     fn the_screen_shows_leader_lag_and_silent_nodes() {
         let status = sample();
-        let screen = screen(&status, &verdict(&status));
+        let screen = screen(&status, &verdict(&status), None);
         assert!(screen.contains("leader      main-1 at main, term 0"), "{screen}");
         let line = |name: &str| screen.lines().find(|line| line.trim_start().starts_with(name)).unwrap().to_owned();
         assert!(line("witness").contains("1,150   50"), "{screen}");
@@ -244,10 +262,10 @@ mod tests {
         let mut status = sample();
         status.nodes[0].reachable = false;
         status.nodes[2].reachable = true;
-        let shown = screen(&status, &verdict(&status));
+        let shown = screen(&status, &verdict(&status), None);
         assert!(shown.contains("leader      main-1 at main, which does not answer, term 0"), "{shown}");
         status.nodes[2].reachable = false;
-        let shown = screen(&status, &verdict(&status));
+        let shown = screen(&status, &verdict(&status), None);
         assert!(shown.contains("leader      none with a quorum, term 0"), "{shown}");
     }
 

@@ -33,7 +33,12 @@ pub async fn validate(client: &Client, verb: ValidateVerb, format: Format) -> Re
         ValidateVerb::Failover { .. } => Question::Failover,
         ValidateVerb::Drill { .. } => Question::Drill(&to),
     };
-    let found = findings(&status, question, copies(client, &status).await, approvers(client).await);
+    let mut found = findings(&status, question, copies(client, &status).await, approvers(client).await);
+    let two_sites = status.sites.iter().filter(|site| site.data_nodes > 0).count() > 1;
+    if two_sites && !matches!(question, Question::Switchover(_)) {
+        // They only warn, and so come last.
+        found.extend(drills(client).await);
+    }
     print(name, question, &found, strict, format)?;
     Ok(exit(&found, strict))
 }
@@ -44,6 +49,17 @@ pub(crate) async fn copies(client: &Client, status: &StatusResponse) -> Option<D
         return None;
     }
     client.digest().await.ok().map(|reply| compare(&reply))
+}
+
+/// What is to be said of drills.
+#[cfg(feature = "offline")]
+async fn drills(client: &Client) -> Vec<Finding> {
+    crate::drill::archive::glance(client).await.map(|glance| glance.findings()).unwrap_or_default()
+}
+
+#[cfg(not(feature = "offline"))]
+async fn drills(_: &Client) -> Vec<Finding> {
+    Vec::new()
 }
 
 /// How many may approve a forced promotion; none: no node says.
