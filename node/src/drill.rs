@@ -41,7 +41,8 @@ impl fmt::Display for Kind {
 struct Trouble {
     drill: String,
     kind: Kind,
-    began: Instant,
+    /// When something was first done to the node; none: not yet.
+    began: Option<Instant>,
     until: Instant,
 }
 
@@ -51,6 +52,8 @@ pub struct Troubles {
     cuts: Cuts,
     hang: Hang,
     now: Arc<Mutex<Option<Trouble>>>,
+    /// Drills that have done something to the node for too long.
+    spent: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Troubles {
@@ -77,16 +80,24 @@ impl Troubles {
     pub fn make(&self, drill: &str, kind: Kind, lasts: Duration) -> Result<(), String> {
         let mut now = self.now.lock();
         let at = Instant::now();
-        let began = match &*now {
+        let mut began = match &*now {
             Some(other) if other.drill != drill => {
                 return Err(format!("drill {} does something to this node: {}", other.drill, other.kind));
             }
-            Some(same) if at.duration_since(same.began) > LONGEST_IN_ALL => {
-                return Err(format!("it has lasted {} minutes", LONGEST_IN_ALL.as_secs() / 60));
-            }
             Some(same) => same.began,
-            None => at,
+            None => None,
         };
+        let does_nothing = matches!(&kind, Kind::CutOff(names) if names.is_empty());
+        if does_nothing {
+            began = None;
+        }
+        if began.is_some_and(|began| at.duration_since(began) > LONGEST_IN_ALL) {
+            self.spent.lock().insert(drill.to_owned());
+        }
+        if !does_nothing && self.spent.lock().contains(drill) {
+            return Err(format!("what it does has lasted {} minutes here", LONGEST_IN_ALL.as_secs() / 60));
+        }
+        let began = if does_nothing { None } else { Some(began.unwrap_or(at)) };
         let until = at + lasts.min(LONGEST);
         if now.as_ref().is_none_or(|before| before.kind != kind) {
             tracing::warn!(drill, "a drill has begun here: {kind}");
@@ -136,7 +147,7 @@ mod tests {
 
     const LASTS: Duration = Duration::from_secs(3);
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_trouble_ends_by_itself_and_is_kept_up_by_asking_again() {
         let troubles = Troubles::default();
         let short = Duration::from_millis(30);
@@ -144,10 +155,32 @@ mod tests {
         assert_eq!(troubles.describe(), "drill d1: cut off from dr-1, witness");
         assert_eq!(troubles.cuts().names().len(), 2);
         troubles.make("d1", cut(), LASTS).expect("it is kept up");
+        // The moment at which the first one would have ended.
         tokio::time::sleep(short * 2).await;
         assert!(troubles.are_of("d1"), "the earlier end does not count");
-        tokio::time::sleep(LASTS * 2).await;
-        assert!(troubles.describe().is_empty() && troubles.cuts().names().is_empty());
+        troubles.make("d1", cut(), short).expect("it is kept up, for less");
+        let ended = async {
+            while !troubles.describe().is_empty() {
+                tokio::time::sleep(short).await;
+            }
+        };
+        tokio::time::timeout(LASTS, ended).await.expect("nobody asks for it again");
+        assert!(troubles.cuts().names().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_has_lasted_too_long_is_not_begun_again() {
+        let troubles = Troubles::default();
+        troubles.make("d1", cut(), LASTS).expect("nothing is done yet");
+        let long_ago = Instant::now().checked_sub(LONGEST_IN_ALL * 2).expect("this machine runs for longer");
+        troubles.now.lock().as_mut().expect("it is cut off").began = Some(long_ago);
+        for _ in 0..2 {
+            let refused = troubles.make("d1", cut(), LASTS).expect_err("it has lasted too long");
+            assert_eq!(refused, "what it does has lasted 15 minutes here");
+            troubles.end();
+        }
+        troubles.make("d1", Kind::CutOff(BTreeSet::new()), LASTS).expect("that does nothing");
+        troubles.make("d2", cut(), LASTS).expect_err("d1 is there still");
     }
 
     #[tokio::test]

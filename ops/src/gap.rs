@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-/// The longest time without an acknowledgement that reaches beyond `from`, up to `to`. A gap that was open at `from`
-/// counts from its last acknowledgement on.
-pub fn longest_gap(acks: impl Iterator<Item = Duration> + Clone, from: Duration, to: Duration) -> Duration {
+/// The longest time without an acknowledgement that reaches beyond `from`, up to `to`: when it began, and its length. A gap
+/// that was open at `from` counts from its last acknowledgement on.
+pub fn longest_gap(acks: impl Iterator<Item = Duration> + Clone, from: Duration, to: Duration) -> (Duration, Duration) {
     let mut last = acks.clone().filter(|ack| *ack <= from).max().unwrap_or(from);
     let mut later: Vec<Duration> = acks.filter(|ack| *ack > from && *ack < to).collect();
     later.sort_unstable();
-    let mut longest = Duration::ZERO;
+    let mut longest = (last, Duration::ZERO);
     for ack in later.into_iter().chain([to]) {
-        longest = longest.max(ack.saturating_sub(last));
+        let length = ack.saturating_sub(last);
+        if length > longest.1 {
+            longest = (last, length);
+        }
         last = ack;
     }
     longest
@@ -22,7 +25,7 @@ mod tests {
 
     fn gap(acks: &[u64], from: u64, to: u64) -> u64 {
         let ms = Duration::from_millis;
-        longest_gap(acks.iter().copied().map(ms), ms(from), ms(to)).as_millis() as u64
+        longest_gap(acks.iter().copied().map(ms), ms(from), ms(to)).1.as_millis() as u64
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub fn print_line(line: impl AsRef<str>) -> Result<(), Failure> {
     print_bytes(format!("{}\n", line.as_ref()).as_bytes())
 }
 
+/// Writes a line of talk to standard error, for work that must go on when nobody can read it any more.
+pub fn tell(line: &str) {
+    // Nobody is left to be told that it could not be told.
+    let _told = writeln!(io::stderr(), "{line}");
+}
+
 #[derive(Serialize)]
 struct Document<T> {
     schema: String,

@@ -29,7 +29,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let times = match &cli.verb {
         Verb::Import(_) => 2,
         #[cfg(feature = "offline")]
-        Verb::Drill(crate::cli::DrillVerb::Run(_)) => 2,
+        Verb::Drill(crate::cli::DrillVerb::Run(_)) => 3,
         _ => 1,
     };
     let asked_to_end = signals::asked_to_end(times)?;

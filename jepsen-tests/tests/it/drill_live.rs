@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use saola_client::Error;
 use saola_client::proto::trouble_request::Kind;
-use saola_ops::drill::report::{Code, Report, Verdict};
+use saola_ops::drill::report::{Code, Report, Verdict, Why};
 use saola_ops::drill::scenario::{Limits, Scenario, Step, Targets};
 use saola_ops::drill::signed::verify_file;
 use saola_ops::launch::{LocalCluster, Plan, node_binary, wait_until};
@@ -35,18 +35,20 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are plain")
 }
 
-/// A scenario as a file; its targets are those of a machine that does other things too.
-fn file(cluster: &LocalCluster, mut scenario: Scenario) -> PathBuf {
-    scenario.targets = scenario.targets.map(|_| Targets { rto_ms: ANY_MS });
-    scenario.limits = scenario.limits.map(|_| Limits { outage_ms: ANY_MS });
+/// A scenario as a file.
+fn file(cluster: &LocalCluster, scenario: &Scenario) -> PathBuf {
     let path = cluster.folder().join(format!("{}.toml", scenario.name));
-    fs::write(&path, toml::to_string(&scenario).expect("it can be written")).expect("the folder is there");
+    fs::write(&path, toml::to_string(scenario).expect("it can be written")).expect("the folder is there");
     path
 }
 
-/// One of those that come with the command, but what lasts lasts as long as this.
-fn with_pauses(name: &str, pause_ms: u64) -> Scenario {
+/// One of those that come with the command under another name: what lasts lasts as long as this, and the targets are those
+/// of a machine that does other things too.
+fn like(name: &str, pause_ms: u64) -> Scenario {
     let mut scenario = must(Scenario::find(name));
+    scenario.name = format!("like-{name}");
+    scenario.targets = scenario.targets.map(|_| Targets { rto_ms: ANY_MS });
+    scenario.limits = scenario.limits.map(|_| Limits { outage_ms: ANY_MS });
     for step in &mut scenario.steps {
         if let Step::Observe { for_ms } = step {
             *for_ms = pause_ms;
@@ -92,15 +94,15 @@ fn report(cluster: &LocalCluster, number: u64) -> Report {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_drill_is_held_on_real_processes_loses_nothing_and_leaves_nothing_behind() {
     let (cluster, key) = on_duty().await;
-    let names = ["leader-crash", "disk-hangs", "link-cut", "switchover-and-back", "main-site-lost"];
+    let names = ["leader-crash", "disk-hangs", "link-cut", "switchover-and-back", "main-site-lost", "witness-lost"];
     for (name, number) in names.into_iter().zip(1..) {
-        let scenario = file(&cluster, with_pauses(name, 1_500));
+        let scenario = file(&cluster, &like(name, 1_500));
         let arguments = arguments(&cluster, &key, &scenario);
         let shown = said(saola(&cluster, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await);
-        assert!(shown.contains(&format!("drill {number} {name}: PASSED")), "{shown}");
+        assert!(shown.contains(&format!("drill {number} like-{name}: PASSED")), "{shown}");
         let report = report(&cluster, number);
         let writes = report.writes.as_ref().expect("writers wrote");
-        assert!(writes.acked_by_site.len() == 2 && writes.acked > 100, "{writes:?}");
+        assert!(writes.acked_since_by_site.len() == 2 && writes.acked > 100, "{writes:?}");
         let held: Vec<Code> = report.checks.iter().map(|it| it.code).collect();
         assert!([Code::NothingLost, Code::CopiesEqual, Code::NothingLeft].iter().all(|it| held.contains(it)));
         println!("{name}: interrupted for {} ms, {} writes", report.rto_ms().unwrap_or(0), writes.acked);
@@ -108,32 +110,64 @@ async fn every_drill_is_held_on_real_processes_loses_nothing_and_leaves_nothing_
     // The chain of all, as files and as the cluster keeps them.
     let public = format!("{}.pub", text(&key));
     let files: Vec<String> =
-        (1..=5).map(|number| text(&cluster.folder().join(format!("drill-{number:06}.json"))).to_owned()).collect();
+        (1..=6).map(|number| text(&cluster.folder().join(format!("drill-{number:06}.json"))).to_owned()).collect();
     let verify: Vec<&str> =
         ["drill", "verify", "--signer", &public].into_iter().chain(files.iter().map(String::as_str)).collect();
-    assert_eq!(said(saola(&cluster, &verify).await).lines().count(), 5);
+    assert_eq!(said(saola(&cluster, &verify).await).lines().count(), 6);
     let kept = cluster.folder().join("kept");
     fs::create_dir(&kept).expect("it is new");
     said(saola(&cluster, &["drill", "report", "3", "--out", text(&kept)]).await);
     let (one, other) = (fs::read(&files[2]), fs::read(kept.join("drill-000003.json")));
     assert_eq!(one.expect("it was written"), other.expect("it was written"));
-    let better = fs::read_to_string(&files[1]).expect("it was written").replace("\"lost\": 0", "\"lost\": 00");
-    fs::write(&files[1], better).expect("it was there");
-    assert_eq!(saola(&cluster, &verify).await.status.code(), Some(8));
+    let worse = fs::read_to_string(&files[1]).expect("it was written").replace("\"lost\": 0", "\"lost\": 1");
+    fs::write(&files[1], worse).expect("it was there");
+    let refused = saola(&cluster, &verify).await;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(8) && why.contains("its hash is another one"), "{why}");
 
-    said(saola(&cluster, &["drill", "schedule", "main-site-lost", "--every", "180d"]).await);
+    said_or_due(saola(&cluster, &["drill", "schedule", "main-site-lost", "--every", "180d"]).await);
     let due = saola(&cluster, &["drill", "schedule", "checklist", "--every", "30d"]).await;
     assert_eq!(due.status.code(), Some(5), "one is due");
     let history = saola(&cluster, &["drill", "history"]).await;
     let (shown, told) = (String::from_utf8_lossy(&history.stdout), String::from_utf8_lossy(&history.stderr));
-    assert!(history.status.code() == Some(5) && shown.matches("PASSED").count() == 5, "{shown}");
+    assert!(history.status.code() == Some(5) && shown.matches("PASSED").count() == 6, "{shown}");
     assert!(told.contains("OVERDUE: checklist every 30 days, never passed, due today"), "{told}");
+    let status = saola(&cluster, &["status"]).await;
+    let shown = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(shown.contains("drills      last like-witness-lost PASSED") && shown.contains("OVERDUE: 2"), "{shown}");
+}
+
+/// A schedule of which something is due.
+fn said_or_due(output: std::process::Output) {
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drill_fails_when_it_takes_too_long_and_is_broken_off_when_the_outage_is_longer_than_allowed() {
+    let (cluster, key) = on_duty().await;
+    let strict =
+        Scenario { name: "strict".into(), targets: Some(Targets { rto_ms: 1 }), ..like("leader-crash", 1_500) };
+    let run = arguments(&cluster, &key, &file(&cluster, &strict));
+    let failed = saola(&cluster, &run.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(failed.status.code(), Some(5), "{}", String::from_utf8_lossy(&failed.stderr));
+    let first = report(&cluster, 1);
+    let missed: Vec<Code> = first.checks.iter().filter(|it| !it.held).map(|it| it.code).collect();
+    assert_eq!((first.verdict, missed), (Verdict::Failed, vec![Code::Rto]));
+
+    let impatient =
+        Scenario { name: "impatient".into(), limits: Some(Limits { outage_ms: 100 }), ..like("main-site-lost", 0) };
+    let run = arguments(&cluster, &key, &file(&cluster, &impatient));
+    let broken_off = saola(&cluster, &run.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let told = String::from_utf8_lossy(&broken_off.stderr).into_owned();
+    assert!(told.contains("BROKEN OFF: no write was acknowledged for 100 ms"), "{told}");
+    let second = report(&cluster, 2);
+    assert_eq!((second.verdict, second.left), (Verdict::BrokenOff, Vec::<String>::new()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_failure_breaks_a_drill_off_and_so_does_an_operator() {
     let (mut cluster, key) = on_duty().await;
-    let endless = file(&cluster, with_pauses("leader-crash", 600_000));
+    let endless = file(&cluster, &like("leader-crash", 600_000));
     let (drill, log) = begin(&cluster, &key, &endless);
     until_said(&log, "step 1 of 5").await;
     let second = arguments(&cluster, &key, &endless);
@@ -150,10 +184,10 @@ async fn a_real_failure_breaks_a_drill_off_and_so_does_an_operator() {
     let (drill, log) = begin(&cluster, &key, &endless);
     until_said(&log, "step 1 of 5").await;
     let shown = said(saola(&cluster, &["drill", "abort", "--confirm", "demo"]).await);
-    assert!(shown.contains("no drill does anything to any node"), "{shown}");
+    assert!(shown.contains("no drill does anything to any of 4 data nodes"), "{shown}");
     assert_eq!(ended(drill).await, Some(5));
     let second = report(&cluster, 2);
-    assert!(second.broken_off.as_ref().is_some_and(|why| why.contains("drill abort")), "{:?}", second.broken_off);
+    assert_eq!(second.broken_off, Some(Why::LockTaken));
     let writes = second.writes.expect("writers wrote");
     assert_eq!(writes.audit.map(|audit| (audit.lost, audit.doubled)), Some((0, 0)));
 }
@@ -161,7 +195,7 @@ async fn a_real_failure_breaks_a_drill_off_and_so_does_an_operator() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drill_whose_machine_is_lost_ends_by_itself_and_nodes_obey_only_the_drill_that_holds_the_lock() {
     let (cluster, key) = on_duty().await;
-    let endless = file(&cluster, with_pauses("main-site-lost", 2_000));
+    let endless = file(&cluster, &like("main-site-lost", 2_000));
     let (mut drill, log) = begin(&cluster, &key, &endless);
     let main_1 = must(cluster.client_at("main-1"));
     let crash = Kind::Crash(saola_client::proto::Crash { down_ms: 1 });
@@ -189,7 +223,8 @@ async fn a_drill_whose_machine_is_lost_ends_by_itself_and_nodes_obey_only_the_dr
     let again = saola(&cluster, &again.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(again.status.code(), Some(4), "its lock is still there");
     let shown = said(saola(&cluster, &["drill", "cleanup", "--confirm", "demo"]).await);
-    assert!(shown.contains("no drill does anything to any node"), "{shown}");
+    assert!(shown.contains("no drill does anything to any of 4 data nodes"), "{shown}");
     let crash = Kind::Crash(saola_client::proto::Crash { down_ms: 1 });
-    main_1.trouble("another", crash, Duration::from_secs(1)).await.expect_err("no drill holds the lock");
+    let none = main_1.trouble("another", crash, Duration::from_secs(1)).await.expect_err("no drill holds the lock");
+    assert!(matches!(&none, Error::Invalid(details) if details.message.contains("does not run")), "{none}");
 }

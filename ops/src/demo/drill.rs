@@ -88,7 +88,7 @@ pub struct Drill {
 impl Drill {
     /// The longest time around and after the kill in which no write was acknowledged, milliseconds.
     pub fn gap_ms(&self) -> u64 {
-        let gap = longest_gap(self.acks.iter().map(|ack| ack.attempt.ended), self.killed_at, self.ended_at);
+        let (_, gap) = longest_gap(self.acks.iter().map(|ack| ack.attempt.ended), self.killed_at, self.ended_at);
         u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)
     }
 

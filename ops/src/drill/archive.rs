@@ -40,8 +40,12 @@ pub async fn reports(client: &Client) -> Result<Vec<Stored>, Failure> {
         Err(error) => return Err(doing("read the reports of drills")(error)),
     };
     let read = versions.iter().map(|version| {
-        let text = String::from_utf8_lossy(&version.value);
-        SignedReport::verify(&text).map_err(|why| (String::from_utf8_lossy(&version.id).into_owned(), why))
+        let (id, text) = (String::from_utf8_lossy(&version.id).into_owned(), String::from_utf8_lossy(&version.value));
+        match SignedReport::verify(&text) {
+            Ok(verified) if id_of(verified.report.number) == id => Ok(verified),
+            Ok(verified) => Err((id, format!("it is report {}", verified.report.number))),
+            Err(why) => Err((id, why)),
+        }
     });
     Ok(read.collect())
 }
@@ -77,8 +81,13 @@ pub async fn append(
         let known = reports(client).await?;
         let believed: Vec<&Verified> = known.iter().filter_map(|it| it.as_ref().ok()).collect();
         let last = believed.last();
-        let number = last.map_or(0, |it| it.report.number).max(known.len() as u64) + 1;
-        let previous = last.filter(|it| it.report.number + 1 == number).map(|it| it.sha256.clone());
+        let mut number = last.map_or(0, |it| it.report.number).max(known.len() as u64) + 1;
+        // A number that was ever given is not given again, whatever has become of that report.
+        while was_given(client, number).await? {
+            number += 1;
+        }
+        // Behind a report that cannot be read the chain is broken, and whoever verifies it sees that.
+        let previous = last.map(|it| it.sha256.clone()).or_else(|| (number > 1).then(String::new));
         let earlier = believed.iter().rev().map(|it| it.report.in_short()).collect();
         let report = place(number, previous, earlier);
         let signed = SignedReport::sign(&report, key)?;
@@ -131,6 +140,14 @@ pub async fn set_schedule(client: &Client, schedule: &Schedule, generation: u64)
     let expect = if generation == 0 { Expect::Absent } else { Expect::Generation(generation) };
     let put = client.put(DRILLS, SCHEDULE, text).content_type("application/json").expect(expect);
     put.send().await.map(drop).map_err(doing("change the schedule of drills"))
+}
+
+async fn was_given(client: &Client, number: u64) -> Result<bool, Failure> {
+    match client.history(DRILLS, id_of(number)).keys_only().send().await {
+        Ok(reply) => Ok(!reply.value.is_empty()),
+        Err(Error::NotFound(_)) => Ok(false),
+        Err(error) => Err(doing(format!("look for report {number}"))(error)),
+    }
 }
 
 fn unwritten(error: &serde_json::Error) -> Failure {
@@ -226,11 +243,15 @@ pub fn due(schedule: &Schedule, held: &[Earlier], now_us: u64) -> Vec<Due> {
     all
 }
 
+/// The day of a moment.
+fn day(us: u64) -> String {
+    time::iso(us).chars().take(10).collect()
+}
+
 impl fmt::Display for Due {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Due { scenario, every_days, last_passed_us, late_days } = self;
-        let last =
-            last_passed_us.map_or("never passed".to_owned(), |us| format!("last passed {}", &time::iso(us)[..10]));
+        let last = last_passed_us.map_or("never passed".to_owned(), |us| format!("last passed {}", day(us)));
         write!(f, "{scenario} every {every_days} days, {last}, ")?;
         match late_days {
             ..0 => write!(f, "due in {} days", late_days.unsigned_abs()),

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use saola_client::drill::WORK;
-use saola_client::{Client, Error};
+use saola_client::{Client, Error, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::exit::{Failure, doing};
+use crate::exit::{Exit, Failure, doing};
 
 /// A writer begins a write so long after the one before at the earliest: gaps are measured to about this.
 const PACE: Duration = Duration::from_millis(20);
@@ -39,6 +39,8 @@ pub struct Ack {
 pub struct Told {
     /// Acknowledged.
     pub acks: Vec<Ack>,
+    /// When the newest acknowledgement came.
+    pub last_ack: Duration,
     /// Refused as surely not written.
     pub refused: u64,
     /// Nobody could say.
@@ -115,19 +117,15 @@ impl Writers {
         self.told.borrow().clone()
     }
 
-    /// Reads back what was acknowledged.
+    /// Reads back what was acknowledged. `nodes`: clients pinned to a data node each, which give one attempt all the time
+    /// that a long history takes.
     ///
     /// # Errors
-    /// A record that cannot be read.
-    pub async fn audit(&self, client: &Client, told: &Told) -> Result<Audit, Failure> {
+    /// A record that no node can read.
+    pub async fn audit(&self, nodes: &[Client], told: &Told) -> Result<Audit, Failure> {
         let mut audit = Audit::default();
         for (number, writer) in self.writers.iter().enumerate() {
-            let history = client.history(WORK, writer.id.clone()).send().await;
-            let versions = match history {
-                Ok(reply) => reply.value,
-                Err(Error::NotFound(_)) => Vec::new(),
-                Err(error) => return Err(doing(format!("read back {}", writer.id))(error)),
-            };
+            let versions = history(nodes, &writer.id).await?;
             let read = versions.iter().filter_map(|version| number_of(&version.value));
             let acked = told.acks.iter().filter(|ack| ack.writer == number).map(|ack| ack.number);
             let one = compare(acked, read);
@@ -137,6 +135,20 @@ impl Writers {
         }
         Ok(audit)
     }
+}
+
+/// All versions of a record, from the first node that can read them.
+async fn history(nodes: &[Client], id: &str) -> Result<Vec<Version>, Failure> {
+    let mut failed =
+        Failure::new(Exit::Unreachable, format!("read back {id}: there is no data node"), "`saola status`");
+    for node in nodes {
+        match node.history(WORK, id.to_owned()).send().await {
+            Ok(reply) => return Ok(reply.value),
+            Err(Error::NotFound(_)) => return Ok(Vec::new()),
+            Err(error) => failed = doing(format!("read back {id}"))(error),
+        }
+    }
+    Err(failed)
 }
 
 fn value(number: u64) -> String {
@@ -178,7 +190,10 @@ async fn write(
         let written = client.put(WORK, id.clone(), value(number)).content_type("application/json").send().await;
         let at = began.elapsed();
         told.send_modify(|told| match written {
-            Ok(_) => told.acks.push(Ack { writer, number, at }),
+            Ok(_) => {
+                told.acks.push(Ack { writer, number, at });
+                told.last_ack = told.last_ack.max(at);
+            }
             Err(error) => {
                 match error {
                     Error::UnknownOutcome { .. } => told.unknown += 1,

@@ -4,7 +4,7 @@
 //! lost, the cluster is whole again within that time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -12,14 +12,19 @@ use saola_client::proto::CutOff;
 use saola_client::proto::Role;
 use saola_client::proto::trouble_request::Kind;
 use saola_client::{Client, Error};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::scenario::{Place, Stage};
+use super::report::Why;
+use super::scenario::Place;
+use super::watch::Breaks;
 use crate::exit::Failure;
 
 /// A trouble that is not asked for again ends after so long.
 pub const LASTS: Duration = Duration::from_secs(4);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Between two attempts at a node that does not answer.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long a node may take to answer.
 const CALL_LIMIT: Duration = Duration::from_millis(1_500);
 /// How long nodes may take to show that they know the drill, an election included.
@@ -41,6 +46,7 @@ type Wanted = BTreeMap<String, Kind>;
 pub struct Keeper {
     drill: String,
     nodes: BTreeMap<String, Client>,
+    /// Held while nodes are told, so that what is told later counts.
     wanted: Arc<Mutex<Wanted>>,
     keeping: JoinHandle<()>,
 }
@@ -50,23 +56,24 @@ impl Keeper {
     ///
     /// # Errors
     /// A node that does not take part.
-    pub async fn start(drill: &str, stage: &Stage, client: &Client) -> Result<Keeper, Failure> {
-        let nodes = clients(stage, client)?;
+    pub async fn start(drill: &str, nodes: &[Place], client: &Client, breaks: Breaks) -> Result<Keeper, Failure> {
+        let nodes = clients(nodes, client)?;
         let wanted: Wanted = nodes.keys().map(|name| (name.clone(), ready())).collect();
         let limit = Instant::now() + READY_LIMIT;
         for (name, kind) in &wanted {
             loop {
                 match nodes[name].trouble(drill, kind.clone(), LASTS).await {
                     Ok(()) => break,
-                    Err(Error::Unavailable(_)) if Instant::now() < limit => {}
+                    Err(Error::Unavailable(_)) if Instant::now() < limit => tokio::time::sleep(PAUSE).await,
                     Err(error) => {
+                        end_all(&nodes).await;
                         return Err(Failure::from(error).while_doing(format!("make the drill known to node {name}")));
                     }
                 }
             }
         }
         let wanted = Arc::new(Mutex::new(wanted));
-        let keeping = tokio::spawn(keep(drill.to_owned(), nodes.clone(), wanted.clone()));
+        let keeping = tokio::spawn(keep(drill.to_owned(), nodes.clone(), wanted.clone(), breaks));
         Ok(Keeper { drill: drill.to_owned(), nodes, wanted, keeping })
     }
 
@@ -75,15 +82,14 @@ impl Keeper {
     /// # Errors
     /// Nodes that did not do it.
     pub async fn trouble(&self, kinds: &[(&str, Kind)]) -> Result<(), String> {
-        {
-            let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            wanted.extend(kinds.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())));
-        }
+        let mut wanted = self.wanted.lock().await;
+        wanted.extend(kinds.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())));
         let begun = kinds.iter().map(|(name, kind)| async move {
             let node = self.nodes.get(*name).ok_or_else(|| format!("node {name} keeps no records"))?;
             node.trouble(&self.drill, kind.clone(), LASTS).await.map_err(|error| format!("node {name}: {error}"))
         });
         let failed: Vec<String> = join_all(begun).await.into_iter().filter_map(Result::err).collect();
+        drop(wanted);
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
@@ -116,8 +122,8 @@ impl Keeper {
 }
 
 /// A client for each data node.
-fn clients(stage: &Stage, client: &Client) -> Result<BTreeMap<String, Client>, Failure> {
-    let data = stage.nodes.iter().filter(|place| place.role != Role::Witness);
+fn clients(nodes: &[Place], client: &Client) -> Result<BTreeMap<String, Client>, Failure> {
+    let data = nodes.iter().filter(|place| place.role != Role::Witness);
     let pinned =
         data.map(|place| Ok((place.name.clone(), client.at_endpoint(&place.address)?.with_deadline(CALL_LIMIT))));
     pinned.collect()
@@ -127,8 +133,8 @@ fn clients(stage: &Stage, client: &Client) -> Result<BTreeMap<String, Client>, F
 ///
 /// # Errors
 /// An address that is none.
-pub async fn end_everywhere(stage: &Stage, client: &Client) -> Result<Vec<String>, Failure> {
-    Ok(end_all(&clients(stage, client)?).await)
+pub async fn end_everywhere(nodes: &[Place], client: &Client) -> Result<Vec<String>, Failure> {
+    Ok(end_all(&clients(nodes, client)?).await)
 }
 
 async fn end_all(nodes: &BTreeMap<String, Client>) -> Vec<String> {
@@ -136,16 +142,18 @@ async fn end_all(nodes: &BTreeMap<String, Client>) -> Vec<String> {
     join_all(ended).await.into_iter().flatten().collect()
 }
 
-/// A node that does not answer now is asked again with the next round; if it never is, its trouble ends by itself.
-async fn keep(drill: String, nodes: BTreeMap<String, Client>, wanted: Arc<Mutex<Wanted>>) {
+/// A node that does not answer now is asked again with the next round; if it never is, its trouble ends by itself. One
+/// that refuses ends the drill.
+async fn keep(drill: String, nodes: BTreeMap<String, Client>, wanted: Arc<Mutex<Wanted>>, breaks: Breaks) {
     let mut again = tokio::time::interval(AGAIN_AFTER);
     loop {
         again.tick().await;
-        let wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (nodes, drill) = (&nodes, &drill);
-        join_all(wanted.into_iter().map(|(name, kind)| async move {
-            if let Some(node) = nodes.get(&name) {
-                let _kept_up = node.trouble(drill, kind, LASTS).await;
+        let wanted = wanted.lock().await;
+        let (nodes, drill, breaks) = (&nodes, &drill, &breaks);
+        join_all(wanted.iter().map(|(name, kind)| async move {
+            let Some(node) = nodes.get(name) else { return };
+            if let Err(Error::Invalid(details)) = node.trouble(drill, kind.clone(), LASTS).await {
+                breaks.off(Why::Refused { node: name.clone(), said: details.message });
             }
         }))
         .await;

@@ -24,24 +24,27 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use saola_client::Client;
+use saola_client::proto::{Role, StatusResponse};
 use saola_storage::promotion::{ApproverKey, read_public_key};
 use serde_json::json;
 
 use crate::cli::{DrillArgs, DrillVerb};
 use crate::dr::about_plan;
 use crate::exit::{Exit, Failure};
-use crate::output::{Format, grouped, hex, print_json, print_line, table};
+use crate::output::{Format, grouped, hex, print_json, print_line, table, tell};
 use crate::signals;
 use crate::time::{iso, now_us};
 use crate::verbs::cluster::confirmed;
 use crate::verbs::view::cluster_view;
 use archive::Due;
 use report::{Check, Earlier, Report, Verdict};
-use scenario::{Language, Level, Scenario, Stage};
-use signed::{SignedReport, Verified, check_chain, short_key, verify_file};
+use scenario::{Language, Level, Place, Scenario, Stage, places};
+use signed::{SignedReport, Verified, check_chain, not_shown, short_key, verify_file};
 
 /// A drill that is to be broken off has so long to clear up.
 const ABORT_LIMIT: Duration = Duration::from_secs(420);
+/// Nodes whose trouble is ended have so long to say so.
+const CLEAR_LIMIT: Duration = Duration::from_secs(15);
 
 /// Makes clients: of the nodes that the command line names, or that begin at others.
 pub trait Connects {
@@ -182,15 +185,19 @@ async fn hold(connects: &impl Connects, args: DrillArgs, format: Format) -> Resu
     }
     let held = run::Held { by, notes: note };
     let asked_to_end = signals::asked_to_end(1)?;
-    let say = |at: Duration, what: &str| eprintln!("{:>7.1} s  {what}", at.as_secs_f64());
+    // A terminal that is gone must not keep a drill from clearing up.
+    let say = |at: Duration, what: &str| tell(&format!("{:>7.1} s  {what}", at.as_secs_f64()));
     let report = run::hold(&client, scenario, held, |endpoints| connects.writer(endpoints), asked_to_end, &say).await?;
     let place = |number, previous_sha256, earlier: Vec<Earlier>| {
         let same = |it: &Earlier| it.scenario == report.scenario.name;
         let earlier = earlier.into_iter().filter(same).take(archive::EARLIER).collect();
         Report { number, previous_sha256, earlier, ..report.clone() }
     };
-    lock::make_collections(&client).await?;
-    let (text, kept) = match archive::append(&client, &key, place).await {
+    let stored = async {
+        lock::make_collections(&client).await?;
+        archive::append(&client, &key, place).await
+    };
+    let (text, kept) = match stored.await {
         Ok(signed) => (signed.to_text()?, Ok(())),
         // What was measured must not be lost with the cluster.
         Err(failure) => (SignedReport::sign(&report, &key)?.to_text()?, Err(failure)),
@@ -209,7 +216,7 @@ fn check_folder(out: &Path) -> Result<(), Failure> {
 }
 
 fn write_files(verified: &Verified, text: &str, out: &Path) -> Result<[PathBuf; 2], Failure> {
-    let Verified { report, sha256, public_key } = verified;
+    let Verified { report, sha256, public_key, .. } = verified;
     let name = match report.number {
         0 => format!("drill-{}", report.drill),
         number => format!("drill-{number:06}"),
@@ -223,7 +230,7 @@ fn write_files(verified: &Verified, text: &str, out: &Path) -> Result<[PathBuf; 
 }
 
 fn print_report(verified: &Verified, files: &[PathBuf], format: Format) -> Result<(), Failure> {
-    let Verified { report, sha256, public_key } = verified;
+    let Verified { report, sha256, public_key, .. } = verified;
     if format == Format::Json {
         return print_json(
             "drill",
@@ -249,16 +256,22 @@ fn print_report(verified: &Verified, files: &[PathBuf], format: Format) -> Resul
 }
 
 async fn abort(client: &Client, confirm: Option<String>) -> Result<Exit, Failure> {
-    let Some(held) = lock::holder(client).await? else {
+    let held = lock::holder(client).await.map_err(|failure| {
+        let next = "without a leader `saola drill cleanup` ends what a drill does to nodes";
+        Failure::new(failure.exit(), failure.what(), next)
+    })?;
+    let Some(held) = held else {
         print_line("no drill runs")?;
         return Ok(Exit::Done);
     };
-    confirmed(&cluster_view(client).await?, &format!("break off: {}", lock::describe(&held)), confirm).await?;
+    let status = cluster_view(client).await?;
+    confirmed(&status, &format!("break off: {}", lock::describe(&held)), confirm).await?;
     lock::release(client, &held).await?;
     eprintln!("told to end; waiting until it does nothing to any node any more");
-    until_clear(client).await
+    until_clear(client, &data_nodes(&status), ABORT_LIMIT).await
 }
 
+/// Also without a leader: then the lock stays, and what nodes do ends all the same, because they cannot read it.
 async fn cleanup(client: &Client, confirm: Option<String>) -> Result<Exit, Failure> {
     let status = cluster_view(client).await?;
     let held = lock::holder(client).await;
@@ -268,32 +281,39 @@ async fn cleanup(client: &Client, confirm: Option<String>) -> Result<Exit, Failu
         Err(failure) => format!("the lock cannot be read: {}", failure.what()),
     };
     confirmed(&status, &format!("clear up ({what})"), confirm).await?;
-    let stage = Stage::of(&status).map_err(|why| Failure::new(Exit::Unreachable, why, "`saola status`"))?;
-    let silent = keeper::end_everywhere(&stage, client).await?;
+    let nodes = data_nodes(&status);
+    // The lock first: a drill that still runs must not begin anew.
+    let released = match held {
+        Ok(Some(held)) => lock::release(client, &held).await,
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    let silent = keeper::end_everywhere(&nodes, client).await?;
     if !silent.is_empty() {
         eprintln!("attention: no answer from {}; what is done there ends by itself", silent.join(", "));
     }
-    if let Some(held) = held? {
-        lock::release(client, &held).await?;
-    }
-    until_clear(client).await
+    let clear = until_clear(client, &nodes, CLEAR_LIMIT).await?;
+    released.map(|()| clear)
+}
+
+fn data_nodes(status: &StatusResponse) -> Vec<Place> {
+    places(status).into_iter().filter(|place| place.role != Role::Witness).collect()
 }
 
 /// Waits until no node is troubled any more, and says so.
-async fn until_clear(client: &Client) -> Result<Exit, Failure> {
-    let status = cluster_view(client).await?;
-    let stage = Stage::of(&status).map_err(|why| Failure::new(Exit::Unreachable, why, "`saola status`"))?;
-    let eyes = watch::Eyes::new(&stage, client)?;
-    let limit = Instant::now() + ABORT_LIMIT;
+async fn until_clear(client: &Client, nodes: &[Place], within: Duration) -> Result<Exit, Failure> {
+    let eyes = watch::Eyes::new(nodes, client)?;
+    let limit = Instant::now() + within;
     loop {
-        let view = eyes.look().await;
-        if view.troubles.is_empty() {
-            print_line("no drill does anything to any node")?;
+        let left = eyes.look().await.not_clear();
+        if left.is_empty() {
+            print_line(format!("no drill does anything to any of {} data nodes", nodes.len()))?;
             return Ok(Exit::Done);
         }
         if Instant::now() > limit {
-            let left: Vec<String> = view.troubles.iter().map(|(name, what)| format!("node {name}: {what}")).collect();
-            return Err(Failure::new(Exit::Degraded, left.join("; "), "`saola drill cleanup`"));
+            let next =
+                "what is done to a node ends by itself within 4 s of its last word; `saola drill cleanup` asks again";
+            return Err(Failure::new(Exit::Degraded, left.join("; "), next));
         }
         tokio::time::sleep(watch::LOOK_EVERY).await;
     }
@@ -341,7 +361,7 @@ async fn history(client: &Client, format: Format) -> Result<Exit, Failure> {
             let bar = it.rto_ms.map_or(String::new(), |rto_ms| "▇".repeat((1 + rto_ms * 19 / most) as usize));
             vec![
                 it.number.to_string(),
-                iso(it.began_us)[..16].replace('T', " "),
+                iso(it.began_us).chars().take(16).collect::<String>().replace('T', " "),
                 it.scenario.clone(),
                 it.verdict.as_str().to_owned(),
                 it.lost.map_or("–".into(), grouped),
@@ -417,6 +437,7 @@ fn verify(files: &[PathBuf], signers: &[PathBuf], format: Format) -> Result<Exit
             return Err(Failure::new(Exit::Verification, what, "ask whose key that is"));
         }
     }
+    let gaps = not_shown(&verified);
     check_chain(&verified).map_err(|why| {
         Failure::new(Exit::Verification, why, "take the files from the cluster: `saola drill report NUMBER`")
     })?;
@@ -436,6 +457,22 @@ fn verify(files: &[PathBuf], signers: &[PathBuf], format: Format) -> Result<Exit
                 short_key(&it.public_key)
             ))?;
         }
+    }
+    if !gaps.is_empty() {
+        let gaps: Vec<String> = gaps.iter().map(u64::to_string).collect();
+        eprintln!("attention: not shown, so that the chain is not checked there: {}", gaps.join(", "));
+    }
+    let other_pages: Vec<String> = (verified.iter().zip(files))
+        .filter(|(it, _)| it.page_as_made == Some(false))
+        .map(|(_, file)| file.display().to_string())
+        .collect();
+    if !other_pages.is_empty() {
+        let what = format!(
+            "{}: the report in it is as it was signed, but the page around it is not the one that this release makes of it",
+            other_pages.join(", ")
+        );
+        let next = "believe the report, not the page: `saola drill verify -o json`, or have a page made by the release that held the drill";
+        return Err(Failure::new(Exit::Degraded, what, next));
     }
     if known.is_empty() {
         eprintln!("attention: whose key that is, nobody has checked; name it with --signer FILE.pub");

@@ -1,6 +1,5 @@
 //! The steps of a drill, and its end: the cluster stands as before.
 
-use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,10 +12,12 @@ use super::canary::Told;
 use super::keeper::{Keeper, cut_off};
 use super::report::{Event, Standing, StepRun, What};
 use super::scenario::{Language, Scenario, Stage, Step, Until};
-use super::watch::{Leader, View};
+use super::watch::{Leader, Scope, View};
 
 /// The cluster has so long to stand as before.
 const SETTLE_LIMIT: Duration = Duration::from_secs(300);
+/// A node that was crashed or healed is well again within so long, or not at all.
+const COMES_BACK: Duration = Duration::from_secs(10);
 /// Whoever leads now is seen to within so long.
 const SEEN_LIMIT: Duration = Duration::from_secs(10);
 /// Leadership that did not go back is handed over again after so long.
@@ -39,7 +40,7 @@ pub struct Drill<'d> {
     pub outage: Duration,
     /// Told how it goes.
     pub say: &'d Say,
-    scope: Mutex<BTreeSet<String>>,
+    scope: Mutex<Scope>,
     events: Mutex<Vec<Event>>,
 }
 
@@ -60,12 +61,20 @@ impl<'d> Drill<'d> {
     }
 
     /// Nodes that may look sick because the drill makes them so.
-    pub fn scope(&self) -> BTreeSet<String> {
-        locked(&self.scope).clone()
+    pub fn with_scope<T>(&self, work: impl FnOnce(&mut Scope) -> T) -> T {
+        work(&mut locked(&self.scope))
     }
 
-    fn touch<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
-        locked(&self.scope).extend(names.into_iter().map(str::to_owned));
+    /// This node looks sick from now on, until it is healed or for so long.
+    fn touch(&self, name: &str, lasts: Option<Duration>) {
+        let well_from = lasts.map(|lasts| self.began.elapsed() + lasts + COMES_BACK);
+        self.with_scope(|scope| scope.insert(name.to_owned(), well_from));
+    }
+
+    /// Nodes that were touched should be well soon.
+    fn healed(&self) {
+        let from = self.began.elapsed() + COMES_BACK;
+        self.with_scope(|scope| scope.values_mut().for_each(|well_from| *well_from = Some(well_from.unwrap_or(from))));
     }
 
     /// Remembers what was seen, and says it.
@@ -95,7 +104,7 @@ fn sentence(what: &What) -> Option<String> {
         What::Leader { node, site, term } => Some(format!("  {node} at {site} leads, in term {term}")),
         What::NoLeader => Some("  nobody leads".to_owned()),
         What::Protection { state } => Some(format!("  protection {state}")),
-        What::BrokenOff { why } => Some(format!("BROKEN OFF: {why}")),
+        What::BrokenOff { why } => Some(format!("BROKEN OFF: {}", why.describe(Language::En))),
     }
 }
 
@@ -156,26 +165,31 @@ impl<'p> Play<'p> {
             }
             Step::Crash { node, down_ms } => {
                 let name = self.node(node)?;
-                self.drill.touch([name.as_str()]);
+                self.drill.touch(&name, Some(Duration::from_millis((*down_ms).into())));
                 self.keeper.crash(&name, *down_ms).await
             }
-            Step::HangDisk { node } => self.trouble(&[&self.node(node)?], &Kind::HangDisk(true)).await,
+            Step::HangDisk { node } => {
+                let name = self.node(node)?;
+                self.drill.touch(&name, None);
+                self.trouble(&[&name], &Kind::HangDisk(true)).await
+            }
             Step::CutLink { site, from } => {
                 let (site, from) = (stage.site(site)?, stage.site(from)?);
-                self.drill.touch(stage.nodes_of(from).iter().map(|it| it.name.as_str()));
                 self.trouble(&data_nodes(stage, Some(site)), &cut_off(stage.nodes_of(from))).await
             }
             Step::LoseWitness {} => {
                 let witnesses: Vec<_> = stage.nodes.iter().filter(|it| it.role == Role::Witness).collect();
-                self.drill.touch(witnesses.iter().map(|it| it.name.as_str()));
-                self.keep_up(&data_nodes(stage, None), &cut_off(witnesses)).await
+                self.trouble(&data_nodes(stage, None), &cut_off(witnesses)).await
             }
             Step::Isolate { site } => {
                 let site = stage.site(site)?;
                 let others = stage.nodes.iter().filter(|it| it.site != site);
                 self.trouble(&data_nodes(stage, Some(site)), &cut_off(others)).await
             }
-            Step::Heal {} => self.keeper.heal().await,
+            Step::Heal {} => {
+                self.drill.healed();
+                self.keeper.heal().await
+            }
             Step::Switchover { to } => {
                 let to = stage.site(to)?;
                 let moved = self.drill.client.transfer(TransferTo::Site(to.to_owned())).await;
@@ -195,13 +209,7 @@ impl<'p> Play<'p> {
         }
     }
 
-    /// Troubles nodes, which may look sick from then on.
     async fn trouble(&self, names: &[&str], kind: &Kind) -> Result<(), String> {
-        self.drill.touch(names.iter().copied());
-        self.keep_up(names, kind).await
-    }
-
-    async fn keep_up(&self, names: &[&str], kind: &Kind) -> Result<(), String> {
         let kinds: Vec<(&str, Kind)> = names.iter().map(|name| (*name, kind.clone())).collect();
         self.keeper.trouble(&kinds).await
     }
@@ -216,10 +224,9 @@ impl<'p> Play<'p> {
 
     async fn until(&self, until: Until) {
         let (mut view, mut told) = (self.view.clone(), self.told.clone());
-        // The look that is under way may be from before the step.
-        let _stale = (view.changed().await, view.changed().await);
+        fresh(&mut view).await;
         loop {
-            let acked_at = told.borrow_and_update().acks.iter().map(|ack| ack.at).max();
+            let acked_at = Some(told.borrow_and_update().last_ack);
             if has_come(until, &view.borrow_and_update(), acked_at, &self.before_trouble, self.drill.stage) {
                 return;
             }
@@ -239,6 +246,8 @@ impl<'p> Play<'p> {
     pub async fn settle(&mut self, before: &Standing) -> Result<(), String> {
         // Where it is not heard, it ends by itself.
         let _healed = self.keeper.heal().await;
+        self.drill.healed();
+        fresh(&mut self.view).await;
         let limit = Instant::now() + SETTLE_LIMIT;
         let mut handed_over: Option<Instant> = None;
         loop {
@@ -263,6 +272,12 @@ impl<'p> Play<'p> {
             }
         }
     }
+}
+
+/// Waits until the cluster is seen as it is now: the look that is under way may be from before.
+async fn fresh(view: &mut cell::Receiver<View>) {
+    // Errors mean that nobody looks any more, and whoever reads the view then finds out.
+    let _stale = (view.changed().await, view.changed().await);
 }
 
 fn data_nodes<'s>(stage: &'s Stage, site: Option<&str>) -> Vec<&'s str> {
@@ -295,10 +310,9 @@ fn has_come(
 }
 
 /// In a sentence.
-fn stands(view: &View) -> String {
+pub fn stands(view: &View) -> String {
     let leads = view.leader.as_ref().map_or("nobody leads".to_owned(), |it| format!("{} leads", it.name));
-    let faults = view.faults.values().map(|(_, what)| what.clone());
-    let parts: Vec<String> = [leads, view.protection.clone()].into_iter().chain(faults).collect();
+    let parts: Vec<String> = [leads, view.protection.clone()].into_iter().chain(view.wrong()).collect();
     parts.iter().filter(|part| !part.is_empty()).map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
@@ -338,7 +352,7 @@ mod tests {
         let none = (None, Duration::ZERO);
         let mut view = View { leader: leader("main-1", "main"), protection: "SYNCHRONIZED".into(), ..View::default() };
         assert!(has_come(Until::Synchronized, &view, None, &none, &stage()));
-        view.faults.insert("dr-1".into(), ("NODE_SILENT", "node dr-1 does not answer".into()));
+        view.faults.insert("dr-1".into(), vec![("NODE_SILENT", "node dr-1 does not answer".into())]);
         assert!(!has_come(Until::Synchronized, &view, None, &none, &stage()));
         assert_eq!(stands(&view), "main-1 leads, SYNCHRONIZED, node dr-1 does not answer");
     }

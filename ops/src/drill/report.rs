@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::canary::Audit;
-use super::scenario::Scenario;
+use super::scenario::{Language, Scenario};
 
 /// Of the report's JSON.
 pub const SCHEMA: &str = "saola/drill-report/v1";
@@ -43,7 +43,7 @@ pub struct Report {
     /// What was done, in order; steps that are missing were not begun.
     pub steps: Vec<StepRun>,
     /// Why it was broken off, if it was.
-    pub broken_off: Option<String>,
+    pub broken_off: Option<Why>,
     /// What each thing that was done cost.
     pub outages: Vec<Outage>,
     /// What the writers were told, and what was there afterwards; none: nothing was written.
@@ -123,7 +123,10 @@ pub struct StepRun {
 pub struct Outage {
     /// Which step.
     pub step: usize,
-    /// The longest time without an acknowledged write that reaches beyond its beginning, up to the next such step.
+    /// When the longest time without an acknowledged write for the writers of one site began that reaches beyond the step's
+    /// beginning, up to the next such step.
+    pub from_ms: u64,
+    /// How long it was.
     pub rto_ms: u64,
     /// The same for the writers of each site.
     pub sites: BTreeMap<String, u64>,
@@ -142,8 +145,8 @@ pub struct Writes {
     pub unknown: u64,
     /// What of it was there when all was over; none: it could not be read back.
     pub audit: Option<Audit>,
-    /// Acknowledged, by the site at which the writer began.
-    pub acked_by_site: BTreeMap<String, u64>,
+    /// Acknowledged since something was last done to the cluster, by the site at which the writer began.
+    pub acked_since_by_site: BTreeMap<String, u64>,
     /// The newest refusal or doubt.
     pub last_trouble: Option<String>,
 }
@@ -197,8 +200,61 @@ pub enum What {
     /// The drill was broken off.
     BrokenOff {
         /// Why.
-        why: String,
+        why: Why,
     },
+}
+
+/// Why a drill was broken off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "kebab-case")]
+pub enum Why {
+    /// Something is wrong that the drill does not do.
+    Alarm {
+        /// Code of the fault.
+        code: String,
+        /// What is wrong.
+        said: String,
+    },
+    /// No write was acknowledged for as long as the drill was allowed.
+    Outage {
+        /// So long.
+        allowed_ms: u64,
+    },
+    /// Somebody has taken its lock away.
+    LockTaken,
+    /// Whoever held it asked for its end.
+    Asked,
+    /// A node does not do any more what the drill asks.
+    Refused {
+        /// Which.
+        node: String,
+        /// What it said.
+        said: String,
+    },
+}
+
+impl Why {
+    /// In a sentence.
+    pub fn describe(&self, language: Language) -> String {
+        let say = |en: String, vi: String| if language == Language::Vi { vi } else { en };
+        match self {
+            Why::Alarm { code, said } => {
+                say(format!("a real alarm: {code}: {said}"), format!("có sự cố thật: {code}: {said}"))
+            }
+            Why::Outage { allowed_ms } => say(
+                format!("no write was acknowledged for {allowed_ms} ms, the outage that the drill was allowed"),
+                format!("không có ghi nào được xác nhận trong {allowed_ms} ms, hết thời gian gián đoạn cho phép"),
+            ),
+            Why::LockTaken => say(
+                "its lock was taken away (`saola drill abort`)".into(),
+                "khóa diễn tập đã bị thu hồi (`saola drill abort`)".into(),
+            ),
+            Why::Asked => say("whoever held it asked for its end".into(), "người thực hiện yêu cầu dừng".into()),
+            Why::Refused { node, said } => {
+                say(format!("node {node} refuses: {said}"), format!("nút {node} từ chối: {said}"))
+            }
+        }
+    }
 }
 
 /// A finding of `saola validate`.
@@ -346,7 +402,7 @@ pub fn checks(report: &Report) -> Vec<Check> {
     let done = report.steps.iter().filter(|it| it.failed.is_none()).count();
     let planned = report.scenario.steps.len();
     if let Some(why) = &report.broken_off {
-        check(Code::ToTheEnd, false, why.clone(), String::new());
+        check(Code::ToTheEnd, false, why.describe(Language::En), String::new());
     }
     check(Code::StepsDone, done == planned, done.to_string(), planned.to_string());
     if !report.scenario.acts() {
@@ -354,11 +410,11 @@ pub fn checks(report: &Report) -> Vec<Check> {
         check(Code::NothingFound, found.is_empty(), none_or(&found), "0".into());
         return checks;
     }
-    if let (Some(rto_ms), Some(targets)) = (report.rto_ms(), &report.scenario.targets) {
-        check(Code::Rto, rto_ms <= targets.rto_ms, format!("{rto_ms} ms"), format!("{} ms", targets.rto_ms));
-    }
+    let (rto_ms, target_ms) = (report.rto_ms(), report.scenario.targets.as_ref().map_or(0, |targets| targets.rto_ms));
+    let measured = rto_ms.map_or("?".to_owned(), |rto_ms| format!("{rto_ms} ms"));
+    check(Code::Rto, rto_ms.is_some_and(|rto_ms| rto_ms <= target_ms), measured, format!("{target_ms} ms"));
     let none = BTreeMap::new();
-    let by_site = report.writes.as_ref().map_or(&none, |writes| &writes.acked_by_site);
+    let by_site = report.writes.as_ref().map_or(&none, |writes| &writes.acked_since_by_site);
     let counts: Vec<String> = by_site.iter().map(|(site, acked)| format!("{site} {acked}")).collect();
     let all = !by_site.is_empty() && by_site.values().all(|acked| *acked > 0);
     check(Code::WritersAtAllSites, all, counts.join(", "), "1".into());
@@ -453,13 +509,19 @@ pub(super) mod tests {
             after: Standing { term: 6, ..standing },
             steps,
             broken_off: None,
-            outages: vec![Outage { step: 1, rto_ms: 1_210, sites: by_site(1_300, 1_210), next_leader_ms: Some(900) }],
+            outages: vec![Outage {
+                step: 1,
+                from_ms: 2_990,
+                rto_ms: 1_210,
+                sites: by_site(1_110, 1_210),
+                next_leader_ms: Some(900),
+            }],
             writes: Some(Writes {
                 acked: 4_000,
                 refused: 3,
                 unknown: 2,
                 audit: Some(Audit { lost: 0, doubled: 0, found: 4_001 }),
-                acked_by_site: by_site(1_900, 2_100),
+                acked_since_by_site: by_site(1_900, 2_100),
                 last_trouble: None,
             }),
             timeline: Timeline {
@@ -502,7 +564,7 @@ pub(super) mod tests {
         let harms: [(Harm, Code); 8] = [
             (|it| it.steps[2].failed = Some("it did not come".into()), Code::StepsDone),
             (|it| it.outages[0].rto_ms = 5_001, Code::Rto),
-            (|it| *it.writes.as_mut().unwrap().acked_by_site.get_mut("dr").unwrap() = 0, Code::WritersAtAllSites),
+            (|it| *it.writes.as_mut().unwrap().acked_since_by_site.get_mut("dr").unwrap() = 0, Code::WritersAtAllSites),
             (|it| audit_of(it).lost = 1, Code::NothingLost),
             (|it| audit_of(it).doubled = 1, Code::NothingDoubled),
             (|it| it.after.equal = None, Code::CopiesEqual),
@@ -517,7 +579,7 @@ pub(super) mod tests {
             let failed: Vec<Code> = report.checks.iter().filter(|it| !it.held).map(|it| it.code).collect();
             assert_eq!((failed, report.verdict), (vec![code], Verdict::Failed));
         }
-        let broken_off = Report { broken_off: Some("NODE_SILENT".into()), ..passed() }.judged();
+        let broken_off = Report { broken_off: Some(Why::LockTaken), ..passed() }.judged();
         assert_eq!(broken_off.verdict, Verdict::BrokenOff);
     }
 

@@ -1,6 +1,7 @@
 //! Holds a drill: guards, lock, writers, steps, clean-up, measurement.
 
 use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,12 +11,12 @@ use tokio::sync::watch as cell;
 
 use super::canary::{Audit, Told, Writers};
 use super::keeper::{Keeper, LASTS};
-use super::play::{Drill, Play, Say, ms};
+use super::play::{Drill, Play, Say, ms, stands};
 use super::report::{
-    Cluster, Event, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, Verdict, What, Writes,
+    Cluster, Event, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, Verdict, What, Why, Writes,
 };
-use super::scenario::Scenario;
-use super::watch::{Eyes, LOOK_EVERY, View, watch_over};
+use super::scenario::{Scenario, Stage};
+use super::watch::{Breaks, Eyes, LOOK_EVERY, View, watch_over};
 use super::{guard, lock};
 use crate::exit::{Exit, Failure};
 use crate::gap::longest_gap;
@@ -27,6 +28,8 @@ use crate::verbs::status::role;
 use crate::verbs::validate::{approvers, copies, other_site};
 use crate::verbs::view::cluster_view;
 
+/// After the lock is taken the cluster must be seen to fare well within so long.
+const WELL_LIMIT: Duration = Duration::from_secs(10);
 /// The writers have so long to be acknowledged something before anything is done.
 const WARM_UP: Duration = Duration::from_secs(30);
 /// So many acknowledgements are enough to begin.
@@ -58,24 +61,32 @@ pub async fn hold(
     asked_to_end: impl Future<Output = ()>,
     say: &Say,
 ) -> Result<Report, Failure> {
+    let mut asked_to_end = pin!(asked_to_end);
     let status = cluster_view(client).await?;
-    let (began_us, began) = (now_us(), Instant::now());
     if !scenario.acts() {
+        let (began_us, began) = (now_us(), Instant::now());
         let found = checklist(client, &status).await?;
         let looked = |step| StepRun { step, began_ms: 0, ended_ms: ms(began.elapsed()), failed: None };
         let steps = (0..scenario.steps.len()).map(looked).collect();
         let report = Report { findings: found, steps, ..empty(&status, scenario, String::new(), held) };
         return Ok(Report { began_us, took_ms: ms(began.elapsed()), ..report }.judged());
     }
-    let (stage, scenario) = guard::check(client, &status, scenario).await?;
-    lock::make_collections(client).await?;
+    let ready = async {
+        let ready = guard::check(client, &status, scenario).await?;
+        lock::make_collections(client).await.map(|()| ready)
+    };
+    let (stage, scenario) = tokio::select! {
+        ready = ready => ready?,
+        () = &mut asked_to_end => return Err(Failure::new(Exit::Interrupted, "interrupted before it began", "run it again")),
+    };
     let outage = Duration::from_millis(scenario.limits.as_ref().map_or(0, |limits| limits.outage_ms));
     let drill = Drill::new(hex(&rand::random::<[u8; 6]>()), client, &stage, outage, say);
+    let began_us = now_us();
     lock::take(client, &drill.id, &held.by, &scenario.name).await?;
     let ran = match run(&drill, &scenario, client_at, asked_to_end).await {
         Ok(ran) => ran,
         Err(failure) => {
-            give_up_lock(client).await?;
+            lock::give_up(client, &drill.id).await?;
             return Err(failure);
         }
     };
@@ -95,17 +106,27 @@ async fn checklist(client: &Client, status: &StatusResponse) -> Result<Vec<Noted
     Ok(noted.collect())
 }
 
-async fn give_up_lock(client: &Client) -> Result<(), Failure> {
-    match lock::holder(client).await? {
-        Some(held) => lock::release(client, &held).await,
-        None => Ok(()),
+/// How the cluster stands when the drill begins: as it did when it was found to fare well.
+async fn begins_well(eyes: &Eyes, stage: &Stage) -> Result<View, Failure> {
+    let limit = Instant::now() + WELL_LIMIT;
+    loop {
+        let view = eyes.look().await;
+        let leads = view.leader.as_ref().map(|leader| leader.site.as_str());
+        if view.faults.is_empty() && leads.is_some() && leads == stage.site("leading").ok() {
+            return Ok(view);
+        }
+        if Instant::now() > limit {
+            let what = format!("the cluster does not stand any more as when it was checked: {}", stands(&view));
+            return Err(Failure::new(Exit::Precondition, what, "`saola status`, then run the drill again"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 /// All that came of the steps and of clearing up behind them.
 struct Ran {
     steps: Vec<StepRun>,
-    broken_off: Option<String>,
+    broken_off: Option<Why>,
     events: Vec<Event>,
     told: Told,
     /// Where each writer began.
@@ -122,18 +143,26 @@ async fn run(
     drill: &Drill<'_>,
     scenario: &Scenario,
     client_at: impl Fn(Vec<String>) -> Result<Client, Failure>,
-    asked_to_end: impl Future<Output = ()>,
+    mut asked_to_end: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Ran, Failure> {
     let (client, stage) = (drill.client, drill.stage);
-    let eyes = Eyes::new(stage, client)?;
-    let first = eyes.look().await;
+    let eyes = Eyes::new(&stage.nodes, client)?;
+    let first = begins_well(&eyes, stage).await?;
     let before = standing(&first);
-    let keeper = Keeper::start(&drill.id, stage, client).await?;
+    let breaks = Breaks::default();
+    let keeper = Keeper::start(&drill.id, &stage.nodes, client, breaks.clone()).await?;
     let at_site = |site: &str| {
         let data = stage.nodes_of(site).into_iter().filter(|it| it.role != Role::Witness);
         client_at(data.map(|place| place.address.clone()).collect())
     };
-    let mut writers = Writers::start(&drill.id, &stage.data_sites(), scenario.writers_per_site, drill.began, at_site)?;
+    let started = Writers::start(&drill.id, &stage.data_sites(), scenario.writers_per_site, drill.began, at_site);
+    let mut writers = match started {
+        Ok(writers) => writers,
+        Err(failure) => {
+            keeper.end().await;
+            return Err(failure);
+        }
+    };
     let mut told = writers.told();
     if tokio::time::timeout(WARM_UP, told.wait_for(|told| told.acks.len() >= WARM)).await.is_err() {
         let trouble = writers.stop().await.last_trouble.unwrap_or_else(|| "no write was answered".into());
@@ -142,35 +171,48 @@ async fn run(
         return Err(Failure::new(Exit::Unreachable, what, "`saola status`"));
     }
     let (view, seen) = cell::channel(first);
-    let (breaks, mut broken) = cell::channel(None);
     let steps = Mutex::new(Vec::new());
     let mut play = Play::new(drill, &keeper, seen, writers.told());
     let playing = async {
-        let broken_off: Option<String> = tokio::select! {
+        let mut broken_off = tokio::select! {
             () = play.steps(scenario, &steps) => None,
-            Ok(why) = broken.wait_for(Option::is_some) => why.clone(),
-            () = asked_to_end => Some("whoever holds it has asked for its end".to_owned()),
+            why = breaks.why() => Some(why),
+            () = &mut asked_to_end => Some(Why::Asked),
         };
-        if let Some(why) = &broken_off {
+        let broken = |why: &Why| {
             drill.note(What::BrokenOff { why: why.clone() });
-        }
-        (broken_off, play.settle(&before).await)
+            drill.tell("clearing up; Ctrl-C twice more ends at once, and then `saola drill cleanup` is due");
+        };
+        broken_off.iter().for_each(broken);
+        let mut settling = pin!(play.settle(&before));
+        let settled = loop {
+            tokio::select! {
+                settled = &mut settling => break settled,
+                // An alarm while it settles is one of the drill, too; there is nothing more to stop.
+                why = breaks.why(), if broken_off.is_none() => {
+                    broken(&why);
+                    broken_off = Some(why);
+                }
+            }
+        };
+        (broken_off, settled)
     };
     let (broken_off, settled) = tokio::select! {
         played = playing => played,
         never = watch_over(drill, &eyes, &view, told, &breaks) => match never {},
     };
-    let told = writers.stop().await;
+    // Writers that are at a write finish it, while others have stopped: what comes then is no interruption.
     let ended = drill.began.elapsed();
+    let told = writers.stop().await;
     drill.tell("reading back what was acknowledged, comparing the copies");
     let patient = client.with_deadline(AFTERWARDS);
-    let audit = writers.audit(&patient, &told).await;
+    let audit = writers.audit(&pinned(stage, &patient)?, &told).await;
     let equal = match patient.digest().await.map(|reply| compare(&reply)) {
         Ok(Digests::Equal) => Some(true),
         Ok(Digests::Different) => Some(false),
         Ok(Digests::Incomplete) | Err(_) => None,
     };
-    let (last, not_clear) = clear_up(&patient, &eyes, keeper).await;
+    let (last, not_clear) = clear_up(drill, &eyes, keeper).await;
     Ok(Ran {
         steps: steps.into_inner().unwrap_or_else(PoisonError::into_inner),
         broken_off,
@@ -185,17 +227,24 @@ async fn run(
     })
 }
 
+/// A client pinned to each data node.
+fn pinned(stage: &Stage, client: &Client) -> Result<Vec<Client>, Failure> {
+    let data = stage.nodes.iter().filter(|it| it.role != Role::Witness);
+    data.map(|it| Ok(client.at_endpoint(&it.address)?)).collect()
+}
+
 /// Ends what is done to nodes, gives the lock up, and looks whether both is so; gives the last look, and what is left.
-async fn clear_up(client: &Client, eyes: &Eyes, keeper: Keeper) -> (View, Vec<String>) {
+async fn clear_up(drill: &Drill<'_>, eyes: &Eyes, keeper: Keeper) -> (View, Vec<String>) {
     // Where it is not heard, it ends by itself, and that is looked at.
     let _silent = keeper.end().await;
-    let lock = give_up_lock(client).await.err().map(|failure| failure.what().to_owned());
+    let given_up = lock::give_up(&drill.client.with_deadline(AFTERWARDS), &drill.id).await;
+    let lock = given_up.err().map(|failure| failure.what().to_owned());
     let limit = Instant::now() + 2 * LASTS;
     loop {
         let view = eyes.look().await;
-        if view.troubles.is_empty() || Instant::now() > limit {
-            let left = view.troubles.iter().map(|(name, what)| format!("node {name}: {what}")).chain(lock).collect();
-            return (view, left);
+        let left = view.not_clear();
+        if left.is_empty() || Instant::now() > limit {
+            return (view, left.into_iter().chain(lock).collect());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -208,7 +257,7 @@ fn standing(view: &View) -> Standing {
         site: leader.site,
         protection: view.protection.clone(),
         term: leader.term,
-        faults: view.faults.values().map(|(_, what)| what.clone()).collect(),
+        faults: view.wrong(),
         equal: None,
     }
 }
@@ -257,16 +306,19 @@ impl Ran {
         let (span_ms, acked) = chart(&self);
         let mut left = self.left;
         let audit = self.audit.map_err(|failure| left.push(failure.what().to_owned())).ok();
+        let last_act = outages.last().and_then(|outage| self.steps.iter().find(|run| run.step == outage.step));
+        let last_act = last_act.map_or(Duration::ZERO, |run| Duration::from_millis(run.began_ms));
+        let since = |ack: &&super::canary::Ack| ack.at > last_act;
         let by_site = |site: &String| {
             let of = |ack: &&super::canary::Ack| self.sites[ack.writer] == *site;
-            (site.clone(), self.told.acks.iter().filter(of).count() as u64)
+            (site.clone(), self.told.acks.iter().filter(of).filter(since).count() as u64)
         };
         let writes = Writes {
             acked: self.told.acks.len() as u64,
             refused: self.told.refused,
             unknown: self.told.unknown,
             audit,
-            acked_by_site: self.sites.iter().map(by_site).collect(),
+            acked_since_by_site: self.sites.iter().map(by_site).collect(),
             last_trouble: self.told.last_trouble.clone(),
         };
         Report {
@@ -289,17 +341,19 @@ fn outages(scenario: &Scenario, ran: &Ran) -> Vec<Outage> {
     let ends = acting.iter().skip(1).map(|run| Duration::from_millis(run.began_ms)).chain([ran.ended]);
     let one = |(run, to): (&&StepRun, Duration)| {
         let from = Duration::from_millis(run.began_ms);
-        let all = ran.told.acks.iter().map(|ack| ack.at);
         let of_site = |site: &String| {
             let acks = ran.told.acks.iter().filter(|ack| ran.sites[ack.writer] == *site).map(|ack| ack.at);
-            (site.clone(), ms(longest_gap(acks, from, to)))
+            (site.clone(), longest_gap(acks, from, to))
         };
+        let gaps: BTreeMap<String, (Duration, Duration)> = ran.sites.iter().map(of_site).collect();
+        let (gap_from, longest) = gaps.values().copied().max_by_key(|(_, length)| *length).unwrap_or_default();
         let leads =
             |event: &&Event| matches!(event.what, What::Leader { .. }) && (run.began_ms..ms(to)).contains(&event.at_ms);
         Outage {
             step: run.step,
-            rto_ms: ms(longest_gap(all, from, to)),
-            sites: ran.sites.iter().map(of_site).collect(),
+            from_ms: ms(gap_from),
+            rto_ms: ms(longest),
+            sites: gaps.into_iter().map(|(site, (_, length))| (site, ms(length))).collect(),
             next_leader_ms: ran.events.iter().find(leads).map(|event| event.at_ms - run.began_ms),
         }
     };
@@ -350,7 +404,8 @@ mod tests {
     fn each_thing_that_is_done_has_its_outage_up_to_the_next_one() {
         let scenario = Scenario::find("main-site-lost").expect("it is ours");
         let found = outages(&scenario, &ran());
-        assert_eq!(found.iter().map(|it| (it.step, it.rto_ms)).collect::<Vec<_>>(), [(1, 750), (4, 1_400)]);
+        let figures: Vec<(usize, u64, u64)> = found.iter().map(|it| (it.step, it.from_ms, it.rto_ms)).collect();
+        assert_eq!(figures, [(1, 150, 1_250), (4, 1_500, 1_500)]);
         assert_eq!((found[0].sites["main"], found[0].sites["dr"]), (800, 1_250));
         assert_eq!((found[0].next_leader_ms, found[1].next_leader_ms), (Some(500), None));
     }

@@ -200,6 +200,11 @@ impl Step {
         !matches!(self, Step::Validate {} | Step::Observe { .. } | Step::Await { .. })
     }
 
+    /// Whether it does something to nodes that lasts until it is ended.
+    fn troubles(&self) -> bool {
+        matches!(self, Step::HangDisk { .. } | Step::CutLink { .. } | Step::LoseWitness {} | Step::Isolate { .. })
+    }
+
     /// In a sentence.
     pub fn describe(&self, language: Language) -> String {
         let vi = language == Language::Vi;
@@ -211,7 +216,7 @@ impl Step {
             ),
             Step::Observe { for_ms } => say(
                 format!("let the writers write for {} ms", grouped(*for_ms)),
-                format!("để các tiến trình ghi trong {} ms", grouped(*for_ms)),
+                format!("để các tiến trình ghi hoạt động trong {} ms", grouped(*for_ms)),
             ),
             Step::Crash { node, down_ms } => say(
                 format!(
@@ -288,7 +293,7 @@ impl Scenario {
         Scenario::parse(&text).map_err(|why| {
             Failure::usage(
                 format!("{doing}: {why}"),
-                "`saola drill plan NAME -o json` shows one that comes with the command",
+                "`saola drill plan NAME --toml` shows one that comes with the command",
             )
         })
     }
@@ -312,7 +317,17 @@ impl Scenario {
         let names: Vec<String> = ours.iter().map(|it| it.name.clone()).collect();
         match ours.into_iter().find(|it| it.name == word) {
             Some(found) => Ok(found),
-            None if word.contains(['/', '.']) => Scenario::read(Path::new(word)),
+            None if word.contains(['/', '.']) => {
+                let read = Scenario::read(Path::new(word))?;
+                // Whoever reads that name in a history must be able to trust that it was ours.
+                match Scenario::ours().into_iter().find(|it| it.name == read.name && *it != read) {
+                    None => Ok(read),
+                    Some(_) => {
+                        let what = format!("scenario {word} has the name {:?} of one of the command's own", read.name);
+                        Err(Failure::usage(what, "give it another name"))
+                    }
+                }
+            }
             None => {
                 let next = format!("one of {}, or the path of a file", names.join(", "));
                 Err(Failure::usage(format!("there is no drill {word:?}"), next))
@@ -354,8 +369,23 @@ impl Scenario {
         if self.acts() && (self.targets.is_none() || self.limits.is_none()) {
             return Err("it does something to the cluster: say `targets` and `limits`".into());
         }
-        if self.acts() && self.level == Level::L0 {
-            return Err("a checklist (L0) does nothing to the cluster".into());
+        let validates = self.steps.iter().filter(|step| matches!(step, Step::Validate {})).count();
+        let is_checklist = validates == self.steps.len();
+        if is_checklist != (self.level == Level::L0) || (validates > 0 && !is_checklist) {
+            return Err("a checklist (L0) only validates, and nothing else does".into());
+        }
+        if !is_checklist && !self.acts() {
+            return Err("it does nothing to the cluster".into());
+        }
+        let mut troubled = false;
+        for step in &self.steps {
+            match step {
+                Step::Heal {} => troubled = false,
+                _ if step.troubles() && troubled => {
+                    return Err("one trouble at a time: `heal` before the next one".into());
+                }
+                _ => troubled |= step.troubles(),
+            }
         }
         if self.acts() && !(1..=64).contains(&self.writers_per_site) {
             return Err("writers_per_site is 1 to 64".into());
@@ -385,21 +415,26 @@ pub struct Stage {
     words: BTreeMap<&'static str, String>,
 }
 
+/// All members of a cluster.
+pub fn places(status: &StatusResponse) -> Vec<Place> {
+    let place = |it: &Member| Place {
+        name: it.name.clone(),
+        site: it.site.clone(),
+        role: it.role(),
+        address: it.client_address.clone(),
+    };
+    status.nodes.iter().filter_map(|node| node.member.as_ref()).map(place).collect()
+}
+
 impl Stage {
     /// As the cluster stands now.
     ///
     /// # Errors
     /// Nobody leads.
     pub fn of(status: &StatusResponse) -> Result<Stage, String> {
-        let members: Vec<&Member> = status.nodes.iter().filter_map(|node| node.member.as_ref()).collect();
-        let place = |it: &&Member| Place {
-            name: it.name.clone(),
-            site: it.site.clone(),
-            role: it.role(),
-            address: it.client_address.clone(),
-        };
-        let nodes: Vec<Place> = members.iter().map(place).collect();
-        let leader = members.iter().find(|it| it.node_id == status.leader).ok_or("nobody leads")?;
+        let mut members = status.nodes.iter().filter_map(|node| node.member.as_ref());
+        let nodes = places(status);
+        let leader = members.find(|it| it.node_id == status.leader).ok_or("nobody leads")?;
         let mut words = BTreeMap::from([("leading", leader.site.clone())]);
         let other = nodes.iter().find(|it| it.role != Role::Witness && it.site != leader.site);
         if let Some(other) = other {
@@ -511,6 +546,11 @@ mod tests {
         let head = "name = \"x\"\nlevel = \"L4\"\n[title]\nen=\"\"\nvi=\"\"\n[purpose]\nen=\"\"\nvi=\"\"\n";
         let refused = |rest: &str| Scenario::parse(&format!("{head}{rest}")).expect_err("it makes no sense");
         assert!(refused("[[step]]\ndo = \"heal\"").contains("targets"));
+        assert!(refused("[[step]]\ndo = \"observe\"\nfor_ms = 3").contains("does nothing"));
+        assert!(refused("[[step]]\ndo = \"validate\"").contains("only validates"));
+        let cut = "[[step]]\ndo = \"lose-witness\"\n";
+        let bounds = "[targets]\nrto_ms = 1\n[limits]\noutage_ms = 1\n";
+        assert!(refused(&format!("{bounds}{cut}{cut}")).contains("one trouble at a time"));
         assert!(refused("[[step]]\ndo = \"explode\"").contains("unknown variant"));
         assert!(refused("[[step]]\ndo = \"observe\"\nfor = 3").contains("unknown field"));
         let mut scenario = Scenario::find("main-site-lost").expect("it is ours");

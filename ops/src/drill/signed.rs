@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::page::page;
 use super::report::{Report, SCHEMA, follows};
 use crate::exit::{Exit, Failure};
 use crate::output::hex;
@@ -43,6 +44,10 @@ pub struct Verified {
     pub sha256: String,
     /// Key of whoever signed it, hexadecimal.
     pub public_key: String,
+    /// The signed report, without the page it may stand in.
+    pub text: String,
+    /// It stands in a page, and whether that is the page which this release makes of it; none: it stands in none.
+    pub page_as_made: Option<bool>,
 }
 
 fn message(report: &str) -> Vec<u8> {
@@ -83,9 +88,9 @@ impl SignedReport {
     /// # Errors
     /// Why it is not to be believed.
     pub fn verify(text: &str) -> Result<Verified, String> {
-        let json = match text.split_once(PAGE_BEGIN) {
-            Some((_, rest)) => rest.split_once(PAGE_END).ok_or("the page is cut short")?.0,
-            None => text,
+        let (json, is_page) = match text.split_once(PAGE_BEGIN) {
+            Some((_, rest)) => (rest.split_once(PAGE_END).ok_or("the page is cut short")?.0, true),
+            None => (text, false),
         };
         let signed: SignedReport =
             serde_json::from_str(json).map_err(|error| format!("it is no signed report: {error}"))?;
@@ -105,7 +110,13 @@ impl SignedReport {
         match report.schema == SCHEMA {
             false => Err(format!("it is {:?}; this release reads {SCHEMA:?}", report.schema)),
             true if !follows(&report) => Err("its verdict does not follow from what was measured".into()),
-            true => Ok(Verified { report, sha256, public_key }),
+            true if report.number > 1 && report.previous_sha256.is_none() => {
+                Err(format!("it is report {}, and names no report before it", report.number))
+            }
+            true => {
+                let page_as_made = is_page.then(|| page(&report, json, &sha256, &public_key) == text);
+                Ok(Verified { report, sha256, public_key, text: json.to_owned(), page_as_made })
+            }
         }
     }
 }
@@ -160,6 +171,12 @@ pub fn check_chain(reports: &[Verified]) -> Result<(), String> {
     Ok(())
 }
 
+/// Numbers that lie between those of these reports, which stand in order.
+pub fn not_shown(reports: &[Verified]) -> Vec<u64> {
+    let numbers = |pair: &[Verified]| pair[0].report.number + 1..pair[1].report.number;
+    reports.windows(2).flat_map(numbers).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use zeroize::Zeroizing;
@@ -181,8 +198,12 @@ mod tests {
         let verified = SignedReport::verify(&text).expect("nobody changed it");
         assert_eq!((&verified.report, &verified.public_key), (&passed(), &hex(&key().public())));
         assert!(!text.contains('<'), "it can stand in a page");
-        let page = format!("<html>{PAGE_BEGIN}{text}{PAGE_END}</html>");
-        assert_eq!(SignedReport::verify(&page), Ok(verified));
+        let page = page(&passed(), &text, &verified.sha256, &verified.public_key);
+        let in_page = SignedReport::verify(&page).expect("nobody changed it");
+        assert_eq!((in_page.page_as_made, verified.page_as_made), (Some(true), None));
+        assert_eq!(Verified { page_as_made: None, ..in_page }, verified);
+        let forged = SignedReport::verify(&page.replace("827 ms", "27 ms").replace("1.2 s", "0.2 s"));
+        assert_eq!(forged.expect("what is signed is whole").page_as_made, Some(false));
     }
 
     #[test]
@@ -215,6 +236,11 @@ mod tests {
             SignedReport::verify(&text(&report)).expect("nobody changed it")
         };
         check_chain(&[first.clone(), next(&first.sha256)]).expect("it follows");
+        let mut later = next(&first.sha256);
+        later.report.number = 7;
+        assert_eq!(not_shown(&[first.clone(), later]), [4, 5, 6]);
+        let orphan = Report { previous_sha256: None, ..passed() };
+        assert!(SignedReport::verify(&text(&orphan)).expect_err("it is the third").contains("names no report"));
         let broken = check_chain(&[first.clone(), next(&"0".repeat(64))]).expect_err("another one was before it");
         assert_eq!(broken, "report 4 was written after another report 3 than this one");
         assert!(check_chain(&[next(&first.sha256), first]).is_err());

@@ -1,7 +1,8 @@
 //! How the cluster fares while a drill runs, as each node says of itself, and what of it is a real alarm.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -12,9 +13,9 @@ use tokio::time::MissedTickBehavior;
 
 use super::canary::Told;
 use super::lock;
-use super::play::Drill;
-use super::report::What;
-use super::scenario::Stage;
+use super::play::{Drill, ms};
+use super::report::{What, Why};
+use super::scenario::Place;
 use crate::exit::Failure;
 use crate::verbs::findings::node::faults;
 
@@ -26,6 +27,8 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 const LOCK_EVERY: Duration = Duration::from_secs(1);
 /// A cluster that cannot be asked within this time has not taken it away.
 const LOCK_LIMIT: Duration = Duration::from_secs(3);
+/// Code of a node that does not answer.
+const SILENT: &str = "NODE_SILENT";
 /// Something is an alarm once it has been seen for so long: a moment's silence is none.
 pub const ALARM_AFTER: Duration = Duration::from_secs(3);
 
@@ -40,6 +43,36 @@ pub struct Leader {
     pub term: u64,
 }
 
+/// Why the drill is to be broken off; the first reason is the one that counts. Clones are one.
+#[derive(Clone, Default)]
+pub struct Breaks(Arc<cell::Sender<Option<Why>>>);
+
+impl Breaks {
+    /// Breaks it off.
+    pub fn off(&self, why: Why) {
+        self.0.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert(why);
+            is_first
+        });
+    }
+
+    /// Resolves when it is to be broken off.
+    pub async fn why(&self) -> Why {
+        let mut seen = self.0.subscribe();
+        loop {
+            if let Some(why) = seen.borrow_and_update().clone() {
+                return why;
+            }
+            // The sender lives as long as this does.
+            let _changed = seen.changed().await;
+        }
+    }
+}
+
+/// What is wrong with a node: code and sentence.
+pub type Fault = (&'static str, String);
+
 /// The cluster at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
@@ -47,30 +80,52 @@ pub struct View {
     pub leader: Option<Leader>,
     /// How the sites stand to each other, as the leader says.
     pub protection: String,
-    /// What is wrong, by node: code and sentence.
-    pub faults: BTreeMap<String, (&'static str, String)>,
+    /// What is wrong, by node.
+    pub faults: BTreeMap<String, Vec<Fault>>,
     /// What drills do, by node.
     pub troubles: BTreeMap<String, String>,
 }
 
+impl View {
+    /// All that is wrong, in sentences.
+    pub fn wrong(&self) -> Vec<String> {
+        self.faults.values().flatten().map(|(_, what)| what.clone()).collect()
+    }
+
+    /// What stands against saying that no drill does anything to any node.
+    pub fn not_clear(&self) -> Vec<String> {
+        let troubled = self.troubles.iter().map(|(name, what)| format!("node {name}: {what}"));
+        troubled.chain(self.silent().into_iter().map(|name| format!("node {name} could not be asked"))).collect()
+    }
+
+    /// Nodes that did not answer.
+    pub fn silent(&self) -> Vec<&str> {
+        let silent = |faults: &Vec<Fault>| faults.iter().any(|(code, _)| *code == SILENT);
+        self.faults.iter().filter(|(_, faults)| silent(faults)).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
 /// Decides how the cluster fares from what each node said of itself; none: it said nothing.
-pub fn view(stage: &Stage, answers: &[Option<StatusResponse>]) -> View {
+pub fn view(nodes: &[Place], answers: &[Option<StatusResponse>]) -> View {
     let mut view = View::default();
-    for (place, answer) in stage.nodes.iter().zip(answers) {
+    for (place, answer) in nodes.iter().zip(answers) {
         let own = answer.as_ref().and_then(|answer| {
             answer.nodes.iter().find(|node| node.member.as_ref().is_some_and(|it| it.name == place.name))
         });
         let (Some(answer), Some(own)) = (answer, own) else {
-            view.faults.insert(place.name.clone(), ("NODE_SILENT", format!("node {} does not answer", place.name)));
+            let what = format!("node {} does not answer", place.name);
+            view.faults.insert(place.name.clone(), vec![(SILENT, what)]);
             continue;
         };
         if !own.trouble.is_empty() {
             view.troubles.insert(place.name.clone(), own.trouble.clone());
         }
         // What ends in two weeks was known before, and votes come and go with a drill.
-        let found = faults(own).into_iter().find(|it| !matches!(it.code, "CERTIFICATE_ENDS" | "NO_VOTE" | "LOG_KEPT"));
-        if let Some(fault) = found {
-            view.faults.insert(place.name.clone(), (fault.code, fault.what));
+        let known = ["CERTIFICATE_ENDS", "NO_VOTE", "LOG_KEPT"];
+        let found: Vec<Fault> =
+            faults(own).into_iter().filter(|it| !known.contains(&it.code)).map(|it| (it.code, it.what)).collect();
+        if !found.is_empty() {
+            view.faults.insert(place.name.clone(), found);
         }
         let later = view.leader.as_ref().is_none_or(|leader| leader.term < answer.term);
         if own.state == "leader" && later {
@@ -83,27 +138,33 @@ pub fn view(stage: &Stage, answers: &[Option<StatusResponse>]) -> View {
 
 /// A connection to each node.
 pub struct Eyes {
-    stage: Stage,
-    nodes: Vec<Client>,
+    nodes: Vec<Place>,
+    clients: Vec<Client>,
 }
 
 impl Eyes {
-    /// Of all nodes of the stage.
+    /// On these.
     ///
     /// # Errors
     /// An address that is none.
-    pub fn new(stage: &Stage, client: &Client) -> Result<Eyes, Failure> {
-        let pinned = stage.nodes.iter().map(|it| Ok(client.at_endpoint(&it.address)?.with_deadline(ANSWER_LIMIT)));
-        Ok(Eyes { stage: stage.clone(), nodes: pinned.collect::<Result<_, Failure>>()? })
+    pub fn new(nodes: &[Place], client: &Client) -> Result<Eyes, Failure> {
+        let pinned = nodes.iter().map(|it| Ok(client.at_endpoint(&it.address)?.with_deadline(ANSWER_LIMIT)));
+        Ok(Eyes { nodes: nodes.to_vec(), clients: pinned.collect::<Result<_, Failure>>()? })
     }
 
     /// Asks each node how it is, and no node about another.
     pub async fn look(&self) -> View {
         // One that cannot be asked is silent, and that is what is to be seen.
-        let answers = join_all(self.nodes.iter().map(|node| async { node.cluster_status(true).await.ok() })).await;
-        view(&self.stage, &answers)
+        let answers = join_all(self.clients.iter().map(|node| async { node.cluster_status(true).await.ok() })).await;
+        view(&self.nodes, &answers)
     }
 }
+
+/// What a node may say or not say while a drill crashes it or hangs its disk; anything else is an alarm there too.
+const OF_DRILLS: [&str; 3] = [SILENT, "NODE_OUT", "DISK_HANGS"];
+
+/// The nodes that a drill makes look sick, and since when each may be well again; none: not before it is healed.
+pub type Scope = BTreeMap<String, Option<Duration>>;
 
 /// Since when something has been wrong that the drill does not do.
 #[derive(Clone, Debug, Default)]
@@ -112,17 +173,22 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    /// With the next look: a sentence once something that is no part of the drill has lasted. `scope`: the nodes that the
-    /// drill troubles.
-    pub fn next(&mut self, view: &View, scope: &BTreeSet<String>, at: Duration) -> Option<String> {
-        let wrong: BTreeMap<&String, &(&str, String)> =
-            view.faults.iter().filter(|(name, _)| !scope.contains(*name)).collect();
+    /// With the next look: a sentence once something that is no part of the drill has lasted. A node that is well again
+    /// leaves the scope: from then on all that happens to it is real.
+    pub fn next(&mut self, view: &View, scope: &mut Scope, at: Duration) -> Option<Why> {
+        scope.retain(|name, well_from| well_from.is_none_or(|from| at < from) || view.faults.contains_key(name));
+        let real = |name: &str, code: &str| !(scope.contains_key(name) && OF_DRILLS.contains(&code));
+        let wrong: BTreeMap<&String, &Fault> = view
+            .faults
+            .iter()
+            .filter_map(|(name, faults)| Some((name, faults.iter().find(|(code, _)| real(name, code))?)))
+            .collect();
         self.since.retain(|name, _| wrong.contains_key(name));
         for name in wrong.keys() {
             self.since.entry((*name).clone()).or_insert(at);
         }
         let lasting = wrong.iter().find(|(name, _)| at.saturating_sub(self.since[**name]) >= ALARM_AFTER);
-        lasting.map(|(_, (code, what))| format!("{code}: {what}"))
+        lasting.map(|(_, (code, what))| Why::Alarm { code: (*code).to_owned(), said: what.clone() })
     }
 }
 
@@ -147,7 +213,7 @@ pub async fn watch_over(
     eyes: &Eyes,
     view: &cell::Sender<View>,
     told: cell::Receiver<Told>,
-    breaks: &cell::Sender<Option<String>>,
+    breaks: &Breaks,
 ) -> Infallible {
     tokio::select! {
         never = watch_nodes(drill, eyes, view, told, breaks) => never,
@@ -155,21 +221,12 @@ pub async fn watch_over(
     }
 }
 
-/// The first reason is the one that counts.
-fn break_off(breaks: &cell::Sender<Option<String>>, why: String) {
-    breaks.send_if_modified(|first| {
-        let is_first = first.is_none();
-        first.get_or_insert(why);
-        is_first
-    });
-}
-
-async fn watch_lock(drill: &Drill<'_>, breaks: &cell::Sender<Option<String>>) -> Infallible {
+async fn watch_lock(drill: &Drill<'_>, breaks: &Breaks) -> Infallible {
     let client = drill.client.with_deadline(LOCK_LIMIT);
     loop {
         tokio::time::sleep(LOCK_EVERY).await;
         if !lock::is_held(&client, &drill.id).await {
-            break_off(breaks, "its lock was taken away (`saola drill abort`)".to_owned());
+            breaks.off(Why::LockTaken);
         }
     }
 }
@@ -179,7 +236,7 @@ async fn watch_nodes(
     eyes: &Eyes,
     view: &cell::Sender<View>,
     told: cell::Receiver<Told>,
-    breaks: &cell::Sender<Option<String>>,
+    breaks: &Breaks,
 ) -> Infallible {
     let mut again = tokio::time::interval(LOOK_EVERY);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -190,18 +247,13 @@ async fn watch_nodes(
         let at = drill.began.elapsed();
         let seen = changes(&view.borrow(), &now);
         seen.into_iter().for_each(|what| drill.note(what));
-        let alarm = alarms.next(&now, &drill.scope(), at);
+        let alarm = drill.with_scope(|scope| alarms.next(&now, scope, at));
         view.send_replace(now);
-        let last_ack = told.borrow().acks.iter().map(|ack| ack.at).max().unwrap_or_default();
         if let Some(alarm) = alarm {
-            break_off(breaks, format!("a real alarm: {alarm}"));
+            breaks.off(alarm);
         }
-        if at.saturating_sub(last_ack) > drill.outage {
-            let allowed = drill.outage.as_millis();
-            break_off(
-                breaks,
-                format!("no write was acknowledged for {allowed} ms, the outage that the drill was allowed"),
-            );
+        if at.saturating_sub(told.borrow().last_ack) > drill.outage {
+            breaks.off(Why::Outage { allowed_ms: ms(drill.outage) });
         }
     }
 }
@@ -231,29 +283,46 @@ mod tests {
         StatusResponse { term, leader: 1, nodes: vec![own], ..StatusResponse::default() }
     }
 
-    fn stage() -> Stage {
-        let nodes = ["main-1", "dr-1"].into_iter().zip(1..).flat_map(|(name, id)| said(name, id, "leader", 1).nodes);
-        Stage::of(&StatusResponse { leader: 1, nodes: nodes.collect(), ..StatusResponse::default() }).expect("it leads")
+    fn nodes() -> Vec<Place> {
+        let one = |name: &str, site: &str| Place {
+            name: name.into(),
+            site: site.into(),
+            role: Role::Voter,
+            address: String::new(),
+        };
+        vec![one("main-1", "main"), one("dr-1", "dr")]
     }
 
     #[test]
     fn of_two_that_say_they_lead_the_later_one_does() {
-        let seen = view(&stage(), &[Some(said("main-1", 1, "leader", 4)), Some(said("dr-1", 2, "leader", 5))]);
+        let seen = view(&nodes(), &[Some(said("main-1", 1, "leader", 4)), Some(said("dr-1", 2, "leader", 5))]);
         assert_eq!(seen.leader, Some(Leader { name: "dr-1".into(), site: "dr".into(), term: 5 }));
         assert_eq!((seen.protection.as_str(), seen.faults.len()), ("STATE dr-1", 0));
     }
 
     #[test]
     fn a_fault_is_an_alarm_only_where_the_drill_does_not_make_it_and_once_it_lasts() {
-        let seen = view(&stage(), &[Some(said("main-1", 1, "leader", 4)), None]);
-        let (nobody, dr) = (BTreeSet::new(), BTreeSet::from(["dr-1".to_owned()]));
+        let seen = view(&nodes(), &[Some(said("main-1", 1, "leader", 4)), None]);
         let second = Duration::from_secs(1);
-        let mut alarms = Alarms::default();
-        assert_eq!(alarms.next(&seen, &nobody, second), None);
-        assert_eq!(alarms.next(&View::default(), &nobody, 2 * second), None);
-        assert_eq!(alarms.next(&seen, &nobody, 3 * second), None, "it was well in between");
-        assert_eq!(alarms.next(&seen, &dr, 7 * second), None);
-        assert_eq!(alarms.next(&seen, &nobody, 8 * second), None);
-        assert_eq!(alarms.next(&seen, &nobody, 11 * second).as_deref(), Some("NODE_SILENT: node dr-1 does not answer"));
+        let (mut alarms, mut nobody) = (Alarms::default(), Scope::new());
+        assert_eq!(alarms.next(&seen, &mut nobody, second), None);
+        assert_eq!(alarms.next(&View::default(), &mut nobody, 2 * second), None);
+        assert_eq!(alarms.next(&seen, &mut nobody, 3 * second), None, "it was well in between");
+        let mut dr = Scope::from([("dr-1".to_owned(), None)]);
+        assert_eq!(alarms.next(&seen, &mut dr, 7 * second), None, "the drill has crashed it");
+        let silent = Why::Alarm { code: SILENT.into(), said: "node dr-1 does not answer".into() };
+        assert_eq!(alarms.next(&seen, &mut nobody, 8 * second), None);
+        assert_eq!(alarms.next(&seen, &mut nobody, 11 * second), Some(silent.clone()));
+
+        dr.insert("dr-1".into(), Some(13 * second));
+        assert_eq!(alarms.next(&seen, &mut dr, 15 * second), None, "it has not come back yet");
+        assert_eq!(alarms.next(&View::default(), &mut dr, 16 * second), None);
+        assert_eq!(alarms.next(&seen, &mut dr, 17 * second), None, "it was well: this is another failure");
+        assert_eq!(alarms.next(&seen, &mut dr, 20 * second), Some(silent));
+        let mut damaged = View::default();
+        damaged.faults.insert("dr-1".into(), vec![("COPY_DAMAGED", "records of node dr-1".into())]);
+        let (mut alarms, mut dr) = (Alarms::default(), Scope::from([("dr-1".to_owned(), None)]));
+        assert_eq!(alarms.next(&damaged, &mut dr, second), None);
+        assert!(alarms.next(&damaged, &mut dr, 4 * second).is_some(), "no drill does that");
     }
 }

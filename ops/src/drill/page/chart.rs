@@ -138,7 +138,7 @@ pub fn chart(report: &Report) -> Markup {
     html! {
         svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label="timeline" {
             @for outage in &report.outages {
-                @let from = report.steps.iter().find(|run| run.step == outage.step).map_or(0, |run| run.began_ms);
+                @let from = outage.from_ms;
                 rect x=(px(x(report, from))) y=(px(TOP)) width=(px((x(report, from + outage.rto_ms) - x(report, from)).max(1.0)))
                     height=(px(BOTTOM - TOP)) fill="#fee2e2" {}
             }

@@ -79,15 +79,18 @@ fn in_a_sentence(report: &Report) -> Markup {
                         &format!("Việc ghi gián đoạn nhiều nhất {}; trong {} bản ghi đã xác nhận, số bị mất là {}.", span(rto_ms), grouped(acked), grouped(lost)),
                     ))
                 }
+                (Some(_), None) => (both(
+                    "What was written could not be read back: nobody knows whether anything was lost.",
+                    "Không đọc lại được dữ liệu đã ghi: chưa biết có mất bản ghi nào không.",
+                )),
+                (None, _) if report.scenario.acts() => (both("Nothing was done to the cluster yet.", "Chưa thực hiện tác động nào lên cụm.")),
                 _ if report.findings.is_empty() => (both("Nothing was found.", "Không phát hiện vấn đề nào.")),
                 _ => (both(
                     &format!("{} things want attention.", report.findings.len()),
                     &format!("Có {} vấn đề cần xử lý.", report.findings.len()),
                 )),
             }
-            @if let Some(why) = &report.broken_off {
-                " " (both(&format!("The drill was broken off: {why}."), &format!("Diễn tập bị dừng giữa chừng: {why}.")))
-            }
+            @if let Some(why) = &report.broken_off { " (" (words::broken_off(why)) ")" }
         }
     }
 }
@@ -116,7 +119,7 @@ fn cards(report: &Report) -> Markup {
             }
             @if let Some(ms) = report.unprotected_ms() {
                 (card(true, both("Sites did not protect each other", "Hai địa điểm không bảo vệ nhau"), &span(ms),
-                    both("a second loss would have hurt meanwhile", "trong lúc đó mất thêm sẽ gây thiệt hại")))
+                    both("a second loss would have hurt meanwhile", "nếu mất thêm một địa điểm lúc đó sẽ mất dữ liệu hoặc ngừng dịch vụ")))
             }
             @if report.writes.is_none() {
                 (card(report.findings.is_empty(), both("Findings", "Vấn đề phát hiện"), &report.findings.len().to_string(), nothing.clone()))
@@ -134,7 +137,7 @@ fn timeline(report: &Report) -> Markup {
             @for (place, site) in report.timeline.acked.keys().enumerate() {
                 span { i style=(format!("background:{}", chart::colour(place))) {} (both(&format!("acknowledged writes of the writers at {site}"), &format!("ghi được xác nhận của tiến trình tại {site}"))) }
             }
-            span { i style="background:#fee2e2" {} (both("no write acknowledged", "không có ghi nào được xác nhận")) }
+            span { i style="background:#fee2e2" {} (both("longest interruption at one site", "gián đoạn dài nhất tại một địa điểm")) }
             span { (both("upper lane: who leads; lower lane: whether the sites protect each other; numbers: steps", "dải trên: nút lãnh đạo; dải dưới: hai địa điểm có bảo vệ nhau không; số: bước")) }
         }
     }
@@ -187,7 +190,11 @@ fn steps(report: &Report) -> Markup {
                     td.n { @if let Some(run) = run { (span(run.began_ms)) } }
                     td.n { @if let Some(run) = run { (span(run.ended_ms - run.began_ms.min(run.ended_ms))) } }
                     td.n { @if let Some(ms) = outage(number).and_then(|it| it.next_leader_ms) { (span(ms)) } }
-                    td.n { @if let Some(outage) = outage(number) { (span(outage.rto_ms)) } }
+                    td.n {
+                        @if let Some(outage) = outage(number) {
+                            @for (site, ms) in &outage.sites { div { (site) " " (span(*ms)) } }
+                        }
+                    }
                     td { @match run { Some(run) => (mark(run.failed.is_none())), None => span.soft { "–" } } }
                 }
             }

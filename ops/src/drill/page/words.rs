@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use maud::{Markup, html};
 
-use crate::drill::report::{Code, Report, Verdict, What};
+use crate::drill::report::{Code, Report, Verdict, What, Why};
 use crate::drill::scenario::{Language, Level, Text};
 
 /// A text twice: the page shows one of them.
@@ -90,8 +90,16 @@ pub fn seen(report: &Report, what: &What) -> Markup {
         ),
         What::NoLeader => both("nobody leads", "không có nút lãnh đạo"),
         What::Protection { state } => html! { (state) " — " (protection(state)) },
-        What::BrokenOff { why } => both(&format!("broken off: {why}"), &format!("dừng giữa chừng: {why}")),
+        What::BrokenOff { why } => broken_off(why),
     }
+}
+
+/// Why it was broken off.
+pub fn broken_off(why: &Why) -> Markup {
+    both(
+        &format!("broken off: {}", why.describe(Language::En)),
+        &format!("dừng giữa chừng: {}", why.describe(Language::Vi)),
+    )
 }
 
 /// A moment: UTC for English, Vietnam's time for Vietnamese.
