@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use saola_client::Error;
 use saola_client::proto::trouble_request::Kind;
-use saola_ops::drill::report::{Code, Report, Verdict, Why};
+use saola_ops::drill::checks::{Code, Verdict};
+use saola_ops::drill::report::{Report, Why};
 use saola_ops::drill::scenario::{Limits, Scenario, Step, Targets};
 use saola_ops::drill::signed::verify_file;
 use saola_ops::launch::{LocalCluster, Plan, node_binary, wait_until};

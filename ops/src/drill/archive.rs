@@ -8,8 +8,9 @@ use saola_client::{Client, Error, Expect, Provenance};
 use saola_storage::promotion::ApproverKey;
 use serde::{Deserialize, Serialize};
 
+use super::checks::Verdict;
 use super::lock::DRILLS;
-use super::report::{Earlier, Report, Verdict};
+use super::report::{Earlier, Report};
 use super::signed::{SignedReport, Verified};
 use crate::exit::{Exit, Failure, doing};
 use crate::time::{self, now_us};

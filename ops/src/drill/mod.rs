@@ -3,11 +3,12 @@
 //! Reading order: [`scenario`] is what is planned, a TOML file; [`run`] holds it: [`guard`] says whether it may begin, [`lock`]
 //! lets one drill be held at a time, [`canary`] writes from both sites and remembers what it was told, [`keeper`] does
 //! things to nodes, which end by themselves when it falls silent, [`play`] takes the steps, [`watch`] looks out for real
-//! alarms. Then [`report`] is what was measured and the verdict that follows, [`signed`] its file, [`page`] what people
+//! alarms. Then [`report`] is what was measured, [`checks`] the verdict that follows, [`signed`] its file, [`page`] what people
 //! read, [`archive`] where the cluster keeps them and when the next one is due.
 
 pub mod archive;
 pub mod canary;
+pub mod checks;
 pub mod guard;
 pub mod keeper;
 pub mod lock;
@@ -37,7 +38,8 @@ use crate::time::{iso, now_us};
 use crate::verbs::cluster::confirmed;
 use crate::verbs::view::cluster_view;
 use archive::Due;
-use report::{Check, Earlier, Report, Verdict};
+use checks::{Check, Verdict};
+use report::{Earlier, Report};
 use scenario::{Language, Level, Place, Scenario, Stage, places};
 use signed::{SignedReport, Verified, check_chain, not_shown, short_key, verify_file};
 

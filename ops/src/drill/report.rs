@@ -1,13 +1,13 @@
 //! What a drill leaves behind: what was tried, by whom, on what, and what was measured.
 //!
-//! [`checks`] decides from the rest of a report whether the drill was passed: nobody types a verdict, and whoever verifies a
-//! report decides it again.
+//! Checks and verdict follow from the rest: [`super::checks`].
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::canary::Audit;
+use super::checks::{Check, Verdict};
 use super::scenario::{Language, Scenario};
 
 /// Of the report's JSON.
@@ -268,68 +268,6 @@ pub struct Noted {
     pub next: String,
 }
 
-/// Something that has to hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// What: stable.
-    pub code: Code,
-    /// Whether it held.
-    pub held: bool,
-    /// What was measured.
-    pub measured: String,
-    /// What was asked.
-    pub target: String,
-}
-
-/// What has to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Code {
-    /// It was not broken off.
-    ToTheEnd,
-    /// Every step was done, and what it waited for came in time.
-    StepsDone,
-    /// A check of everything found nothing.
-    NothingFound,
-    /// The longest time without an acknowledged write.
-    Rto,
-    /// The writers of every site were acknowledged something.
-    WritersAtAllSites,
-    /// No acknowledged write is lost.
-    NothingLost,
-    /// No write is there twice.
-    NothingDoubled,
-    /// All data nodes hold the same afterwards.
-    CopiesEqual,
-    /// The same site leads as before, the sites stand to each other as before, and nothing is wrong.
-    AsBefore,
-    /// Nothing of the drill is left on the cluster.
-    NothingLeft,
-}
-
-/// How a drill ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Verdict {
-    /// All that had to hold held.
-    Passed,
-    /// Something did not.
-    Failed,
-    /// It was not held to its end.
-    BrokenOff,
-}
-
-impl Verdict {
-    /// As it is shown and stored.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Verdict::Passed => "PASSED",
-            Verdict::Failed => "FAILED",
-            Verdict::BrokenOff => "BROKEN_OFF",
-        }
-    }
-}
-
 /// An earlier drill in a few figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Earlier {
@@ -385,74 +323,6 @@ impl Report {
             verdict: self.verdict,
         }
     }
-
-    /// Decides checks and verdict.
-    pub fn judged(mut self) -> Report {
-        self.checks = checks(&self);
-        self.verdict = verdict(&self);
-        self
-    }
-}
-
-/// What had to hold and whether it did, from all of a report but `checks` and `verdict`.
-pub fn checks(report: &Report) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let mut check = |code, held, measured: String, target: String| checks.push(Check { code, held, measured, target });
-    let none_or = |list: &[String]| if list.is_empty() { "0".to_owned() } else { list.join("; ") };
-    let done = report.steps.iter().filter(|it| it.failed.is_none()).count();
-    let planned = report.scenario.steps.len();
-    if let Some(why) = &report.broken_off {
-        check(Code::ToTheEnd, false, why.describe(Language::En), String::new());
-    }
-    check(Code::StepsDone, done == planned, done.to_string(), planned.to_string());
-    if !report.scenario.acts() {
-        let found: Vec<String> = report.findings.iter().map(|it| it.code.clone()).collect();
-        check(Code::NothingFound, found.is_empty(), none_or(&found), "0".into());
-        return checks;
-    }
-    let (rto_ms, target_ms) = (report.rto_ms(), report.scenario.targets.as_ref().map_or(0, |targets| targets.rto_ms));
-    let measured = rto_ms.map_or("?".to_owned(), |rto_ms| format!("{rto_ms} ms"));
-    check(Code::Rto, rto_ms.is_some_and(|rto_ms| rto_ms <= target_ms), measured, format!("{target_ms} ms"));
-    let none = BTreeMap::new();
-    let by_site = report.writes.as_ref().map_or(&none, |writes| &writes.acked_since_by_site);
-    let counts: Vec<String> = by_site.iter().map(|(site, acked)| format!("{site} {acked}")).collect();
-    let all = !by_site.is_empty() && by_site.values().all(|acked| *acked > 0);
-    check(Code::WritersAtAllSites, all, counts.join(", "), "1".into());
-    let audit = report.writes.as_ref().and_then(|writes| writes.audit);
-    for (code, found) in
-        [(Code::NothingLost, audit.map(|audit| audit.lost)), (Code::NothingDoubled, audit.map(|audit| audit.doubled))]
-    {
-        let measured = found.map_or("?".to_owned(), |found| found.to_string());
-        check(code, found == Some(0), measured, "0".into());
-    }
-    let equal = match report.after.equal {
-        Some(true) => "=",
-        Some(false) => "≠",
-        None => "?",
-    };
-    check(Code::CopiesEqual, report.after.equal == Some(true), equal.into(), "=".into());
-    let standing = |it: &Standing| {
-        let faults = if it.faults.is_empty() { String::new() } else { format!("; {}", it.faults.join("; ")) };
-        format!("{} {}{faults}", it.site, it.protection)
-    };
-    let (before, after) = (standing(&report.before), standing(&report.after));
-    check(Code::AsBefore, before == after && report.after.faults.is_empty(), after, before);
-    check(Code::NothingLeft, report.left.is_empty(), none_or(&report.left), "0".into());
-    checks
-}
-
-fn verdict(report: &Report) -> Verdict {
-    match () {
-        () if report.broken_off.is_some() => Verdict::BrokenOff,
-        () if report.checks.iter().all(|check| check.held) => Verdict::Passed,
-        () => Verdict::Failed,
-    }
-}
-
-/// Whether checks and verdict are those that follow from the rest.
-pub fn follows(report: &Report) -> bool {
-    let again = report.clone().judged();
-    (again.checks, again.verdict) == (report.checks.clone(), report.verdict)
 }
 
 #[cfg(test)]
@@ -553,36 +423,6 @@ pub(super) mod tests {
         .judged()
     }
 
-    fn audit_of(report: &mut Report) -> &mut Audit {
-        report.writes.as_mut().and_then(|writes| writes.audit.as_mut()).expect("it was read back")
-    }
-
-    #[test]
-    fn whatever_did_not_hold_fails_the_drill() {
-        assert_eq!(passed().verdict, Verdict::Passed);
-        type Harm = fn(&mut Report);
-        let harms: [(Harm, Code); 8] = [
-            (|it| it.steps[2].failed = Some("it did not come".into()), Code::StepsDone),
-            (|it| it.outages[0].rto_ms = 5_001, Code::Rto),
-            (|it| *it.writes.as_mut().unwrap().acked_since_by_site.get_mut("dr").unwrap() = 0, Code::WritersAtAllSites),
-            (|it| audit_of(it).lost = 1, Code::NothingLost),
-            (|it| audit_of(it).doubled = 1, Code::NothingDoubled),
-            (|it| it.after.equal = None, Code::CopiesEqual),
-            (|it| it.after.site = "dr".into(), Code::AsBefore),
-            (|it| it.left.push("node dr-1 is still cut off".into()), Code::NothingLeft),
-        ];
-        for (harm, code) in harms {
-            let mut report = passed();
-            harm(&mut report);
-            assert!(!follows(&report), "{code:?}");
-            let report = report.judged();
-            let failed: Vec<Code> = report.checks.iter().filter(|it| !it.held).map(|it| it.code).collect();
-            assert_eq!((failed, report.verdict), (vec![code], Verdict::Failed));
-        }
-        let broken_off = Report { broken_off: Some(Why::LockTaken), ..passed() }.judged();
-        assert_eq!(broken_off.verdict, Verdict::BrokenOff);
-    }
-
     #[test]
     fn the_time_without_protection_is_that_of_all_other_states_together() {
         assert_eq!(passed().unprotected_ms(), Some(15_900));
@@ -597,6 +437,5 @@ pub(super) mod tests {
     fn a_report_is_read_back_as_it_was_written() {
         let text = serde_json::to_string(&passed()).expect("it can be written");
         assert_eq!(serde_json::from_str::<Report>(&text).expect("it can be read"), passed());
-        assert!(follows(&passed()));
     }
 }

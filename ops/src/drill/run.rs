@@ -10,10 +10,11 @@ use saola_client::proto::{Role, StatusResponse};
 use tokio::sync::watch as cell;
 
 use super::canary::{Audit, Told, Writers};
+use super::checks::Verdict;
 use super::keeper::{Keeper, LASTS};
 use super::play::{Drill, Play, Say, ms, stands};
 use super::report::{
-    Cluster, Event, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, Verdict, What, Why, Writes,
+    Cluster, Event, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, What, Why, Writes,
 };
 use super::scenario::{Scenario, Stage};
 use super::watch::{Breaks, Eyes, LOOK_EVERY, View, watch_over};

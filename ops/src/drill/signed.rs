@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::checks::follows;
 use super::page::page;
-use super::report::{Report, SCHEMA, follows};
+use super::report::{Report, SCHEMA};
 use crate::exit::{Exit, Failure};
 use crate::output::hex;
 
@@ -181,6 +182,7 @@ pub fn not_shown(reports: &[Verified]) -> Vec<u64> {
 mod tests {
     use zeroize::Zeroizing;
 
+    use super::super::checks::Verdict;
     use super::super::report::tests::passed;
     use super::*;
 
@@ -207,6 +209,14 @@ mod tests {
     }
 
     #[test]
+    fn a_report_of_version_1_is_still_read() {
+        let file = include_str!("../../tests/fixtures/drill-report-v1.json");
+        let verified = SignedReport::verify(file).expect("an inspector has it");
+        assert_eq!((verified.report.number, verified.report.verdict), (3, Verdict::Passed));
+        assert_eq!(verified.report.outages[0].rto_ms, 1_210);
+    }
+
+    #[test]
     fn any_change_is_found() {
         let text = text(&passed());
         let refused = |changed: String| {
@@ -218,7 +228,7 @@ mod tests {
         assert!(refused(text.replace(&signature(&text), &other.signature)).contains("signature"));
         assert!(refused(text.replace("signed-drill-report/v1", "signed-drill-report/v9")).contains("v9"));
         assert!(refused(text[..text.len() / 2].to_owned()).contains("no signed report"));
-        let typed = Report { verdict: super::super::report::Verdict::Failed, ..passed() };
+        let typed = Report { verdict: Verdict::Failed, ..passed() };
         let typed = SignedReport::sign(&typed, &key()).and_then(|it| it.to_text()).expect("it can be written");
         assert!(refused(typed).contains("does not follow"));
     }

@@ -8,7 +8,8 @@ mod words;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::report::{Check, Code, Earlier, Report, Verdict};
+use super::checks::{Check, Code, Verdict};
+use super::report::{Earlier, Report};
 use super::signed::{PAGE_BEGIN, PAGE_END, short_key};
 use crate::output::grouped;
 use words::{both, each, moment, span, text};

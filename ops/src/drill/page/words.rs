@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use maud::{Markup, html};
 
-use crate::drill::report::{Code, Report, Verdict, What, Why};
+use crate::drill::checks::{Code, Verdict};
+use crate::drill::report::{Report, What, Why};
 use crate::drill::scenario::{Language, Level, Text};
 
 /// A text twice: the page shows one of them.
