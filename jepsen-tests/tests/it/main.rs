@@ -10,6 +10,7 @@
 //! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
 //! - `promotion_live`: a site goes on without the other by force, by the command;
 //! - `protection_live`: two sites under maximum protection and maximum availability, by the command;
+//! - `runbooks_live`: the commands of each runbook, on a cluster in that state;
 //! - `second_opinion`: the linearizability checker against an exhaustive search.
 
 mod checkers;
@@ -20,6 +21,7 @@ mod live;
 mod membership_live;
 mod promotion_live;
 mod protection_live;
+mod runbooks_live;
 mod scenarios;
 mod second_opinion;
 mod simulation;

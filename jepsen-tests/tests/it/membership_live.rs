@@ -289,7 +289,7 @@ fn names(members: &[Member]) -> Vec<&str> {
     members.iter().map(|member| member.name.as_str()).collect()
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub(super) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir(to).expect("the copy's place is free");
     for entry in fs::read_dir(from).expect("the folder can be read") {
         let entry = entry.expect("the folder can be read");

@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Rounds with crashes, unless `SAOLA_ROUNDS` asks for more.
 const ROUNDS: u64 = 2;
 
-fn two_sites() -> Plan {
+pub(super) fn two_sites() -> Plan {
     let nodes = [
         ("main-1", "main", Role::Voter),
         ("main-2", "main", Role::Voter),
@@ -32,7 +32,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Two of three may approve; answers their keys.
-async fn name_approvers(cluster: &LocalCluster) -> Vec<PathBuf> {
+pub(super) async fn name_approvers(cluster: &LocalCluster) -> Vec<PathBuf> {
     let names = ["director", "security", "operations"];
     let keys: Vec<PathBuf> = names.iter().map(|name| cluster.folder().join(format!("{name}.key"))).collect();
     let mut args =

@@ -205,11 +205,11 @@ impl Glance {
     pub fn line(&self) -> String {
         let last = self.last.as_ref().map_or("none was held yet".to_owned(), |last| {
             let ago = now_us().saturating_sub(last.began_us) / 1_000_000;
-            format!("{} {} {} ago", last.scenario, last.verdict.as_str(), time::span(ago))
+            format!("last {} {} {} ago", last.scenario, last.verdict.as_str(), time::span(ago))
         });
         match self.due.iter().filter(|due| due.is_due()).count() {
-            0 => format!("last {last}"),
-            overdue => format!("last {last}; OVERDUE: {overdue}, see `saola drill schedule`"),
+            0 => last,
+            overdue => format!("{last}; OVERDUE: {overdue}, see `saola drill schedule`"),
         }
     }
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::files::{self, NodeFiles};
 use super::plan::{Plan, PlannedNode};
+use super::ports::Ports;
 use super::process::NodeProcess;
 use super::wait::wait_until;
 use crate::exit::{Exit, Failure};
@@ -44,6 +45,8 @@ pub struct LocalCluster {
     topology: Topology,
     client: Client,
     how_to_talk: [PathBuf; 3],
+    /// Kept for nodes that are down.
+    ports: Vec<Ports>,
 }
 
 /// One node of it.
@@ -86,6 +89,7 @@ impl LocalCluster {
             topology: written.topology,
             client,
             how_to_talk: [written.ca, written.client.cert, written.client.key],
+            ports: vec![written.ports],
             folder,
         })
     }
@@ -156,7 +160,8 @@ impl LocalCluster {
     /// # Errors
     /// As [`files::write_another`].
     pub fn prepare_another(&mut self, planned: &PlannedNode, node_id: u64) -> Result<Node, Failure> {
-        let node = files::write_another(&self.plan, planned, node_id, &self.folder)?;
+        let (node, ports) = files::write_another(&self.plan, planned, node_id, &self.folder)?;
+        self.ports.push(ports);
         let files = NodeFiles::of(&self.folder, &node.name);
         self.nodes.push(LocalNode { node: node.clone(), files, process: None });
         Ok(node)

@@ -8,15 +8,14 @@
 //! ```
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rand::Rng;
 use serde::Serialize;
 
 use super::plan::{Plan, PlannedNode};
+use super::ports::Ports;
 use crate::certificates::{Authority, Holder, Issued};
 use crate::connect::Profile;
 use crate::exit::{Exit, Failure};
@@ -24,9 +23,6 @@ use crate::topology::{Node, Role, Site, Topology};
 
 /// Validity of a local cluster's certificates.
 const DAYS: i32 = 365;
-/// Ports for listening are taken from here: below the range that the kernel gives to outgoing connections, which
-/// could otherwise take the port of a node that is down.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Name of the client whose certificate is made.
 const CLIENT: &str = "operator";
 
@@ -57,7 +53,7 @@ impl NodeFiles {
 }
 
 /// Paths and topology of a written cluster.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Written {
     /// The topology that the cluster is made from.
     pub topology: Topology,
@@ -65,6 +61,8 @@ pub struct Written {
     pub ca: PathBuf,
     /// The client's certificate and key.
     pub client: Issued,
+    /// Those of the nodes.
+    pub ports: Ports,
 }
 
 #[derive(Serialize)]
@@ -167,10 +165,10 @@ pub fn write(plan: &Plan, folder: &Path, binary: &Path) -> Result<Written, Failu
         };
         sites.push(Site { name: site.to_owned(), kek_public });
     }
-    let ports = free_ports(plan.nodes.len() * 3)?;
+    let ports = Ports::take(plan.nodes.len() * 3)?;
     let mut nodes = Vec::new();
-    for ((planned, ports), node_id) in plan.nodes.iter().zip(ports.chunks(3)).zip(1..) {
-        nodes.push(write_node(plan, planned, node_id, ports, folder, &authority)?);
+    for ((planned, three), node_id) in plan.nodes.iter().zip(ports.numbers.chunks(3)).zip(1..) {
+        nodes.push(write_node(plan, planned, node_id, three, folder, &authority)?);
     }
     let topology = Topology { cluster_name: plan.cluster_name.clone(), site: sites, node: nodes };
     write_file(&folder.join("topology.toml"), &to_toml(&topology)?)?;
@@ -182,7 +180,7 @@ pub fn write(plan: &Plan, folder: &Path, binary: &Path) -> Result<Written, Failu
         key: Some(format!("certs/{CLIENT}.key").into()),
     };
     write_file(&folder.join("profile.toml"), &to_toml(&profile)?)?;
-    Ok(Written { topology, ca, client })
+    Ok(Written { topology, ca, client, ports })
 }
 
 /// Client addresses of the data nodes.
@@ -194,9 +192,15 @@ pub fn data_endpoints(topology: &Topology) -> Vec<String> {
 ///
 /// # Errors
 /// A node of that name, files that cannot be written, or no free ports.
-pub fn write_another(plan: &Plan, planned: &PlannedNode, node_id: u64, folder: &Path) -> Result<Node, Failure> {
+pub fn write_another(
+    plan: &Plan,
+    planned: &PlannedNode,
+    node_id: u64,
+    folder: &Path,
+) -> Result<(Node, Ports), Failure> {
     let authority = Authority::open(&folder.join("certs"))?;
-    write_node(plan, planned, node_id, &free_ports(3)?, folder, &authority)
+    let ports = Ports::take(3)?;
+    Ok((write_node(plan, planned, node_id, &ports.numbers, folder, &authority)?, ports))
 }
 
 /// `ports` are for peers, clients and metrics.
@@ -255,28 +259,6 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     fs::write(path, text).map_err(|source| Failure::file(format!("write {}", path.display()), &source))
 }
 
-/// Loopback ports that nobody listens on at this moment, all different.
-fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
-    let mut random = rand::rng();
-    // Held until all are chosen, so that none is chosen twice.
-    let mut held = Vec::new();
-    for _ in 0..count * 100 {
-        if held.len() == count {
-            break;
-        }
-        let port = random.random_range(PORTS);
-        held.extend(TcpListener::bind(("127.0.0.1", port)).map(|listener| (listener, port)));
-    }
-    if held.len() < count {
-        return Err(Failure::new(
-            Exit::Other,
-            format!("find {count} free ports on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end),
-            "end some of the programs that listen there",
-        ));
-    }
-    Ok(held.into_iter().map(|(_, port)| port).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,14 +294,6 @@ mod tests {
         let text = settings(&Plan::two_sites_and_witness(), &node(Role::Witness), "127.0.0.1:11002").unwrap();
         assert!(!text.contains("kek"), "{text}");
         assert_eq!(Plan::two_sites_and_witness().data_sites(), ["main", "dr"]);
-    }
-
-    #[test]
-    fn free_ports_are_all_different() {
-        let mut ports = free_ports(15).unwrap();
-        ports.sort_unstable();
-        ports.dedup();
-        assert_eq!(ports.len(), 15);
     }
 
     #[test]
