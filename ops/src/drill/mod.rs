@@ -22,6 +22,7 @@ pub mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use saola_client::Client;
@@ -181,12 +182,16 @@ async fn hold(connects: &impl Connects, args: DrillArgs, format: Format) -> Resu
     let key = ApproverKey::read_file(&sign_with).map_err(about_plan)?;
     check_folder(&out)?;
     let client = connects.client()?;
+    let mut asked_to_end = pin!(signals::asked_to_end(1)?);
     if scenario.acts() {
         let what = format!("hold drill {} ({})", scenario.name, effect(scenario.level));
-        confirmed(&cluster_view(&client).await?, &what, confirm).await?;
+        let asked = async { confirmed(&cluster_view(&client).await?, &what, confirm).await };
+        tokio::select! {
+            confirmed = asked => confirmed?,
+            () = &mut asked_to_end => return Ok(Exit::Interrupted),
+        }
     }
     let held = run::Held { by, notes: note };
-    let asked_to_end = signals::asked_to_end(1)?;
     // A terminal that is gone must not keep a drill from clearing up.
     let say = |at: Duration, what: &str| tell(&format!("{:>7.1} s  {what}", at.as_secs_f64()));
     let report = run::hold(&client, scenario, held, |endpoints| connects.writer(endpoints), asked_to_end, &say).await?;
@@ -460,10 +465,6 @@ fn verify(files: &[PathBuf], signers: &[PathBuf], format: Format) -> Result<Exit
             ))?;
         }
     }
-    if !gaps.is_empty() {
-        let gaps: Vec<String> = gaps.iter().map(u64::to_string).collect();
-        eprintln!("attention: not shown, so that the chain is not checked there: {}", gaps.join(", "));
-    }
     let other_pages: Vec<String> = (verified.iter().zip(files))
         .filter(|(it, _)| it.page_as_made == Some(false))
         .map(|(_, file)| file.display().to_string())
@@ -475,6 +476,16 @@ fn verify(files: &[PathBuf], signers: &[PathBuf], format: Format) -> Result<Exit
         );
         let next = "believe the report, not the page: `saola drill verify -o json`, or have a page made by the release that held the drill";
         return Err(Failure::new(Exit::Degraded, what, next));
+    }
+    if !gaps.is_empty() {
+        let gaps: Vec<String> = gaps.iter().map(u64::to_string).collect();
+        let what =
+            format!("reports are missing between these, so that the chain is not checked there: {}", gaps.join(", "));
+        return Err(Failure::new(
+            Exit::Degraded,
+            what,
+            "`saola drill report NUMBER` writes each that the cluster keeps",
+        ));
     }
     if known.is_empty() {
         eprintln!("attention: whose key that is, nobody has checked; name it with --signer FILE.pub");

@@ -12,7 +12,7 @@ use super::canary::Told;
 use super::keeper::{Keeper, cut_off};
 use super::report::{Event, Standing, StepRun, What};
 use super::scenario::{Language, Scenario, Stage, Step, Until};
-use super::watch::{Leader, Scope, View};
+use super::watch::{Leader, Scope, Touched, View};
 
 /// The cluster has so long to stand as before.
 const SETTLE_LIMIT: Duration = Duration::from_secs(300);
@@ -67,14 +67,14 @@ impl<'d> Drill<'d> {
 
     /// This node looks sick from now on, until it is healed or for so long.
     fn touch(&self, name: &str, lasts: Option<Duration>) {
-        let well_from = lasts.map(|lasts| self.began.elapsed() + lasts + COMES_BACK);
-        self.with_scope(|scope| scope.insert(name.to_owned(), well_from));
+        let well_by = lasts.map(|lasts| self.began.elapsed() + lasts + COMES_BACK);
+        self.with_scope(|scope| scope.insert(name.to_owned(), Touched { well_by, was_sick: false }));
     }
 
     /// Nodes that were touched should be well soon.
     fn healed(&self) {
-        let from = self.began.elapsed() + COMES_BACK;
-        self.with_scope(|scope| scope.values_mut().for_each(|well_from| *well_from = Some(well_from.unwrap_or(from))));
+        let by = self.began.elapsed() + COMES_BACK;
+        self.with_scope(|scope| scope.values_mut().for_each(|it| it.well_by = Some(it.well_by.unwrap_or(by))));
     }
 
     /// Remembers what was seen, and says it.

@@ -1,7 +1,8 @@
 //! Holds a drill: guards, lock, writers, steps, clean-up, measurement.
 
 use std::collections::BTreeMap;
-use std::pin::{Pin, pin};
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::play::{Drill, Play, Say, ms, stands};
 use super::report::{
     Cluster, Event, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, What, Why, Writes,
 };
-use super::scenario::{Scenario, Stage};
+use super::scenario::{Language, Scenario, Stage};
 use super::watch::{Breaks, Eyes, LOOK_EVERY, View, watch_over};
 use super::{guard, lock};
 use crate::exit::{Exit, Failure};
@@ -64,9 +65,13 @@ pub async fn hold(
 ) -> Result<Report, Failure> {
     let mut asked_to_end = pin!(asked_to_end);
     let status = cluster_view(client).await?;
+    let interrupted = || Failure::new(Exit::Interrupted, "interrupted before it began", "run it again");
     if !scenario.acts() {
         let (began_us, began) = (now_us(), Instant::now());
-        let found = checklist(client, &status).await?;
+        let found = tokio::select! {
+            found = checklist(client, &status) => found?,
+            () = &mut asked_to_end => return Err(interrupted()),
+        };
         let looked = |step| StepRun { step, began_ms: 0, ended_ms: ms(began.elapsed()), failed: None };
         let steps = (0..scenario.steps.len()).map(looked).collect();
         let report = Report { findings: found, steps, ..empty(&status, scenario, String::new(), held) };
@@ -78,16 +83,29 @@ pub async fn hold(
     };
     let (stage, scenario) = tokio::select! {
         ready = ready => ready?,
-        () = &mut asked_to_end => return Err(Failure::new(Exit::Interrupted, "interrupted before it began", "run it again")),
+        () = &mut asked_to_end => return Err(interrupted()),
     };
     let outage = Duration::from_millis(scenario.limits.as_ref().map_or(0, |limits| limits.outage_ms));
     let drill = Drill::new(hex(&rand::random::<[u8; 6]>()), client, &stage, outage, say);
     let began_us = now_us();
     lock::take(client, &drill.id, &held.by, &scenario.name).await?;
-    let ran = match run(&drill, &scenario, client_at, asked_to_end).await {
+    let breaks = Breaks::default();
+    let asked = async {
+        asked_to_end.await;
+        drill.tell("clearing up; Ctrl-C twice more ends at once, and then `saola drill cleanup` is due");
+        breaks.off(Why::Asked);
+        std::future::pending::<Infallible>().await
+    };
+    let ran = tokio::select! {
+        ran = run(&drill, &scenario, client_at, &breaks) => ran,
+        never = asked => match never {},
+    };
+    let ran = match ran {
         Ok(ran) => ran,
         Err(failure) => {
-            lock::give_up(client, &drill.id).await?;
+            if let Err(kept) = lock::give_up(client, &drill.id).await {
+                drill.tell(&format!("attention: {}; `saola drill cleanup` gives the lock up", kept.what()));
+            }
             return Err(failure);
         }
     };
@@ -105,6 +123,17 @@ async fn checklist(client: &Client, status: &StatusResponse) -> Result<Vec<Noted
         next: it.next,
     });
     Ok(noted.collect())
+}
+
+/// What comes of it, unless the drill is to be broken off before anything was done.
+async fn unless_broken<T>(breaks: &Breaks, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        why = breaks.why() => {
+            let what = format!("not begun: {}", why.describe(Language::En));
+            Err(Failure::new(Exit::Precondition, what, "`saola status`, then run the drill again"))
+        }
+    }
 }
 
 /// How the cluster stands when the drill begins: as it did when it was found to fare well.
@@ -144,14 +173,13 @@ async fn run(
     drill: &Drill<'_>,
     scenario: &Scenario,
     client_at: impl Fn(Vec<String>) -> Result<Client, Failure>,
-    mut asked_to_end: Pin<&mut impl Future<Output = ()>>,
+    breaks: &Breaks,
 ) -> Result<Ran, Failure> {
     let (client, stage) = (drill.client, drill.stage);
     let eyes = Eyes::new(&stage.nodes, client)?;
-    let first = begins_well(&eyes, stage).await?;
+    let first = unless_broken(breaks, begins_well(&eyes, stage)).await?;
     let before = standing(&first);
-    let breaks = Breaks::default();
-    let keeper = Keeper::start(&drill.id, &stage.nodes, client, breaks.clone()).await?;
+    let keeper = unless_broken(breaks, Keeper::start(&drill.id, &stage.nodes, client, breaks.clone())).await?;
     let at_site = |site: &str| {
         let data = stage.nodes_of(site).into_iter().filter(|it| it.role != Role::Witness);
         client_at(data.map(|place| place.address.clone()).collect())
@@ -165,11 +193,19 @@ async fn run(
         }
     };
     let mut told = writers.told();
-    if tokio::time::timeout(WARM_UP, told.wait_for(|told| told.acks.len() >= WARM)).await.is_err() {
-        let trouble = writers.stop().await.last_trouble.unwrap_or_else(|| "no write was answered".into());
+    let warm = async {
+        match tokio::time::timeout(WARM_UP, told.wait_for(|told| told.acks.len() >= WARM)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Failure::new(Exit::Unreachable, "the writers of the drill get nowhere", "`saola status`")),
+        }
+    };
+    if let Err(failure) = unless_broken(breaks, warm).await {
+        let trouble = writers.stop().await.last_trouble;
         keeper.end().await;
-        let what = format!("the writers of the drill get nowhere: {trouble}");
-        return Err(Failure::new(Exit::Unreachable, what, "`saola status`"));
+        return Err(match trouble {
+            Some(trouble) => failure.while_doing(trouble),
+            None => failure,
+        });
     }
     let (view, seen) = cell::channel(first);
     let steps = Mutex::new(Vec::new());
@@ -178,12 +214,8 @@ async fn run(
         let mut broken_off = tokio::select! {
             () = play.steps(scenario, &steps) => None,
             why = breaks.why() => Some(why),
-            () = &mut asked_to_end => Some(Why::Asked),
         };
-        let broken = |why: &Why| {
-            drill.note(What::BrokenOff { why: why.clone() });
-            drill.tell("clearing up; Ctrl-C twice more ends at once, and then `saola drill cleanup` is due");
-        };
+        let broken = |why: &Why| drill.note(What::BrokenOff { why: why.clone() });
         broken_off.iter().for_each(broken);
         let mut settling = pin!(play.settle(&before));
         let settled = loop {
@@ -200,7 +232,7 @@ async fn run(
     };
     let (broken_off, settled) = tokio::select! {
         played = playing => played,
-        never = watch_over(drill, &eyes, &view, told, &breaks) => match never {},
+        never = watch_over(drill, &eyes, &view, told, breaks) => match never {},
     };
     // Writers that are at a write finish it, while others have stopped: what comes then is no interruption.
     let ended = drill.began.elapsed();

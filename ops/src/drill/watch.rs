@@ -163,8 +163,17 @@ impl Eyes {
 /// What a node may say or not say while a drill crashes it or hangs its disk; anything else is an alarm there too.
 const OF_DRILLS: [&str; 3] = [SILENT, "NODE_OUT", "DISK_HANGS"];
 
-/// The nodes that a drill makes look sick, and since when each may be well again; none: not before it is healed.
-pub type Scope = BTreeMap<String, Option<Duration>>;
+/// A node that a drill makes look sick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// It should be well by then; none: not before it is healed.
+    pub well_by: Option<Duration>,
+    /// It was seen to be sick.
+    pub was_sick: bool,
+}
+
+/// The nodes that a drill makes look sick.
+pub type Scope = BTreeMap<String, Touched>;
 
 /// Since when something has been wrong that the drill does not do.
 #[derive(Clone, Debug, Default)]
@@ -176,7 +185,12 @@ impl Alarms {
     /// With the next look: a sentence once something that is no part of the drill has lasted. A node that is well again
     /// leaves the scope: from then on all that happens to it is real.
     pub fn next(&mut self, view: &View, scope: &mut Scope, at: Duration) -> Option<Why> {
-        scope.retain(|name, well_from| well_from.is_none_or(|from| at < from) || view.faults.contains_key(name));
+        scope.retain(|name, touched| {
+            let is_sick = view.faults.contains_key(name);
+            touched.was_sick |= is_sick;
+            let Some(well_by) = touched.well_by else { return true };
+            is_sick || (!touched.was_sick && at < well_by)
+        });
         let real = |name: &str, code: &str| !(scope.contains_key(name) && OF_DRILLS.contains(&code));
         let wrong: BTreeMap<&String, &Fault> = view
             .faults
@@ -308,20 +322,21 @@ mod tests {
         assert_eq!(alarms.next(&seen, &mut nobody, second), None);
         assert_eq!(alarms.next(&View::default(), &mut nobody, 2 * second), None);
         assert_eq!(alarms.next(&seen, &mut nobody, 3 * second), None, "it was well in between");
-        let mut dr = Scope::from([("dr-1".to_owned(), None)]);
+        let mut dr = Scope::from([("dr-1".to_owned(), Touched::default())]);
         assert_eq!(alarms.next(&seen, &mut dr, 7 * second), None, "the drill has crashed it");
         let silent = Why::Alarm { code: SILENT.into(), said: "node dr-1 does not answer".into() };
         assert_eq!(alarms.next(&seen, &mut nobody, 8 * second), None);
         assert_eq!(alarms.next(&seen, &mut nobody, 11 * second), Some(silent.clone()));
 
-        dr.insert("dr-1".into(), Some(13 * second));
+        dr.insert("dr-1".into(), Touched { well_by: Some(30 * second), was_sick: false });
+        assert_eq!(alarms.next(&View::default(), &mut dr, 12 * second), None, "it was not seen to be sick yet");
         assert_eq!(alarms.next(&seen, &mut dr, 15 * second), None, "it has not come back yet");
         assert_eq!(alarms.next(&View::default(), &mut dr, 16 * second), None);
         assert_eq!(alarms.next(&seen, &mut dr, 17 * second), None, "it was well: this is another failure");
         assert_eq!(alarms.next(&seen, &mut dr, 20 * second), Some(silent));
         let mut damaged = View::default();
         damaged.faults.insert("dr-1".into(), vec![("COPY_DAMAGED", "records of node dr-1".into())]);
-        let (mut alarms, mut dr) = (Alarms::default(), Scope::from([("dr-1".to_owned(), None)]));
+        let (mut alarms, mut dr) = (Alarms::default(), Scope::from([("dr-1".to_owned(), Touched::default())]));
         assert_eq!(alarms.next(&damaged, &mut dr, second), None);
         assert!(alarms.next(&damaged, &mut dr, 4 * second).is_some(), "no drill does that");
     }

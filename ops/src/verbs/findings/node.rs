@@ -51,7 +51,7 @@ pub fn faults(node: &NodeStatus) -> Vec<Finding> {
         let what = format!("node {name} refuses writes: {}", node.writes_refused_reason);
         found.push(warns("DISK_FULL", what, "make room there"));
     }
-    let next = "put a new one in its place; the node reads it by itself";
+    let next = "put a new one in its place and restart the node, one node at a time";
     match u64::try_from(node.certificate_expires_in_s) {
         Err(_) => found.push(warns("CERTIFICATE_EXPIRED", format!("node {name}: its certificate has expired"), next)),
         Ok(left) if node.certificate_expires_in_s < CERTIFICATE_ENDS_SOON_S => {
