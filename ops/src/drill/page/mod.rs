@@ -183,15 +183,15 @@ fn steps(report: &Report) -> Markup {
             @for (number, step) in report.scenario.steps.iter().enumerate() {
                 @let run = report.steps.iter().find(|run| run.step == number);
                 tr {
-                    td.n { (number + 1) }
+                    td.n.s { (number + 1) }
                     td {
                         (each(|language| step.describe(language)))
                         @if let Some(why) = run.and_then(|run| run.failed.as_ref()) { div.no { (why) } }
                     }
-                    td.n { @if let Some(run) = run { (span(run.began_ms)) } }
-                    td.n { @if let Some(run) = run { (span(run.ended_ms - run.began_ms.min(run.ended_ms))) } }
-                    td.n { @if let Some(ms) = outage(number).and_then(|it| it.next_leader_ms) { (span(ms)) } }
-                    td.n {
+                    td.n.s { @if let Some(run) = run { (span(run.began_ms)) } }
+                    td.n.s { @if let Some(run) = run { (span(run.ended_ms - run.began_ms.min(run.ended_ms))) } }
+                    td.n.s { @if let Some(ms) = outage(number).and_then(|it| it.next_leader_ms) { (span(ms)) } }
+                    td.n.s {
                         @if let Some(outage) = outage(number) {
                             @for (site, ms) in &outage.sites { div { (site) " " (span(*ms)) } }
                         }
@@ -204,7 +204,7 @@ fn steps(report: &Report) -> Markup {
             details {
                 summary { (both("Everything that was seen", "Mọi sự kiện ghi nhận được")) }
                 table {
-                    @for event in &report.timeline.events { tr { td.n { (span(event.at_ms)) } td { (words::seen(report, &event.what)) } } }
+                    @for event in &report.timeline.events { tr { td.n.s { (span(event.at_ms)) } td { (words::seen(report, &event.what)) } } }
                 }
             }
         }
