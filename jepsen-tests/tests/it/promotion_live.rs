@@ -268,6 +268,11 @@ async fn the_side_that_was_left_behind_comes_back_twice_and_people_decide_about_
     for id in ["r1", "r2"] {
         cluster.client().put(COLLECTION, id, "\"main alone\"").send().await.expect("main goes on");
     }
+    // Writes to one record, of which each can go only onto the one before it.
+    let chain = ["\"one\"", "\"two\"", "\"three\""];
+    for value in chain {
+        cluster.client().put(COLLECTION, "chain", value).send().await.expect("main goes on");
+    }
     cluster.kill(&main).await.expect("they run");
     for name in dr {
         must(cluster.start(name));
@@ -283,20 +288,21 @@ async fn the_side_that_was_left_behind_comes_back_twice_and_people_decide_about_
     println!("{back}");
     assert!(back.contains("main-1 is back as node 6") && back.contains("all replicas have the same digest"), "{back}");
     // All were acknowledged, so a quorum has each: the third voter may lack the last one when it is killed.
-    assert!(back.matches("22 writes that it alone had are kept").count() >= 2, "{back}");
+    assert!(back.matches("25 writes that it alone had are kept").count() >= 2, "{back}");
     reads_back(&client, 0..1).await;
     let again = said(run_at(&cluster, "dr-1", strings(&["dr", "reinstate", "main", "--confirm", "demo"])).await);
     assert!(again.contains("no node of site main is left behind"), "{again}");
 
     let listed = said(run_at(&cluster, "dr-1", strings(&["orphan", "list"])).await);
     println!("{listed}");
-    let complete = listed.lines().find(|line| line.contains("epoch-1-main-") && line.contains(" 22 "));
+    let complete = listed.lines().find(|line| line.contains("epoch-1-main-") && line.contains(" 25 "));
     let bundle = complete.and_then(|line| line.split_whitespace().next()).expect("a bundle has all of them");
     let diff = said(run_at(&cluster, "dr-1", strings(&["orphan", "diff", bundle])).await);
     println!("{diff}");
-    assert!(diff.contains("21 would be written") && diff.contains("1 CONFLICT"), "{diff}");
+    assert!(diff.contains("22 would be written") && diff.contains("1 CONFLICT"), "{diff}");
+    assert_eq!(diff.matches("once those before it are written").count(), 2, "{diff}");
     let args = strings(&["orphan", "replay", bundle, "--confirm", "demo"]);
-    for counted in ["21 written", "21 is there"] {
+    for counted in ["24 written", "24 is there"] {
         let replayed = run_at(&cluster, "dr-1", args.clone()).await;
         let shown = String::from_utf8_lossy(&replayed.stdout).into_owned();
         assert!(replayed.status.code() == Some(5) && shown.contains(counted), "{shown}{}", stderr(&replayed));
@@ -307,6 +313,9 @@ async fn the_side_that_was_left_behind_comes_back_twice_and_people_decide_about_
         async move { client.get(COLLECTION, id).send().await.expect("a read").value.expect("it is live").value }
     };
     assert_eq!((&one("r1").await[..], &one("r2").await[..]), (&b"\"dr goes on\""[..], &b"\"main alone\""[..]));
+    let history = client.history(COLLECTION, "chain").send().await.expect("it is read").value;
+    let values: Vec<&[u8]> = history.iter().map(|version| &version.value[..]).collect();
+    assert_eq!(values, chain.map(str::as_bytes), "each once, and in their order");
     said(run_at(&cluster, "dr-1", strings(&["orphan", "discard", bundle, "--confirm", "demo"])).await);
 
     let shown = said(run_at(&cluster, "dr-1", strings(&["dr", "re-protect", "--confirm", "demo"])).await);
