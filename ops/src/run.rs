@@ -18,7 +18,7 @@ const RECORDS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for calls on the cluster but changes of its members, which have [`CHANGE_LIMIT`].
 pub(crate) const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for imports and exports, which should live through a failover.
-const BULK_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const BULK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the verb, or ends it when a signal asks for it; children of the verb end with it.
 ///
@@ -39,21 +39,6 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
             eprintln!("interrupted");
             Ok(Exit::Interrupted)
         }
-    }
-}
-
-/// Clients of a drill, as the command line says.
-#[cfg(feature = "offline")]
-struct OfCommand<'g>(&'g crate::cli::Global);
-
-#[cfg(feature = "offline")]
-impl drill::Connects for OfCommand<'_> {
-    fn client(&self) -> Result<saola_client::Client, Failure> {
-        connect::client(self.0, BULK_TIMEOUT)
-    }
-
-    fn writer(&self, endpoints: Vec<String>) -> Result<saola_client::Client, Failure> {
-        connect::writer(self.0, endpoints, drill::canary::WRITE_LIMIT, drill::canary::ATTEMPT_LIMIT)
     }
 }
 
@@ -84,7 +69,7 @@ async fn verb(cli: Cli) -> Result<Exit, Failure> {
         #[cfg(feature = "offline")]
         Verb::Epoch(verb) => dr::epoch(&records()?, verb, format).await,
         #[cfg(feature = "offline")]
-        Verb::Drill(verb) => drill::drill(OfCommand(&global), verb, format).await,
+        Verb::Drill(verb) => drill::drill(&global, verb, format).await,
         #[cfg(feature = "offline")]
         Verb::Orphan(verb) => dr::orphan::orphan(&connect::client(&global, CLUSTER_TIMEOUT)?, verb, format).await,
         Verb::Goal(verb) => verbs::goal::goal(&records()?, verb, format).await,

@@ -3,7 +3,8 @@
 use saola_client::Client;
 use saola_client::proto::StatusResponse;
 
-use super::scenario::{Scenario, Stage, Step};
+use super::scenario::{Scenario, Step};
+use super::stage::Stage;
 use crate::exit::{Exit, Failure};
 use crate::verbs::findings::{Finding, Level, Question, amiss, findings};
 use crate::verbs::validate::copies;

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::report::Why;
-use super::scenario::Place;
+use super::stage::Place;
 use super::watch::Breaks;
 use crate::exit::Failure;
 

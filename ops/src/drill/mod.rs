@@ -1,6 +1,6 @@
 //! `saola drill …`: rehearsals of bad days, on the real cluster, that write their own evidence.
 //!
-//! Reading order: [`scenario`] is what is planned, a TOML file; [`run`] holds it: [`guard`] says whether it may begin, [`lock`]
+//! Reading order: [`scenario`] is what is planned, a TOML file, [`stage`] the cluster it is held on; [`run`] holds it: [`guard`] says whether it may begin, [`lock`]
 //! lets one drill be held at a time, [`canary`] writes from both sites and remembers what it was told, [`keeper`] does
 //! things to nodes, which end by themselves when it falls silent, [`play`] takes the steps, [`watch`] looks out for real
 //! alarms. Then [`report`] is what was measured, [`checks`] the verdict that follows, [`signed`] its file, [`page`] what people
@@ -18,6 +18,7 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod signed;
+pub mod stage;
 pub mod watch;
 
 use std::fs;
@@ -30,10 +31,12 @@ use saola_client::proto::{Role, StatusResponse};
 use saola_storage::promotion::{ApproverKey, read_public_key};
 use serde_json::json;
 
-use crate::cli::{DrillArgs, DrillVerb};
+use crate::cli::{DrillArgs, DrillVerb, Global};
+use crate::connect;
 use crate::dr::about_plan;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, grouped, hex, print_json, print_line, table, tell};
+use crate::run::BULK_TIMEOUT;
 use crate::signals;
 use crate::time::{iso, now_us};
 use crate::verbs::cluster::confirmed;
@@ -41,33 +44,21 @@ use crate::verbs::view::cluster_view;
 use archive::Due;
 use checks::{Check, Verdict};
 use report::{Earlier, Report};
-use scenario::{Language, Level, Place, Scenario, Stage, places};
+use scenario::{Language, Level, Scenario};
 use signed::{SignedReport, Verified, check_chain, not_shown, short_key, verify_file};
+use stage::{Place, Stage, places};
 
 /// A drill that is to be broken off has so long to clear up.
 const ABORT_LIMIT: Duration = Duration::from_secs(420);
 /// Nodes whose trouble is ended have so long to say so.
 const CLEAR_LIMIT: Duration = Duration::from_secs(15);
 
-/// Makes clients: of the nodes that the command line names, or that begin at others.
-pub trait Connects {
-    /// For calls of the command itself.
-    ///
-    /// # Errors
-    /// What is missing on the command line.
-    fn client(&self) -> Result<Client, Failure>;
-    /// A writer's own, which begins at these nodes.
-    ///
-    /// # Errors
-    /// As [`Connects::client`].
-    fn writer(&self, endpoints: Vec<String>) -> Result<Client, Failure>;
-}
-
 /// Runs a verb.
 ///
 /// # Errors
 /// [`Failure`] with the exit code and the next step.
-pub async fn drill(connects: impl Connects, verb: DrillVerb, format: Format) -> Result<Exit, Failure> {
+pub async fn drill(global: &Global, verb: DrillVerb, format: Format) -> Result<Exit, Failure> {
+    let client = || connect::client(global, BULK_TIMEOUT);
     match verb {
         DrillVerb::List => list(format),
         DrillVerb::Plan { scenario, toml: true } => {
@@ -76,14 +67,12 @@ pub async fn drill(connects: impl Connects, verb: DrillVerb, format: Format) -> 
             print_line(text.map_err(|error| Failure::new(Exit::Other, error.to_string(), "report this"))?.trim_end())?;
             Ok(Exit::Done)
         }
-        DrillVerb::Plan { scenario, toml: false } => {
-            plan(&connects.client()?, &Scenario::find(&scenario)?, format).await
-        }
-        DrillVerb::Run(args) => hold(&connects, args, format).await,
-        DrillVerb::Abort { confirm } => abort(&connects.client()?, confirm).await,
-        DrillVerb::Cleanup { confirm } => cleanup(&connects.client()?, confirm).await,
+        DrillVerb::Plan { scenario, toml: false } => plan(&client()?, &Scenario::find(&scenario)?, format).await,
+        DrillVerb::Run(args) => hold(global, args, format).await,
+        DrillVerb::Abort { confirm } => abort(&client()?, confirm).await,
+        DrillVerb::Cleanup { confirm } => cleanup(&client()?, confirm).await,
         DrillVerb::Report { number, out } => {
-            let text = archive::report(&connects.client()?, number).await?;
+            let text = archive::report(&client()?, number).await?;
             let refused = |why| {
                 Failure::new(
                     Exit::Verification,
@@ -96,9 +85,9 @@ pub async fn drill(connects: impl Connects, verb: DrillVerb, format: Format) -> 
             print_report(&verified, &files, format)?;
             Ok(Exit::Done)
         }
-        DrillVerb::History => history(&connects.client()?, format).await,
+        DrillVerb::History => history(&client()?, format).await,
         DrillVerb::Schedule { scenario, every, never } => {
-            let client = connects.client()?;
+            let client = client()?;
             if let Some(scenario) = scenario {
                 set_schedule(&client, &Scenario::find(&scenario)?, every, never).await?;
             }
@@ -176,12 +165,12 @@ async fn plan(client: &Client, scenario: &Scenario, format: Format) -> Result<Ex
     Ok(Exit::Critical)
 }
 
-async fn hold(connects: &impl Connects, args: DrillArgs, format: Format) -> Result<Exit, Failure> {
+async fn hold(global: &Global, args: DrillArgs, format: Format) -> Result<Exit, Failure> {
     let DrillArgs { scenario, by, sign_with, note, out, confirm } = args;
     let scenario = Scenario::find(&scenario)?;
     let key = ApproverKey::read_file(&sign_with).map_err(about_plan)?;
     check_folder(&out)?;
-    let client = connects.client()?;
+    let client = connect::client(global, BULK_TIMEOUT)?;
     let mut asked_to_end = pin!(signals::asked_to_end(1)?);
     if scenario.acts() {
         let what = format!("hold drill {} ({})", scenario.name, effect(scenario.level));
@@ -192,9 +181,10 @@ async fn hold(connects: &impl Connects, args: DrillArgs, format: Format) -> Resu
         }
     }
     let held = run::Held { by, notes: note };
+    let writer = |endpoints| connect::writer(global, endpoints, canary::WRITE_LIMIT, canary::ATTEMPT_LIMIT);
     // A terminal that is gone must not keep a drill from clearing up.
     let say = |at: Duration, what: &str| tell(&format!("{:>7.1} s  {what}", at.as_secs_f64()));
-    let report = run::hold(&client, scenario, held, |endpoints| connects.writer(endpoints), asked_to_end, &say).await?;
+    let report = run::hold(&client, scenario, held, writer, asked_to_end, &say).await?;
     let place = |number, previous_sha256, earlier: Vec<Earlier>| {
         let same = |it: &Earlier| it.scenario == report.scenario.name;
         let earlier = earlier.into_iter().filter(same).take(archive::EARLIER).collect();

@@ -11,7 +11,8 @@ use tokio::sync::watch as cell;
 use super::canary::Told;
 use super::keeper::{Keeper, cut_off};
 use super::report::{Event, Standing, StepRun, What};
-use super::scenario::{Language, Scenario, Stage, Step, Until};
+use super::scenario::{Language, Scenario, Step, Until};
+use super::stage::Stage;
 use super::watch::{Leader, Scope, Touched, View};
 
 /// The cluster has so long to stand as before.
@@ -281,7 +282,7 @@ async fn fresh(view: &mut cell::Receiver<View>) {
 }
 
 fn data_nodes<'s>(stage: &'s Stage, site: Option<&str>) -> Vec<&'s str> {
-    let there = |it: &&super::scenario::Place| it.role != Role::Witness && site.is_none_or(|site| it.site == site);
+    let there = |it: &&super::stage::Place| it.role != Role::Witness && site.is_none_or(|site| it.site == site);
     stage.nodes.iter().filter(there).map(|it| it.name.as_str()).collect()
 }
 

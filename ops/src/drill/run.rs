@@ -17,7 +17,8 @@ use super::play::{Drill, Play, Say, ms, stands};
 use super::report::{
     Cluster, Event, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, What, Why, Writes,
 };
-use super::scenario::{Language, Scenario, Stage};
+use super::scenario::{Language, Scenario};
+use super::stage::Stage;
 use super::watch::{Breaks, Eyes, LOOK_EVERY, View, watch_over};
 use super::{guard, lock};
 use crate::exit::{Exit, Failure};

@@ -15,7 +15,7 @@ use super::canary::Told;
 use super::lock;
 use super::play::{Drill, ms};
 use super::report::{What, Why};
-use super::scenario::Place;
+use super::stage::Place;
 use crate::exit::Failure;
 use crate::verbs::findings::node::faults;
 
