@@ -151,6 +151,10 @@ impl Client {
         self.shared.attempt_timeout
     }
 
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     pub(crate) fn deadline_from_now(&self) -> Instant {
         Instant::now() + self.deadline
     }

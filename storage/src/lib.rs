@@ -10,6 +10,7 @@
 //! - `apply`, `catalog`, [`retention`], [`protection`], [`failover`], [`goal`], [`epoch`]: the state machine, a pure function from entries to rows and outcomes;
 //! - [`store`], `read`: its owner, and the views that it gives;
 //! - [`export`], [`import`], [`heal`]: a whole state on its way, received, and put in place of a damaged one;
+//! - `fork`: the folder of a node in a lineage of its own, made of such a state;
 //! - [`outline`], `difference`: the same where the receiver has a similar one: only what it lacks is sent;
 //! - [`orphan`]: writes of a side that was left behind, kept as a file for people;
 //! - [`scrub`], [`quarantine`], `ruin`: finding damage, not serving it, and doing without a copy that cannot be used;
@@ -31,6 +32,8 @@ pub mod error;
 pub mod export;
 pub mod failover;
 pub mod folder;
+#[cfg(feature = "rocksdb")]
+pub mod fork;
 pub mod goal;
 pub mod heal;
 pub mod import;

@@ -12,8 +12,9 @@ use saola_ops::drill::report::{Report, Why};
 use saola_ops::drill::scenario::{Limits, Scenario, Step, Targets};
 use saola_ops::drill::signed::verify_file;
 use saola_ops::launch::{LocalCluster, Plan, node_binary, wait_until};
+use saola_storage::promotion::{SignedPlan, short_hash};
 
-use super::membership_live::{must, start, write};
+use super::membership_live::{COLLECTION, must, start, write};
 use super::protection_live::{said, saola};
 
 /// A drill has so long to get somewhere.
@@ -48,7 +49,8 @@ fn file(cluster: &LocalCluster, scenario: &Scenario) -> PathBuf {
 fn like(name: &str, pause_ms: u64) -> Scenario {
     let mut scenario = must(Scenario::find(name));
     scenario.name = format!("like-{name}");
-    scenario.targets = scenario.targets.map(|_| Targets { rto_ms: ANY_MS });
+    scenario.targets =
+        scenario.targets.map(|it| Targets { rto_ms: ANY_MS, promotion_ms: it.promotion_ms.map(|_| ANY_MS) });
     scenario.limits = scenario.limits.map(|_| Limits { outage_ms: ANY_MS });
     for step in &mut scenario.steps {
         if let Step::Observe { for_ms } = step {
@@ -66,10 +68,18 @@ fn arguments(cluster: &LocalCluster, key: &Path, scenario: &Path) -> Vec<String>
 
 /// Begins a drill; what it says goes to a file.
 fn begin(cluster: &LocalCluster, key: &Path, scenario: &Path) -> (Child, PathBuf) {
+    begin_with(cluster, key, scenario, &[])
+}
+
+fn begin_with(cluster: &LocalCluster, key: &Path, scenario: &Path, more: &[&str]) -> (Child, PathBuf) {
     let said = cluster.folder().join("drill.log");
     let out = fs::File::create(&said).expect("the folder is there");
     let mut command = Command::new(must(node_binary()).with_file_name("saola"));
-    command.arg("--profile").arg(cluster.folder().join("profile.toml")).args(arguments(cluster, key, scenario));
+    command
+        .arg("--profile")
+        .arg(cluster.folder().join("profile.toml"))
+        .args(arguments(cluster, key, scenario))
+        .args(more);
     command.stdin(Stdio::null()).stdout(out.try_clone().expect("it is open")).stderr(out);
     (command.spawn().expect("saola is built: `make build`"), said)
 }
@@ -146,8 +156,11 @@ fn said_or_due(output: std::process::Output) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drill_fails_when_it_takes_too_long_and_is_broken_off_when_the_outage_is_longer_than_allowed() {
     let (cluster, key) = on_duty().await;
-    let strict =
-        Scenario { name: "strict".into(), targets: Some(Targets { rto_ms: 1 }), ..like("leader-crash", 1_500) };
+    let strict = Scenario {
+        name: "strict".into(),
+        targets: Some(Targets { rto_ms: 1, promotion_ms: None }),
+        ..like("leader-crash", 1_500)
+    };
     let run = arguments(&cluster, &key, &file(&cluster, &strict));
     let failed = saola(&cluster, &run.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(failed.status.code(), Some(5), "{}", String::from_utf8_lossy(&failed.stderr));
@@ -228,4 +241,89 @@ async fn a_drill_whose_machine_is_lost_ends_by_itself_and_nodes_obey_only_the_dr
     let crash = Kind::Crash(saola_client::proto::Crash { down_ms: 1 });
     let none = main_1.trouble("another", crash, Duration::from_secs(1)).await.expect_err("no drill holds the lock");
     assert!(matches!(&none, Error::Invalid(details) if details.message.contains("does not run")), "{none}");
+}
+
+/// Names two approvers, both of whom are needed; gives their keys.
+async fn name_approvers(cluster: &LocalCluster) -> [PathBuf; 2] {
+    let keys = ["ann", "binh"].map(|name| cluster.folder().join(format!("{name}.key")));
+    for key in &keys {
+        said(saola(cluster, &["approver", "keygen", "--out", text(key)]).await);
+    }
+    let named: Vec<String> =
+        ["ann", "binh"].iter().zip(&keys).map(|(name, key)| format!("{name}={}.pub", text(key))).collect();
+    let set =
+        ["approver", "set", "--approver", &named[0], "--approver", &named[1], "--needed", "2", "--confirm", "demo"];
+    said(saola(cluster, &set).await);
+    keys
+}
+
+/// The words that a drill on a copy of dr-1 has beside those of others.
+fn begin_on_copy(cluster: &LocalCluster, key: &Path, scenario: &Path, copy: &Path) -> (Child, PathBuf) {
+    let settings = must(cluster.files("dr-1")).settings.clone();
+    begin_with(cluster, key, scenario, &["--fork-of", text(&settings), "--fork-folder", text(copy)])
+}
+
+async fn approve(cluster: &LocalCluster, plan: &Path, key: &Path) {
+    let (signed, _) = SignedPlan::from_text(&fs::read_to_string(plan).expect("it is there")).expect("it is a plan");
+    let hash = short_hash(&signed.plan);
+    said(saola(cluster, &["dr", "approve", text(plan), "--key", text(key), "--confirm", &hash]).await);
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("it is there").map(|entry| entry.expect("it can be listed").path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_is_rehearsed_on_a_copy_while_the_sites_go_on_protecting_each_other() {
+    let (cluster, key) = on_duty().await;
+    let keys = name_approvers(&cluster).await;
+    let secret = "canary-of-the-copy-0123456789";
+    cluster.client().put(COLLECTION, "secret", secret).send().await.expect("the cluster runs");
+    let scenario = file(&cluster, &like("promote-copy", 1_500));
+    let copy = cluster.folder().join("copy");
+    let (drill, log) = begin_on_copy(&cluster, &key, &scenario, &copy);
+    until_said(&log, "waiting for 2 of ann, binh to approve").await;
+    let has_secret = |path: &PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes.windows(secret.len()).any(|part| part == secret.as_bytes())
+    };
+    let data = files_below(&copy.join("data"));
+    assert!(data.len() > 3 && !data.iter().any(has_secret), "the copy holds plaintext");
+    // Whoever takes the rehearsal's plan for a real one does no harm.
+    let plan = copy.join("promote.plan");
+    let mistaken = cluster.folder().join("mistaken.plan");
+    fs::copy(&plan, &mistaken).expect("it was written");
+    for key in &keys {
+        approve(&cluster, &mistaken, key).await;
+    }
+    let applied = saola(&cluster, &["dr", "apply", text(&mistaken), "--confirm", "demo-drill"]).await;
+    let why = String::from_utf8_lossy(&applied.stderr).into_owned();
+    assert!(!applied.status.success() && why.contains("of another cluster"), "{why}");
+    for key in &keys {
+        approve(&cluster, &plan, key).await;
+    }
+    assert_eq!(ended(drill).await, Some(0), "{}", fs::read_to_string(&log).unwrap_or_default());
+    let first = report(&cluster, 1);
+    let fork = first.fork.expect("a copy was made");
+    let promotion = fork.promotion.expect("it was promoted");
+    assert_eq!((fork.site.as_str(), promotion.approved_by), ("dr", vec!["ann".to_owned(), "binh".to_owned()]));
+    assert_eq!((promotion.loss.as_str(), promotion.lost_revisions, promotion.epoch), ("BOUNDED", 0, 2));
+    let compared = fork.compared.expect("records were read");
+    assert!(compared.records > 11 && compared.different == 0, "{compared:?}");
+    println!("promotion of the copy: {} ms, copied in {} ms", promotion.took_ms, fork.copied_ms);
+    assert!(!copy.exists(), "the copy is left");
+    let status = must(cluster.client().cluster_status(false).await.map_err(saola_ops::exit::Failure::from));
+    assert_eq!(status.header.map(|header| header.epoch), Some(1), "the cluster went on in its own epoch");
+
+    let (drill, log) = begin_on_copy(&cluster, &key, &scenario, &copy);
+    until_said(&log, "waiting for 2 of ann, binh to approve").await;
+    said(saola(&cluster, &["drill", "abort", "--confirm", "demo"]).await);
+    assert_eq!(ended(drill).await, Some(5));
+    let second = report(&cluster, 2);
+    assert_eq!((second.broken_off, second.left, copy.exists()), (Some(Why::LockTaken), Vec::<String>::new(), false));
+
+    let lonely = saola(&cluster, &["drill", "run", text(&scenario), "--by", "x", "--sign-with", text(&key)]).await;
+    let told = String::from_utf8_lossy(&lonely.stderr).into_owned();
+    assert!(lonely.status.code() == Some(2) && told.contains("--fork-of"), "{told}");
 }

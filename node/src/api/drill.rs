@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use saola_client::drill::{LOCK, WORK};
 use saola_client::proto::drills_server::Drills;
 use saola_client::proto::trouble_request::Kind as Asked;
-use saola_client::proto::{CutOff, EndTroubleRequest, EndTroubleResponse, GetRequest, TroubleRequest, TroubleResponse};
+use saola_client::proto::{
+    CutOff, EndTroubleRequest, EndTroubleResponse, ExportRequest, ExportResponse, GetRequest, TroubleRequest,
+    TroubleResponse,
+};
 use tonic::{Request, Response, Status};
 
 use super::cluster::header;
 use super::deadline::Deadline;
 use super::errors::{Reason, Refusal};
+use super::stream::Answers;
 use super::{admit, read};
 use crate::drill::{Kind, Troubles};
 use crate::node::Node;
@@ -68,6 +73,19 @@ impl Drills for DrillService {
         admit(&self.node, request.metadata())?;
         let ended = self.troubles.end().unwrap_or_default();
         Ok(Response::new(EndTroubleResponse { header: Some(header(&self.node)), ended }))
+    }
+
+    type ExportStream = Answers<ExportResponse>;
+
+    async fn export(&self, request: Request<ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {
+        let deadline = admit(&self.node, request.metadata())?;
+        self.check_runs(&request.into_inner().drill, deadline).await?;
+        let chunks = self.node.replica().export().await.map_err(Refusal::from)?;
+        let parts = chunks.map(|chunk| match chunk {
+            Ok(chunk) => Ok(ExportResponse { chunk }),
+            Err(error) => Err(Refusal::from(error).into()),
+        });
+        Ok(Response::new(parts.boxed()))
     }
 }
 

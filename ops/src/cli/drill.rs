@@ -89,6 +89,12 @@ pub struct DrillArgs {
     /// Folder that the report's files go to
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub out: PathBuf,
+    /// For a drill on a copy: settings file of the data node that is copied; its keys are used, so run the drill there
+    #[arg(long, value_name = "FILE", requires = "fork_folder")]
+    pub fork_of: Option<PathBuf>,
+    /// Folder of the copy, new, with room for all records; it is removed in the end
+    #[arg(long, value_name = "FOLDER", requires = "fork_of")]
+    pub fork_folder: Option<PathBuf>,
     /// Name of the cluster, to confirm without being asked
     #[arg(long, value_name = "CLUSTER")]
     pub confirm: Option<String>,

@@ -63,6 +63,8 @@ pub const DRILL: &str = r#"Example:
   saola drill plan main-site-lost                       # what it would do here, and what stands against it
   saola drill run main-site-lost --by "A. Duty" --sign-with officer.key --out reports
   saola drill verify reports/drill-000001.html --signer officer.key.pub
+On a data node, a forced promotion on a copy of it, with those who approve (the cluster goes on):
+  saola drill run promote-copy --by "A. Duty" --sign-with officer.key --fork-of /etc/saola/node.toml --fork-folder copy
 A drill begins only on a cluster that fares well, and is broken off by Ctrl-C, `saola drill abort`, a real alarm, or an
 outage longer than the scenario allows. What it does to nodes ends by itself 4 s after this command falls silent."#;
 

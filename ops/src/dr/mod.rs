@@ -68,13 +68,15 @@ pub(crate) fn about_plan(error: PromotionError) -> Failure {
     Failure::new(Exit::Usage, format!("{error}{source}"), next)
 }
 
-fn read(file: &Path) -> Result<(SignedPlan, Plan), Failure> {
+/// Reads a plan with its approvals.
+pub(crate) fn read(file: &Path) -> Result<(SignedPlan, Plan), Failure> {
     let text = fs::read_to_string(file);
     let text = text.map_err(|source| Failure::input(format!("read plan {}", file.display()), &source))?;
     SignedPlan::from_text(&text).map_err(about_plan)
 }
 
-fn write(file: &Path, signed: &SignedPlan) -> Result<(), Failure> {
+/// Writes it, whole or not at all.
+pub(crate) fn write(file: &Path, signed: &SignedPlan) -> Result<(), Failure> {
     // Beside it first: a plan with approvals must not be lost half-way.
     let fresh = file.with_extension("new");
     let written = fs::write(&fresh, signed.to_text()).and_then(|()| fs::rename(&fresh, file));
@@ -171,15 +173,24 @@ async fn apply(client: &Client, file: &Path, confirm: Option<String>, format: Fo
     let what = format!("let site {} go on in epoch {} without the rest", plan.site, plan.epoch);
     confirmed(&of_cluster(&plan), &what, confirm).await?;
     let begun = Instant::now();
+    let leader = carry_out(client, &signed, &plan).await.map_err(|failure| failure.while_doing(what))?;
+    went_on(&plan, &leader, begun.elapsed(), format)
+}
+
+/// Carries an approved plan out until its epoch takes writes; gives the name of the node that leads.
+///
+/// # Errors
+/// The nodes do not stand as it says, or nobody leads in time.
+pub(crate) async fn carry_out(client: &Client, signed: &SignedPlan, plan: &Plan) -> Result<String, Failure> {
+    let begun = Instant::now();
     // Once it has begun, what is left the nodes do by themselves.
     let (mut has_begun, mut said) = (false, String::new());
     loop {
-        if let Some(leader) = goes_on(client, &plan).await {
-            return went_on(&plan, &leader, begun.elapsed(), format);
+        if let Some(leader) = goes_on(client, plan).await {
+            return Ok(leader);
         }
         if begun.elapsed() > GOES_ON_LIMIT {
-            let what =
-                format!("{what}: no node leads in epoch {} after {} s; {said}", plan.epoch, GOES_ON_LIMIT.as_secs());
+            let what = format!("no node leads in epoch {} after {} s; {said}", plan.epoch, GOES_ON_LIMIT.as_secs());
             return Err(Failure::new(Exit::Unknown, what, "run the command again: it goes on from where it stopped"));
         }
         let applied = if has_begun { Ok(plan.epoch) } else { client.apply_promotion(signed.to_bytes()).await };
@@ -187,7 +198,7 @@ async fn apply(client: &Client, file: &Path, confirm: Option<String>, format: Fo
             Ok(_) => has_begun = true,
             // The node that begins the epoch starts anew, and its connections end.
             Err(error @ (Error::Unavailable { .. } | Error::UnknownOutcome { .. })) => said = error.to_string(),
-            Err(error) => return Err(doing(what)(error)),
+            Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -17,6 +17,15 @@ pub fn verdict(plan: &Plan) -> String {
     }
 }
 
+/// The same in a word.
+pub fn loss(plan: &Plan) -> &'static str {
+    match plan.verdict() {
+        Verdict::ProvenZero => "PROVEN ZERO",
+        Verdict::Bounded => "BOUNDED",
+        Verdict::Unknown => "UNKNOWN",
+    }
+}
+
 /// Who has approved, and how many must.
 fn approvals(signed: &SignedPlan, plan: &Plan) -> String {
     if plan.needed == 0 {
@@ -107,11 +116,7 @@ pub fn document(signed: &SignedPlan, plan: &Plan) -> Value {
     json!({
         "hash": hex(&plan_hash(&signed.plan)), "cluster": plan.cluster_name, "site": plan.site,
         "epoch": plan.epoch, "former_epoch": plan.former_epoch,
-        "verdict": match plan.verdict() {
-            Verdict::ProvenZero => "PROVEN ZERO",
-            Verdict::Bounded => "BOUNDED",
-            Verdict::Unknown => "UNKNOWN",
-        },
+        "verdict": loss(plan),
         "lost_revisions": (plan.verdict() == Verdict::Bounded).then_some(plan.lost_revisions),
         "because": plan.because, "base": base, "base_node": plan.base_node, "holder": plan.holder,
         "survivors": survivors, "lost": names(&plan.lost), "members": names(&plan.members),

@@ -33,6 +33,12 @@ pub enum Code {
     NothingFound,
     /// The longest time without an acknowledged write.
     Rto,
+    /// The sites protected each other all the time.
+    ProtectedThroughout,
+    /// The copy was promoted: from the last approval until its first write.
+    CopyPromoted,
+    /// Records of the copy that are not those of the cluster.
+    CopySame,
     /// The writers of every site were acknowledged something.
     WritersAtAllSites,
     /// No acknowledged write is lost.
@@ -98,6 +104,21 @@ pub fn checks(report: &Report) -> Vec<Check> {
     let (rto_ms, target_ms) = (report.rto_ms(), report.scenario.targets.as_ref().map_or(0, |targets| targets.rto_ms));
     let measured = rto_ms.map_or("?".to_owned(), |rto_ms| format!("{rto_ms} ms"));
     check(Code::Rto, rto_ms.is_some_and(|rto_ms| rto_ms <= target_ms), measured, format!("{target_ms} ms"));
+    if report.scenario.forks() {
+        let states = report.unprotected_states();
+        let held = report.before.protection == report.after.protection && states.is_empty();
+        let measured = if states.is_empty() { report.after.protection.clone() } else { states.join(", ") };
+        check(Code::ProtectedThroughout, held, measured, report.before.protection.clone());
+        let promotion = report.fork.as_ref().and_then(|fork| fork.promotion.as_ref());
+        let target_ms = report.scenario.targets.as_ref().and_then(|targets| targets.promotion_ms);
+        let in_time = |took_ms: u64| target_ms.is_none_or(|target_ms| took_ms <= target_ms);
+        let measured = promotion.map_or("?".to_owned(), |it| format!("{} ms", it.took_ms));
+        let target = target_ms.map_or(String::new(), |target_ms| format!("{target_ms} ms"));
+        check(Code::CopyPromoted, promotion.is_some_and(|it| in_time(it.took_ms)), measured, target);
+        let compared = report.fork.as_ref().and_then(|fork| fork.compared);
+        let measured = compared.map_or("?".to_owned(), |it| format!("{} / {}", it.different, it.records));
+        check(Code::CopySame, compared.is_some_and(|it| it.different == 0 && it.records > 0), measured, "0".into());
+    }
     let none = BTreeMap::new();
     let by_site = report.writes.as_ref().map_or(&none, |writes| &writes.acked_since_by_site);
     let counts: Vec<String> = by_site.iter().map(|(site, acked)| format!("{site} {acked}")).collect();
@@ -143,8 +164,8 @@ pub fn follows(report: &Report) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::canary::Audit;
-    use super::super::report::Why;
-    use super::super::report::tests::passed;
+    use super::super::report::tests::{passed, rehearsed};
+    use super::super::report::{Compared, Event, Fork, What, Why};
     use super::*;
 
     fn audit_of(report: &mut Report) -> &mut Audit {
@@ -173,6 +194,26 @@ mod tests {
             let failed: Vec<Code> = report.checks.iter().filter(|it| !it.held).map(|it| it.code).collect();
             assert_eq!((failed, report.verdict), (vec![code], Verdict::Failed));
         }
+        type HarmCopy = fn(&mut Fork);
+        let harms: [(HarmCopy, Code); 4] = [
+            (|it| it.promotion = None, Code::CopyPromoted),
+            (|it| it.promotion.as_mut().unwrap().took_ms = 30_001, Code::CopyPromoted),
+            (|it| it.compared.as_mut().unwrap().different = 1, Code::CopySame),
+            (|it| *it.compared.as_mut().unwrap() = Compared::default(), Code::CopySame),
+        ];
+        for (harm, code) in harms {
+            let mut report = rehearsed();
+            assert_eq!(report.verdict, Verdict::Passed);
+            harm(report.fork.as_mut().unwrap());
+            let report = report.judged();
+            let failed: Vec<Code> = report.checks.iter().filter(|it| !it.held).map(|it| it.code).collect();
+            assert_eq!((failed, report.verdict), (vec![code], Verdict::Failed));
+        }
+        let mut exposed = rehearsed();
+        let state = What::Protection { state: "UNSYNCHRONIZED".into() };
+        exposed.timeline.events.push(Event { at_ms: 5_000, what: state });
+        let failed = exposed.judged().checks.into_iter().find(|it| !it.held).map(|it| (it.code, it.measured));
+        assert_eq!(failed, Some((Code::ProtectedThroughout, "UNSYNCHRONIZED".into())));
         let broken_off = Report { broken_off: Some(Why::LockTaken), ..passed() }.judged();
         assert_eq!(broken_off.verdict, Verdict::BrokenOff);
     }

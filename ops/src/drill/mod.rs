@@ -2,13 +2,14 @@
 //!
 //! Reading order: [`scenario`] is what is planned, a TOML file, [`stage`] the cluster it is held on; [`run`] holds it: [`guard`] says whether it may begin, [`lock`]
 //! lets one drill be held at a time, [`canary`] writes from both sites and remembers what it was told, [`keeper`] does
-//! things to nodes, which end by themselves when it falls silent, [`play`] takes the steps, [`watch`] looks out for real
+//! things to nodes, which end by themselves when it falls silent, [`fork`] makes the copy that a promotion is rehearsed on, [`play`] takes the steps, [`watch`] looks out for real
 //! alarms. Then [`report`] is what was measured, [`checks`] the verdict that follows, [`signed`] its file, [`page`] what people
 //! read, [`archive`] where the cluster keeps them and when the next one is due.
 
 pub mod archive;
 pub mod canary;
 pub mod checks;
+pub mod fork;
 pub mod guard;
 pub mod keeper;
 pub mod lock;
@@ -43,6 +44,8 @@ use crate::verbs::cluster::confirmed;
 use crate::verbs::view::cluster_view;
 use archive::Due;
 use checks::{Check, Verdict};
+use fork::ForkOf;
+use fork::settings::NodeSettings;
 use report::{Earlier, Report};
 use scenario::{Language, Level, Scenario};
 use signed::{SignedReport, Verified, check_chain, not_shown, short_key, verify_file};
@@ -117,6 +120,7 @@ fn list(format: Format) -> Result<Exit, Failure> {
 fn effect(level: Level) -> &'static str {
     match level {
         Level::L0 => "none: it only looks",
+        Level::L3 => "nothing: it works on a copy; the node that is copied reads its records once",
         Level::L4 => "one election, or a short wait",
         Level::L5 => "two short pauses of writing",
         Level::L6 => "an outage of writing, as long as a failover takes",
@@ -159,15 +163,17 @@ async fn plan(client: &Client, scenario: &Scenario, format: Format) -> Result<Ex
         }
     }
     if against.is_empty() {
-        eprintln!("next: `saola drill run {} --by NAME --sign-with FILE`", scenario.name);
+        let on_copy = if scenario.forks() { " --fork-of /etc/saola/node.toml --fork-folder FOLDER" } else { "" };
+        eprintln!("next: `saola drill run {} --by NAME --sign-with FILE{on_copy}`", scenario.name);
         return Ok(Exit::Done);
     }
     Ok(Exit::Critical)
 }
 
 async fn hold(global: &Global, args: DrillArgs, format: Format) -> Result<Exit, Failure> {
-    let DrillArgs { scenario, by, sign_with, note, out, confirm } = args;
+    let DrillArgs { scenario, by, sign_with, note, out, fork_of, fork_folder, confirm } = args;
     let scenario = Scenario::find(&scenario)?;
+    let fork = fork_asked(&scenario, fork_of, fork_folder)?;
     let key = ApproverKey::read_file(&sign_with).map_err(about_plan)?;
     check_folder(&out)?;
     let client = connect::client(global, BULK_TIMEOUT)?;
@@ -180,7 +186,7 @@ async fn hold(global: &Global, args: DrillArgs, format: Format) -> Result<Exit, 
             () = &mut asked_to_end => return Ok(Exit::Interrupted),
         }
     }
-    let held = run::Held { by, notes: note };
+    let held = run::Held { by, notes: note, fork };
     let writer = |endpoints| connect::writer(global, endpoints, canary::WRITE_LIMIT, canary::ATTEMPT_LIMIT);
     // A terminal that is gone must not keep a drill from clearing up.
     let say = |at: Duration, what: &str| tell(&format!("{:>7.1} s  {what}", at.as_secs_f64()));
@@ -204,6 +210,22 @@ async fn hold(global: &Global, args: DrillArgs, format: Format) -> Result<Exit, 
     print_report(&verified, &files, format)?;
     kept?;
     Ok(if verified.report.verdict == Verdict::Passed { Exit::Done } else { Exit::Degraded })
+}
+
+/// The copy that a drill is held on, if it is held on one.
+fn fork_asked(scenario: &Scenario, of: Option<PathBuf>, folder: Option<PathBuf>) -> Result<Option<ForkOf>, Failure> {
+    match (scenario.forks(), of, folder) {
+        (false, None, None) => Ok(None),
+        (true, Some(of), Some(folder)) => Ok(Some(ForkOf { settings: NodeSettings::read(&of)?, folder })),
+        (true, _, _) => Err(Failure::usage(
+            format!("drill {} is held on a copy of a data node", scenario.name),
+            "run it where that node has its settings: --fork-of /etc/saola/node.toml --fork-folder FOLDER",
+        )),
+        (false, _, _) => Err(Failure::usage(
+            format!("drill {} works on no copy", scenario.name),
+            "leave --fork-of and --fork-folder out",
+        )),
+    }
 }
 
 /// Finds out before a drill whether its report can be written.

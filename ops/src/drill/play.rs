@@ -9,6 +9,7 @@ use saola_client::{Client, TransferTo};
 use tokio::sync::watch as cell;
 
 use super::canary::Told;
+use super::fork::Rehearsal;
 use super::keeper::{Keeper, cut_off};
 use super::report::{Event, Standing, StepRun, What};
 use super::scenario::{Language, Scenario, Step, Until};
@@ -113,6 +114,7 @@ fn sentence(what: &What) -> Option<String> {
 pub struct Play<'p> {
     drill: &'p Drill<'p>,
     keeper: &'p Keeper,
+    rehearsal: Option<&'p Rehearsal>,
     view: cell::Receiver<View>,
     told: cell::Receiver<Told>,
     /// Who led when something was last done to the cluster, and when that was.
@@ -124,10 +126,11 @@ impl<'p> Play<'p> {
     pub fn new(
         drill: &'p Drill<'p>,
         keeper: &'p Keeper,
+        rehearsal: Option<&'p Rehearsal>,
         view: cell::Receiver<View>,
         told: cell::Receiver<Told>,
     ) -> Play<'p> {
-        Play { drill, keeper, view, told, before_trouble: (None, Duration::ZERO) }
+        Play { drill, keeper, rehearsal, view, told, before_trouble: (None, Duration::ZERO) }
     }
 
     /// Does the steps until one fails; `done` holds what was begun also when this is broken off.
@@ -202,12 +205,22 @@ impl<'p> Play<'p> {
                     _ => Err(format!("handed over to {to}, and {}", stands(&self.view.borrow()))),
                 }
             }
+            Step::Fork {} => self.rehearsal()?.copy(self.drill).await,
+            Step::PromoteFork { approved_within_ms } => {
+                self.rehearsal()?.promote(self.drill, Duration::from_millis(*approved_within_ms)).await
+            }
+            Step::CompareFork {} => self.rehearsal()?.compare(self.drill).await,
+            Step::DiscardFork {} => self.rehearsal()?.discard().await,
             Step::Await { until, within_ms } => {
                 let limit = Duration::from_millis(*within_ms);
                 let came = tokio::time::timeout(limit, self.until(*until)).await;
                 came.map_err(|_| format!("it did not come within {within_ms} ms: {}", stands(&self.view.borrow())))
             }
         }
+    }
+
+    fn rehearsal(&self) -> Result<&Rehearsal, String> {
+        self.rehearsal.ok_or_else(|| "no copy was asked for".to_owned())
     }
 
     async fn trouble(&self, names: &[&str], kind: &Kind) -> Result<(), String> {

@@ -48,6 +48,9 @@ pub struct Report {
     pub outages: Vec<Outage>,
     /// What the writers were told, and what was there afterwards; none: nothing was written.
     pub writes: Option<Writes>,
+    /// The copy that it was held on, if it was held on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Fork>,
     /// How it went.
     pub timeline: Timeline,
     /// What a check of everything has found.
@@ -132,6 +135,61 @@ pub struct Outage {
     pub sites: BTreeMap<String, u64>,
     /// From its beginning until another node was seen to lead; none: no other was.
     pub next_leader_ms: Option<u64>,
+}
+
+/// A copy of a node, in a lineage of its own, on which a promotion was rehearsed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The node that was copied.
+    pub node: String,
+    /// Its site, which was promoted.
+    pub site: String,
+    /// Revision of the copy.
+    pub revision: u64,
+    /// Log index of the copy.
+    pub index: u64,
+    /// State digest of the copy, hexadecimal: computed from its rows, and the one that the node's apply had kept.
+    pub digest: String,
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// How long that took.
+    pub copied_ms: u64,
+    /// The promotion; none: it was not carried out.
+    pub promotion: Option<Promotion>,
+    /// Records of the copy beside those of the cluster; none: they were not compared.
+    pub compared: Option<Compared>,
+}
+
+/// A promotion of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// Beginning of the plan's hash.
+    pub plan: String,
+    /// The epoch that began.
+    pub epoch: u64,
+    /// What the plan said of the loss: `PROVEN ZERO`, `BOUNDED` or `UNKNOWN`.
+    pub loss: String,
+    /// With `BOUNDED`, at most so many revisions.
+    pub lost_revisions: u64,
+    /// Who approved.
+    pub approved_by: Vec<String>,
+    /// So many had to.
+    pub needed: u32,
+    /// How long they took.
+    pub approvals_ms: u64,
+    /// From the last approval until the copy took its first write.
+    pub took_ms: u64,
+}
+
+/// Records of a copy beside those of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Collections of which some were read.
+    pub collections: u64,
+    /// Records that were read and opened.
+    pub records: u64,
+    /// Those that were not the same at the copy's revision.
+    pub different: u64,
 }
 
 /// All writes.
@@ -312,6 +370,16 @@ impl Report {
         Some(total + open_since.map_or(0, |since| self.took_ms.saturating_sub(since)))
     }
 
+    /// States in which a loss of the other site would have cost something, although the sites protected each other before.
+    pub fn unprotected_states(&self) -> Vec<&str> {
+        let states = self.timeline.events.iter().filter_map(|event| match &event.what {
+            What::Protection { state } => Some(state.as_str()),
+            _ => None,
+        });
+        // While the leader only suspects the other site, no write is acknowledged without it.
+        states.filter(|state| !["SYNCHRONIZED", "SUSPECT"].contains(state)).collect()
+    }
+
     /// In a few figures.
     pub fn in_short(&self) -> Earlier {
         Earlier {
@@ -394,6 +462,7 @@ pub(super) mod tests {
                 acked_since_by_site: by_site(1_900, 2_100),
                 last_trouble: None,
             }),
+            fork: None,
             timeline: Timeline {
                 span_ms: 1_000,
                 acked: BTreeMap::from([
@@ -419,6 +488,43 @@ pub(super) mod tests {
                 lost: Some(0),
                 verdict: Verdict::Passed,
             }],
+        }
+        .judged()
+    }
+
+    /// A promotion that was rehearsed on a copy, and passed.
+    pub(in crate::drill) fn rehearsed() -> Report {
+        let scenario = Scenario::find("promote-copy").expect("it is ours");
+        let run = |step| StepRun { step, began_ms: step as u64 * 3_000, ended_ms: 3_000, failed: None };
+        let promotion = Promotion {
+            plan: "346e0cbb55ac337f".into(),
+            epoch: 2,
+            loss: "BOUNDED".into(),
+            lost_revisions: 0,
+            approved_by: vec!["director".into(), "registrar".into()],
+            needed: 2,
+            approvals_ms: 95_000,
+            took_ms: 1_300,
+        };
+        let fork = Fork {
+            node: "dr-1".into(),
+            site: "dr".into(),
+            revision: 34_027,
+            index: 11_081,
+            digest: "cd".repeat(32),
+            bytes: 11_892_486,
+            copied_ms: 269,
+            promotion: Some(promotion),
+            compared: Some(Compared { collections: 4, records: 205, different: 0 }),
+        };
+        let passed = passed();
+        Report {
+            steps: (0..scenario.steps.len()).map(run).collect(),
+            scenario,
+            fork: Some(fork),
+            timeline: Timeline { events: Vec::new(), ..passed.timeline.clone() },
+            earlier: Vec::new(),
+            ..passed
         }
         .judged()
     }

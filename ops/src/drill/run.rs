@@ -12,10 +12,11 @@ use tokio::sync::watch as cell;
 
 use super::canary::{Audit, Told, Writers};
 use super::checks::Verdict;
+use super::fork::{ForkOf, Rehearsal};
 use super::keeper::{Keeper, LASTS};
 use super::play::{Drill, Play, Say, ms, stands};
 use super::report::{
-    Cluster, Event, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, What, Why, Writes,
+    Cluster, Event, Fork, Node, Noted, Outage, Report, SCHEMA, Standing, StepRun, Timeline, What, Why, Writes,
 };
 use super::scenario::{Language, Scenario};
 use super::stage::Stage;
@@ -50,6 +51,8 @@ pub struct Held {
     pub by: String,
     /// What.
     pub notes: Vec<String>,
+    /// Of which node a copy is made, for a drill on a copy.
+    pub fork: Option<ForkOf>,
 }
 
 /// Holds it, and gives the report without its place in the chain. `client_at` makes a client that begins at some nodes.
@@ -89,6 +92,10 @@ pub async fn hold(
     let outage = Duration::from_millis(scenario.limits.as_ref().map_or(0, |limits| limits.outage_ms));
     let drill = Drill::new(hex(&rand::random::<[u8; 6]>()), client, &stage, outage, say);
     let began_us = now_us();
+    let rehearsal = match &held.fork {
+        Some(fork) => Some(Rehearsal::new(fork, &status, client, &client_at)?),
+        None => None,
+    };
     lock::take(client, &drill.id, &held.by, &scenario.name).await?;
     let breaks = Breaks::default();
     let asked = async {
@@ -98,7 +105,7 @@ pub async fn hold(
         std::future::pending::<Infallible>().await
     };
     let ran = tokio::select! {
-        ran = run(&drill, &scenario, client_at, &breaks) => ran,
+        ran = run(&drill, &scenario, rehearsal, client_at, &breaks) => ran,
         never = asked => match never {},
     };
     let ran = match ran {
@@ -167,12 +174,14 @@ struct Ran {
     before: Standing,
     after: Standing,
     audit: Result<Audit, Failure>,
+    fork: Option<Fork>,
     left: Vec<String>,
 }
 
 async fn run(
     drill: &Drill<'_>,
     scenario: &Scenario,
+    rehearsal: Option<Rehearsal>,
     client_at: impl Fn(Vec<String>) -> Result<Client, Failure>,
     breaks: &Breaks,
 ) -> Result<Ran, Failure> {
@@ -210,7 +219,7 @@ async fn run(
     }
     let (view, seen) = cell::channel(first);
     let steps = Mutex::new(Vec::new());
-    let mut play = Play::new(drill, &keeper, seen, writers.told());
+    let mut play = Play::new(drill, &keeper, rehearsal.as_ref(), seen, writers.told());
     let playing = async {
         let mut broken_off = tokio::select! {
             () = play.steps(scenario, &steps) => None,
@@ -218,6 +227,10 @@ async fn run(
         };
         let broken = |why: &Why| drill.note(What::BrokenOff { why: why.clone() });
         broken_off.iter().for_each(broken);
+        let discarded = match &rehearsal {
+            Some(rehearsal) => rehearsal.discard().await,
+            None => Ok(()),
+        };
         let mut settling = pin!(play.settle(&before));
         let settled = loop {
             tokio::select! {
@@ -229,9 +242,9 @@ async fn run(
                 }
             }
         };
-        (broken_off, settled)
+        (broken_off, discarded, settled)
     };
-    let (broken_off, settled) = tokio::select! {
+    let (broken_off, discarded, settled) = tokio::select! {
         played = playing => played,
         never = watch_over(drill, &eyes, &view, told, breaks) => match never {},
     };
@@ -257,7 +270,11 @@ async fn run(
         before,
         after: Standing { equal, ..standing(&last) },
         audit,
-        left: settled.err().into_iter().chain(not_clear).collect(),
+        fork: match rehearsal {
+            Some(rehearsal) => rehearsal.into_run().await,
+            None => None,
+        },
+        left: settled.err().into_iter().chain(discarded.err()).chain(not_clear).collect(),
     })
 }
 
@@ -325,6 +342,7 @@ fn empty(status: &StatusResponse, scenario: Scenario, drill: String, held: Held)
         broken_off: None,
         outages: Vec::new(),
         writes: None,
+        fork: None,
         timeline: Timeline::default(),
         findings: Vec::new(),
         left: Vec::new(),
@@ -362,6 +380,7 @@ impl Ran {
             broken_off: self.broken_off,
             outages,
             writes: Some(writes),
+            fork: self.fork,
             timeline: Timeline { span_ms, acked, events: self.events },
             left,
             ..planned
@@ -430,6 +449,7 @@ mod tests {
             before: Standing::default(),
             after: Standing::default(),
             audit: Ok(Audit::default()),
+            fork: None,
             left: Vec::new(),
         }
     }

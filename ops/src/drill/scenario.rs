@@ -9,8 +9,9 @@ use crate::exit::Failure;
 use crate::output::grouped;
 
 /// The drills that come with the command.
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     include_str!("../../drills/checklist.toml"),
+    include_str!("../../drills/promote-copy.toml"),
     include_str!("../../drills/leader-crash.toml"),
     include_str!("../../drills/disk-hangs.toml"),
     include_str!("../../drills/witness-lost.toml"),
@@ -53,6 +54,8 @@ impl Text {
 pub enum Level {
     /// Checklist: nothing is changed.
     L0,
+    /// A forced promotion on a copy: the cluster goes on as it is.
+    L3,
     /// One component fails.
     L4,
     /// Planned switchover and back, under load.
@@ -76,6 +79,9 @@ pub struct Needs {
 pub struct Targets {
     /// The longest time without an acknowledged write.
     pub rto_ms: u64,
+    /// From the last approval until the promoted copy takes its first write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion_ms: Option<u64>,
 }
 
 /// What is borne before the drill is broken off.
@@ -135,6 +141,17 @@ pub enum Step {
         /// The site.
         to: SiteWord,
     },
+    /// Copies a data node, and starts a node on the copy, in a lineage of its own.
+    Fork {},
+    /// Plans the promotion of the copy's site, has it approved, and carries it out on the copy.
+    PromoteFork {
+        /// The approvers have so long.
+        approved_within_ms: u64,
+    },
+    /// Reads records from the promoted copy and from the cluster.
+    CompareFork {},
+    /// Ends the copy's node and removes all of it.
+    DiscardFork {},
     /// Waits for something that the cluster should do by itself.
     Await {
         /// What.
@@ -247,6 +264,25 @@ impl Step {
             Step::Switchover { to } => {
                 say(format!("hand leadership over to site {to}"), format!("chuyển quyền lãnh đạo sang địa điểm {to}"))
             }
+            Step::Fork {} => say(
+                "copy a data node, and start a node on the copy, apart from the cluster".into(),
+                "sao chép một nút dữ liệu và chạy một nút trên bản sao, tách khỏi cụm".into(),
+            ),
+            Step::PromoteFork { approved_within_ms } => say(
+                format!(
+                    "promote the copy by force: plan, approvals ({} ms at most), first write",
+                    grouped(*approved_within_ms)
+                ),
+                format!(
+                    "chuyển quyền cưỡng bức trên bản sao: kế hoạch, phê duyệt (tối đa {} ms), lần ghi đầu tiên",
+                    grouped(*approved_within_ms)
+                ),
+            ),
+            Step::CompareFork {} => say(
+                "read records from the promoted copy and compare them with the cluster's".into(),
+                "đọc bản ghi từ bản sao đã chuyển quyền và so với dữ liệu của cụm".into(),
+            ),
+            Step::DiscardFork {} => say("remove the copy".into(), "xóa bản sao".into()),
             Step::Await { until, within_ms } => {
                 let (en, in_vi) = match until {
                     Until::AnotherLeader => {
@@ -339,6 +375,11 @@ impl Scenario {
         self.steps.iter().any(Step::acts)
     }
 
+    /// Whether it works on a copy of a node.
+    pub fn forks(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Fork {}))
+    }
+
     /// The same with the names of the sites that its words mean on a stage.
     ///
     /// # Errors
@@ -376,6 +417,7 @@ impl Scenario {
         if !is_checklist && !self.acts() {
             return Err("it does nothing to the cluster".into());
         }
+        self.check_copy()?;
         let mut troubled = false;
         for step in &self.steps {
             match step {
@@ -390,6 +432,20 @@ impl Scenario {
             return Err("writers_per_site is 1 to 64".into());
         }
         Ok(())
+    }
+
+    /// A drill on a copy does nothing else, and leaves no copy behind.
+    fn check_copy(&self) -> Result<(), String> {
+        use Step::{CompareFork, DiscardFork, Fork, PromoteFork};
+        let acting: Vec<&Step> = self.steps.iter().filter(|step| step.acts()).collect();
+        let in_order = matches!(acting[..], [Fork {}, PromoteFork { .. }, CompareFork {}, DiscardFork {}]);
+        let is_of_copy = |step: &&&Step| matches!(step, Fork {} | PromoteFork { .. } | CompareFork {} | DiscardFork {});
+        match (self.level == Level::L3, in_order, acting.iter().find(is_of_copy)) {
+            (true, true, _) | (false, _, None) => Ok(()),
+            _ => Err("a drill on a copy (L3) has the steps fork, promote-fork, compare-fork and discard-fork, in this order, \
+                      and no other that acts"
+                .into()),
+        }
     }
 }
 
@@ -420,6 +476,10 @@ mod tests {
         assert!(refused(&format!("{bounds}{cut}{cut}")).contains("one trouble at a time"));
         assert!(refused("[[step]]\ndo = \"explode\"").contains("unknown variant"));
         assert!(refused("[[step]]\ndo = \"observe\"\nfor = 3").contains("unknown field"));
+        assert!(refused(&format!("{bounds}[[step]]\ndo = \"fork\"")).contains("a drill on a copy (L3) has the steps"));
+        let left = Scenario::find("promote-copy").expect("it is ours");
+        let left = Scenario { steps: left.steps[..4].to_vec(), ..left };
+        assert!(left.check().expect_err("the copy would be left").contains("discard-fork"));
         let mut scenario = Scenario::find("main-site-lost").expect("it is ours");
         scenario.steps[1] = Step::Isolate { site: "third".into() };
         assert!(stage().bears(&scenario).expect_err("no quorum would be left").contains("no quorum"));

@@ -54,6 +54,7 @@ fn every_verb_parses() {
         "saola switchover --to dr --dry-run",
         "saola switchover --to dr --at 2026-07-01T02:00:00Z",
         "saola drill run main-site-lost --by duty --sign-with officer.key --note agreed --out reports --confirm demo",
+        "saola drill run promote-copy --by duty --sign-with officer.key --fork-of node.toml --fork-folder copy",
         "saola drill schedule main-site-lost --every 180d",
         "saola drill verify drill-000001.json drill-000002.html --signer officer.key.pub",
         "saola cluster digest",

@@ -14,7 +14,7 @@ use saola_storage::export::Export;
 use saola_storage::outline::Span;
 use saola_storage::types::{LogId, NodeId};
 
-use super::{InstantOf, Shared};
+use super::{AdminError, InstantOf, Replica, Shared};
 use crate::types::{Runtime, Takes, detach};
 use crate::wire::{FetchPart, FetchReply, FetchRequest, Nothing, Refusal, RefusalCode};
 
@@ -22,6 +22,8 @@ use crate::wire::{FetchPart, FetchReply, FetchRequest, Nothing, Refusal, Refusal
 const OPEN_MAX: usize = 2;
 /// An export that nobody asked for in so long is let go.
 pub(super) const KEPT: Duration = Duration::from_secs(60);
+/// In the place of a receiver's number: a copy for no node of the cluster.
+const NO_NODE: NodeId = 0;
 /// So long a follower that has the entries is given to apply them before it refuses.
 const APPLY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -116,6 +118,32 @@ impl<I: openraft::Instant> Exports<I> {
     }
 }
 
+impl<RT: Runtime> Replica<RT> {
+    /// The whole state as it is now, sealed as it is kept, in the chunks of [`saola_storage::export`]. It has nothing that
+    /// the loss of a site could take back. One at a time: the next one ends it.
+    ///
+    /// # Errors
+    /// The state is bad, or too many pull it. Each chunk may be the reason why there are no more.
+    pub async fn export(&self) -> Result<BoxStream<'static, Result<Bytes, AdminError>>, AdminError> {
+        let shared = &self.shared;
+        let parts = shared.serve_export(NO_NODE, FetchRequest::default()).await;
+        // It was pinned before this is asked.
+        let upto = shared.store.applied().log_id.map_or(0, |last| last.index);
+        if RT::timeout(APPLY_LIMIT, shared.frontier.reached(upto)).await.is_err() {
+            let message = format!("writes up to index {upto} wait for the other site: ask again once they do not");
+            return Err(Refusal::new(RefusalCode::Busy, message).into());
+        }
+        let chunks = parts.filter_map(|reply| {
+            std::future::ready(match reply.part {
+                Some(FetchPart::Chunk(chunk)) => Some(Ok(chunk)),
+                Some(FetchPart::Refused(refusal)) => Some(Err(refusal.into())),
+                Some(FetchPart::Began(_) | FetchPart::Gone(_)) | None => None,
+            })
+        });
+        Ok(chunks.boxed())
+    }
+}
+
 impl<RT: Runtime> Shared<RT> {
     /// Answers a receiver that has been let in.
     pub(crate) async fn serve_export(
@@ -192,7 +220,10 @@ impl<RT: Runtime> Shared<RT> {
             let message = format!("node {own} is sending its state to {OPEN_MAX} other nodes: ask again later");
             return Err(Refusal::new(RefusalCode::Busy, message));
         };
-        tracing::info!(receiver, "a node pulls the records of this one");
+        match receiver {
+            NO_NODE => tracing::info!("the records of this node are copied"),
+            receiver => tracing::info!(receiver, "a node pulls the records of this one"),
+        }
         let (shared, watched) = (self.clone(), Arc::downgrade(&pinned));
         detach::<RT>(async move {
             loop {

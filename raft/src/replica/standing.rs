@@ -103,7 +103,8 @@ impl<RT: Runtime> Shared<RT> {
     pub(super) async fn check_record(&self, signed: &SignedPlan, plan: &Plan) -> Result<(), String> {
         let own = self.own_epoch().ok_or("this node is not part of a cluster")?;
         if plan.cluster_id != own.cluster_id[..] {
-            return Err("it is of another cluster".into());
+            let other = &plan.cluster_name;
+            return Err(format!("the plan is of another cluster ({other}): see `saola dr show PLAN`"));
         }
         let (log, applied) = (self.log.clone(), self.store.applied().log_id);
         let tail = RT::disk(Takes::Long, move || read_tail(&log, applied, 0).approvers).await;

@@ -15,6 +15,8 @@ mod state_difference;
 mod state_engine;
 mod state_epochs;
 mod state_export;
+#[cfg(feature = "rocksdb")]
+mod state_fork;
 mod state_keys;
 #[cfg(feature = "rocksdb")]
 mod state_kill;

@@ -9,7 +9,7 @@ mod words;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::checks::{Check, Code, Verdict};
-use super::report::{Earlier, Report};
+use super::report::{Earlier, Fork, Report};
 use super::signed::{PAGE_BEGIN, PAGE_END, short_key};
 use crate::output::grouped;
 use words::{both, each, moment, span, text};
@@ -35,6 +35,7 @@ pub fn page(report: &Report, signed: &str, sha256: &str, public_key: &str) -> St
                     (in_a_sentence(report))
                     (cards(report))
                     @if !report.timeline.acked.is_empty() { (timeline(report)) }
+                    @if let Some(fork) = &report.fork { (copy(fork)) }
                     (checks(report))
                     @if !report.findings.is_empty() { (findings(report)) }
                     (steps(report))
@@ -111,6 +112,11 @@ fn cards(report: &Report) -> Markup {
                 (card(held(Code::Rto), both("Interruption of writing (RTO)", "Gián đoạn ghi (RTO)"), &span(rto_ms),
                     both(&format!("target {}", span(targets.rto_ms)), &format!("mục tiêu {}", span(targets.rto_ms)))))
             }
+            @if let Some(promotion) = report.fork.as_ref().and_then(|fork| fork.promotion.as_ref()) {
+                @let target = report.scenario.targets.as_ref().and_then(|targets| targets.promotion_ms).map(span).unwrap_or_default();
+                (card(held(Code::CopyPromoted), both("Promotion, last approval to first write", "Chuyển quyền: từ phê duyệt cuối đến lần ghi đầu"), &span(promotion.took_ms),
+                    both(&format!("target {target}"), &format!("mục tiêu {target}"))))
+            }
             @if let Some(writes) = &report.writes {
                 @let lost = writes.audit.map_or("?".to_owned(), |audit| grouped(audit.lost));
                 (card(held(Code::NothingLost), both("Acknowledged writes lost (RPO)", "Bản ghi đã xác nhận bị mất (RPO)"), &lost,
@@ -120,7 +126,7 @@ fn cards(report: &Report) -> Markup {
             }
             @if let Some(ms) = report.unprotected_ms() {
                 (card(true, both("Sites did not protect each other", "Hai địa điểm không bảo vệ nhau"), &span(ms),
-                    both("a second loss would have hurt meanwhile", "nếu mất thêm một địa điểm lúc đó sẽ mất dữ liệu hoặc ngừng dịch vụ")))
+                    if ms > 0 { both("a second loss would have hurt meanwhile", "nếu mất thêm một địa điểm lúc đó sẽ mất dữ liệu hoặc ngừng dịch vụ") } else { both("protected all along", "luôn được bảo vệ") }))
             }
             @if report.writes.is_none() {
                 (card(report.findings.is_empty(), both("Findings", "Vấn đề phát hiện"), &report.findings.len().to_string(), nothing.clone()))
@@ -140,6 +146,38 @@ fn timeline(report: &Report) -> Markup {
             }
             span { i style="background:#fee2e2" {} (both("longest interruption at one site", "gián đoạn dài nhất tại một địa điểm")) }
             span { (both("upper lane: who leads; lower lane: whether the sites protect each other; numbers: steps", "dải trên: nút lãnh đạo; dải dưới: hai địa điểm có bảo vệ nhau không; số: bước")) }
+        }
+    }
+}
+
+/// What was rehearsed on the copy.
+fn copy(fork: &Fork) -> Markup {
+    html! {
+        h2 { (both("On the copy", "Trên bản sao")) }
+        table {
+            tr { td { (both("Copy of", "Bản sao của")) } td {
+                (fork.node) " (" (fork.site) ") · " (both(
+                    &format!("revision {}, {} bytes in {}", grouped(fork.revision), grouped(fork.bytes), span(fork.copied_ms)),
+                    &format!("phiên bản dữ liệu {}, {} byte trong {}", grouped(fork.revision), grouped(fork.bytes), span(fork.copied_ms)),
+                ))
+            } }
+            tr { td { (both("State digest", "Mã kiểm tra trạng thái")) } td { code { (fork.digest) } } }
+            @if let Some(it) = &fork.promotion {
+                tr { td { (both("Plan", "Kế hoạch")) } td {
+                    code { (it.plan) } " · " (both(&format!("epoch {}", it.epoch), &format!("kỷ nguyên {}", it.epoch))) " · "
+                    (words::loss(&it.loss, it.lost_revisions))
+                } }
+                tr { td { (both("Approved by", "Người phê duyệt")) } td {
+                    @if it.needed == 0 { (both("nobody has to: no approvers are named", "không yêu cầu: chưa chỉ định người phê duyệt")) }
+                    @else { b { (it.approved_by.join(", ")) } " · " (both(&format!("{} needed, after {}", it.needed, span(it.approvals_ms)), &format!("cần {}, sau {}", it.needed, span(it.approvals_ms)))) }
+                } }
+            }
+            @if let Some(it) = &fork.compared {
+                tr { td { (both("Opened and compared", "Đã mở và so sánh")) } td { (both(
+                    &format!("{} records of {} collections, {} differ", grouped(it.records), it.collections, grouped(it.different)),
+                    &format!("{} bản ghi của {} bộ dữ liệu, {} khác nhau", grouped(it.records), it.collections, grouped(it.different)),
+                )) } }
+            }
         }
     }
 }
@@ -287,7 +325,7 @@ fn proof(report: &Report, sha256: &str, public_key: &str) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::tests::passed;
+    use super::super::report::tests::{passed, rehearsed};
     use super::*;
 
     #[test]
@@ -303,5 +341,10 @@ mod tests {
             assert!(page.contains(said), "{said}");
         }
         assert_eq!(page.matches(PAGE_BEGIN).count(), 1);
+        let copy = super::page(&rehearsed(), "{}", "00", "11");
+        for said in ["director, registrar", "205 records of 4 collections, 0 differ", "target 30.0 s", "nhiều nhất 0"]
+        {
+            assert!(copy.contains(said), "{said}");
+        }
     }
 }

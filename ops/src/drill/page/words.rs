@@ -36,6 +36,7 @@ pub fn verdict(verdict: Verdict) -> Markup {
 pub fn level(level: Level) -> Markup {
     match level {
         Level::L0 => both("L0 · checklist", "L0 · danh mục kiểm tra"),
+        Level::L3 => both("L3 · on a copy, the cluster goes on", "L3 · trên bản sao, cụm vẫn hoạt động"),
         Level::L4 => both("L4 · one component fails", "L4 · hỏng một thành phần"),
         Level::L5 => both("L5 · planned switchover and back", "L5 · chuyển đổi có kế hoạch và quay lại"),
         Level::L6 => both("L6 · a site is really cut off", "L6 · cô lập thật một địa điểm"),
@@ -49,6 +50,17 @@ pub fn code(code: Code) -> Markup {
         Code::StepsDone => both("Every step was done in time", "Mọi bước hoàn thành đúng hạn"),
         Code::NothingFound => both("The check finds nothing", "Kiểm tra không phát hiện vấn đề"),
         Code::Rto => both("Longest time without an acknowledged write (RTO)", "Thời gian gián đoạn ghi dài nhất (RTO)"),
+        Code::ProtectedThroughout => {
+            both("The sites protected each other all the time", "Hai địa điểm luôn được bảo vệ lẫn nhau")
+        }
+        Code::CopyPromoted => both(
+            "The copy was promoted: last approval to first write",
+            "Bản sao được chuyển quyền: từ phê duyệt cuối đến lần ghi đầu tiên",
+        ),
+        Code::CopySame => both(
+            "Records of the copy that differ from the cluster's",
+            "Số bản ghi của bản sao khác với dữ liệu của cụm",
+        ),
         Code::WritersAtAllSites => {
             both("Writers of every site were served", "Tiến trình ghi ở mọi địa điểm đều được phục vụ")
         }
@@ -59,6 +71,18 @@ pub fn code(code: Code) -> Markup {
         }
         Code::AsBefore => both("The cluster stands as before", "Cụm trở lại trạng thái như trước"),
         Code::NothingLeft => both("Nothing of the drill is left", "Không còn dấu vết diễn tập trên cụm"),
+    }
+}
+
+/// What a plan said of the loss.
+pub fn loss(loss: &str, revisions: u64) -> Markup {
+    match loss {
+        "PROVEN ZERO" => both("loss: PROVEN ZERO", "mất mát: chứng minh là không"),
+        "BOUNDED" => both(
+            &format!("loss: BOUNDED, at most {revisions} revisions"),
+            &format!("mất mát: có giới hạn, nhiều nhất {revisions} lần ghi"),
+        ),
+        _ => both("loss: UNKNOWN", "mất mát: không xác định"),
     }
 }
 
