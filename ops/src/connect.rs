@@ -71,6 +71,16 @@ pub fn client(global: &Global, default_timeout: Duration) -> Result<Client, Fail
     Ok(builder(profile)?.deadline(timeout).build()?)
 }
 
+/// The client of this command, for one other node.
+///
+/// # Errors
+/// As [`client`].
+pub fn client_of(global: &Global, endpoints: Vec<String>, default_timeout: Duration) -> Result<Client, Failure> {
+    let profile = Profile { endpoints, ..Profile::effective(global)? };
+    let timeout = global.timeout.unwrap_or(default_timeout);
+    Ok(builder(profile)?.deadline(timeout).build()?)
+}
+
 /// A client of a program that begins at these nodes.
 ///
 /// # Errors

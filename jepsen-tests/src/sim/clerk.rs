@@ -133,9 +133,9 @@ impl Clerk {
         true
     }
 
-    /// How many acknowledged writes a linearizable read at a node does not show any more. From now on they count as
-    /// lost: what was acknowledged or shown beyond is forgotten, as the cluster has.
-    pub async fn lose(&mut self, cluster: &Cluster, node: u64) -> usize {
+    /// Acknowledged writes that a linearizable read at a node does not show any more, by record and generation. From now on
+    /// they count as lost: what was acknowledged or shown beyond is forgotten, as the cluster has.
+    pub async fn lose(&mut self, cluster: &Cluster, node: u64) -> Vec<(u64, u64)> {
         let replica = cluster.replica(node).expect("callers read where a node runs");
         let point = replica.read_point(PATIENCE).await;
         let point = point.unwrap_or_else(|error| panic!("node {node} serves no reads: {error}"));
@@ -144,11 +144,11 @@ impl Clerk {
         let is_there = |(record, generation): &(u64, u64), value: &mut u64| {
             histories.get(record).and_then(|history| history.get(generation)) == Some(value)
         };
-        let before = self.acked.len();
+        let before: Vec<(u64, u64)> = self.acked.keys().copied().collect();
         // Whatever was lost may be offered again by nobody, and was applied nowhere that is left.
         self.acked.retain(is_there);
         self.seen.retain(is_there);
-        before - self.acked.len()
+        before.into_iter().filter(|place| !self.acked.contains_key(place)).collect()
     }
 
     fn records(&self) -> BTreeSet<u64> {

@@ -73,6 +73,8 @@ pub struct Cluster {
     pub scrub: ScrubSettings,
     /// Bytes of its records that a node sends in a second; nodes that start later take it.
     pub snapshot_bytes_per_s: u64,
+    /// From when on the clocks of all nodes count; none: each one's counts from its own start, so that they differ.
+    pub clocks_count_from: Option<tokio::time::Instant>,
     nodes: BTreeMap<u64, Node>,
     root: tempfile::TempDir,
 }
@@ -90,6 +92,7 @@ impl Cluster {
             min_free_bytes: 0,
             scrub: ScrubSettings::default(),
             snapshot_bytes_per_s: 64 << 20,
+            clocks_count_from: None,
             nodes: BTreeMap::new(),
             root,
         }
@@ -238,7 +241,7 @@ impl Cluster {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
-        let snapshot_bytes_per_s = self.snapshot_bytes_per_s;
+        let (snapshot_bytes_per_s, clocks_count_from) = (self.snapshot_bytes_per_s, self.clocks_count_from);
         let (collector, timing) = (self.collector, self.timing);
         let node = self.node_mut(id);
         let role = node.member.role_value();
@@ -278,7 +281,7 @@ impl Cluster {
             transport,
             free_bytes: Box::new(move || disk.free_bytes()),
         };
-        let started_at = tokio::time::Instant::now();
+        let started_at = clocks_count_from.unwrap_or_else(tokio::time::Instant::now);
         let settings = ReplicaSettings {
             timing,
             min_free_bytes,
@@ -335,6 +338,13 @@ impl Cluster {
         let node = self.node(id);
         node.disk.crash(random_u64());
         node.home.crash();
+    }
+
+    /// [`Cluster::crash`], where a node may be down already.
+    pub async fn crash_if_it_runs(&mut self, id: u64) {
+        if self.replica(id).is_some() {
+            self.crash(id).await;
+        }
     }
 
     /// The process dies, the machine goes on: what it wrote is still there.

@@ -40,7 +40,8 @@ fn request(client: u64, sequence: u64) -> RequestId {
     RequestId { client: Bytes::copy_from_slice(&id), since: 1, sequence, done_below: sequence }
 }
 
-fn record_id(record: u64) -> String {
+/// The id of a record.
+pub fn record_id(record: u64) -> String {
     format!("r{record}")
 }
 

@@ -14,7 +14,7 @@
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node;
 //! - `protection`, `availability` with `sites`: what an acknowledgement waits for, and what is done without the other site;
-//! - `switchover`: leadership goes to the other site on purpose; `promotion`: a site goes on without the other by force;
+//! - `switchover`: leadership goes to the other site on purpose; `promotion` and `worst_day`: a site goes on without the other by force;
 //! - `table` with `load`: what each loss costs, as printed in `ops/README.md`;
 //! - `failover`: who takes over when a site is lost, and where leadership belongs;
 //! - `shrink`: a site that stays away loses its votes until it is back;
@@ -48,6 +48,7 @@ mod switchover;
 mod table;
 mod topologies;
 mod witness;
+mod worst_day;
 
 use std::time::Duration;
 

@@ -13,11 +13,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Interval, interval};
 
 use crate::exit::{Exit, Failure, doing};
 
 /// A writer begins a write so long after the one before at the earliest: gaps are measured to about this.
-const PACE: Duration = Duration::from_millis(20);
+pub const PACE: Duration = Duration::from_millis(20);
+/// The same for a drill that may take a quarter of an hour and should cost nothing.
+pub const SLOW_PACE: Duration = Duration::from_millis(250);
 /// How long one write may take, a failover included.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// A node gets so long for a write before another one is asked.
@@ -76,14 +79,14 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts so many at each site; `client_at` makes the client of a site's own.
+    /// Starts so many at each site, which write at this pace; `client_at` makes the client of a site's own.
     ///
     /// # Errors
     /// A client that cannot be made.
     pub fn start(
         drill: &str,
         sites: &[&str],
-        per_site: u32,
+        (per_site, pace): (u32, Duration),
         began: Instant,
         client_at: impl Fn(&str) -> Result<Client, Failure>,
     ) -> Result<Writers, Failure> {
@@ -93,7 +96,15 @@ impl Writers {
             for nth in 1..=per_site {
                 let writer = Writer { site: (*site).to_owned(), id: format!("canary/{drill}/{site}-{nth}") };
                 let (client, number) = (client_at(site)?, writers.len());
-                running.spawn(write(client, number, writer.id.clone(), began, told.clone(), stop.subscribe()));
+                running.spawn(write(
+                    client,
+                    number,
+                    writer.id.clone(),
+                    interval(pace),
+                    began,
+                    told.clone(),
+                    stop.subscribe(),
+                ));
                 writers.push(writer);
             }
         }
@@ -175,11 +186,11 @@ async fn write(
     client: Client,
     writer: usize,
     id: String,
+    mut pace: Interval,
     began: Instant,
     told: Arc<watch::Sender<Told>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for number in 1.. {
         tokio::select! {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Report, Standing};
+use super::report::{PROTECTED, Report, Standing};
 use super::scenario::Language;
 
 /// Something that has to hold.
@@ -106,9 +106,9 @@ pub fn checks(report: &Report) -> Vec<Check> {
     check(Code::Rto, rto_ms.is_some_and(|rto_ms| rto_ms <= target_ms), measured, format!("{target_ms} ms"));
     if report.scenario.forks() {
         let states = report.unprotected_states();
-        let held = report.before.protection == report.after.protection && states.is_empty();
-        let measured = if states.is_empty() { report.after.protection.clone() } else { states.join(", ") };
-        check(Code::ProtectedThroughout, held, measured, report.before.protection.clone());
+        let held = report.before.protection == PROTECTED && states.is_empty();
+        let measured = if states.is_empty() { report.before.protection.clone() } else { states.join(", ") };
+        check(Code::ProtectedThroughout, held, measured, PROTECTED.into());
         let promotion = report.fork.as_ref().and_then(|fork| fork.promotion.as_ref());
         let target_ms = report.scenario.targets.as_ref().and_then(|targets| targets.promotion_ms);
         let in_time = |took_ms: u64| target_ms.is_none_or(|target_ms| took_ms <= target_ms);
@@ -212,6 +212,10 @@ mod tests {
         let mut exposed = rehearsed();
         let state = What::Protection { state: "UNSYNCHRONIZED".into() };
         exposed.timeline.events.push(Event { at_ms: 5_000, what: state });
+        let mut never = rehearsed();
+        (never.before.protection, never.after.protection) = ("UNSYNCHRONIZED".into(), "UNSYNCHRONIZED".into());
+        let failed = never.judged().checks.into_iter().find(|it| !it.held).map(|it| it.code);
+        assert_eq!(failed, Some(Code::ProtectedThroughout));
         let failed = exposed.judged().checks.into_iter().find(|it| !it.held).map(|it| (it.code, it.measured));
         assert_eq!(failed, Some((Code::ProtectedThroughout, "UNSYNCHRONIZED".into())));
         let broken_off = Report { broken_off: Some(Why::LockTaken), ..passed() }.judged();

@@ -3,6 +3,7 @@
 use saola_client::Client;
 use saola_client::proto::StatusResponse;
 
+use super::report::PROTECTED;
 use super::scenario::{Scenario, Step};
 use super::stage::Stage;
 use crate::exit::{Exit, Failure};
@@ -24,6 +25,12 @@ pub async fn against(client: &Client, status: &StatusResponse, scenario: &Scenar
             let blocks = |it: &Finding| it.level == Level::Blocks && it.code != "LEADS_ALREADY";
             let more = asked.map(|asked| findings(status, asked, copies, None)).unwrap_or_default();
             found.extend(more.into_iter().filter(blocks));
+        }
+        if scenario.forks() && status.protection_status.as_ref().is_none_or(|it| it.state != PROTECTED) {
+            let what =
+                "the sites do not protect each other, and this drill is to show that they do all along".to_owned();
+            let next = "`saola why` tells what comes next".to_owned();
+            found.push(Finding { code: "NOT_SYNCHRONIZED", level: Level::Blocks, what, next });
         }
         found.dedup();
     }

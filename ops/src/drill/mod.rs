@@ -173,7 +173,7 @@ async fn plan(client: &Client, scenario: &Scenario, format: Format) -> Result<Ex
 async fn hold(global: &Global, args: DrillArgs, format: Format) -> Result<Exit, Failure> {
     let DrillArgs { scenario, by, sign_with, note, out, fork_of, fork_folder, confirm } = args;
     let scenario = Scenario::find(&scenario)?;
-    let fork = fork_asked(&scenario, fork_of, fork_folder)?;
+    let fork = fork_asked(global, &scenario, fork_of, fork_folder)?;
     let key = ApproverKey::read_file(&sign_with).map_err(about_plan)?;
     check_folder(&out)?;
     let client = connect::client(global, BULK_TIMEOUT)?;
@@ -213,10 +213,18 @@ async fn hold(global: &Global, args: DrillArgs, format: Format) -> Result<Exit, 
 }
 
 /// The copy that a drill is held on, if it is held on one.
-fn fork_asked(scenario: &Scenario, of: Option<PathBuf>, folder: Option<PathBuf>) -> Result<Option<ForkOf>, Failure> {
+fn fork_asked(
+    global: &Global,
+    scenario: &Scenario,
+    of: Option<PathBuf>,
+    folder: Option<PathBuf>,
+) -> Result<Option<ForkOf>, Failure> {
     match (scenario.forks(), of, folder) {
         (false, None, None) => Ok(None),
-        (true, Some(of), Some(folder)) => Ok(Some(ForkOf { settings: NodeSettings::read(&of)?, folder })),
+        (true, Some(of), Some(folder)) => {
+            let client_at = |endpoints| connect::client_of(global, endpoints, BULK_TIMEOUT);
+            Ok(Some(ForkOf::new(NodeSettings::read(&of)?, folder, client_at)?))
+        }
         (true, _, _) => Err(Failure::usage(
             format!("drill {} is held on a copy of a data node", scenario.name),
             "run it where that node has its settings: --fork-of /etc/saola/node.toml --fork-folder FOLDER",

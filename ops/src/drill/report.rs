@@ -10,6 +10,10 @@ use super::canary::Audit;
 use super::checks::{Check, Verdict};
 use super::scenario::{Language, Scenario};
 
+/// The state in which the sites protect each other.
+pub const PROTECTED: &str = "SYNCHRONIZED";
+/// States in which no write is acknowledged that only one site has.
+const SAFE: [&str; 5] = [PROTECTED, "SUSPECT", "DEGRADING", "STALLED", "WITNESS_LOST"];
 /// Of the report's JSON.
 pub const SCHEMA: &str = "saola/drill-report/v1";
 
@@ -351,7 +355,6 @@ impl Report {
 
     /// For how long the sites did not protect each other although they did before; none: that was not looked at.
     pub fn unprotected_ms(&self) -> Option<u64> {
-        const PROTECTED: &str = "SYNCHRONIZED";
         if self.before.protection != PROTECTED {
             return None;
         }
@@ -376,8 +379,7 @@ impl Report {
             What::Protection { state } => Some(state.as_str()),
             _ => None,
         });
-        // While the leader only suspects the other site, no write is acknowledged without it.
-        states.filter(|state| !["SYNCHRONIZED", "SUSPECT"].contains(state)).collect()
+        states.filter(|state| !SAFE.contains(state)).collect()
     }
 
     /// In a few figures.

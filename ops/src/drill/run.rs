@@ -21,7 +21,7 @@ use super::report::{
 use super::scenario::{Language, Scenario};
 use super::stage::Stage;
 use super::watch::{Breaks, Eyes, LOOK_EVERY, View, watch_over};
-use super::{guard, lock};
+use super::{canary, guard, lock};
 use crate::exit::{Exit, Failure};
 use crate::gap::longest_gap;
 use crate::output::hex;
@@ -45,7 +45,7 @@ const SPANS: u64 = 400;
 const SHORTEST_SPAN_MS: u64 = 100;
 
 /// Who holds a drill, and what they say about it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Held {
     /// Who.
     pub by: String,
@@ -78,7 +78,8 @@ pub async fn hold(
         };
         let looked = |step| StepRun { step, began_ms: 0, ended_ms: ms(began.elapsed()), failed: None };
         let steps = (0..scenario.steps.len()).map(looked).collect();
-        let report = Report { findings: found, steps, ..empty(&status, scenario, String::new(), held) };
+        let report =
+            Report { findings: found, steps, ..empty(&status, scenario, String::new(), (held.by, held.notes)) };
         return Ok(Report { began_us, took_ms: ms(began.elapsed()), ..report }.judged());
     }
     let ready = async {
@@ -92,15 +93,15 @@ pub async fn hold(
     let outage = Duration::from_millis(scenario.limits.as_ref().map_or(0, |limits| limits.outage_ms));
     let drill = Drill::new(hex(&rand::random::<[u8; 6]>()), client, &stage, outage, say);
     let began_us = now_us();
-    let rehearsal = match &held.fork {
-        Some(fork) => Some(Rehearsal::new(fork, &status, client, &client_at)?),
-        None => None,
-    };
-    lock::take(client, &drill.id, &held.by, &scenario.name).await?;
+    let Held { by, notes, fork } = held;
+    let rehearsal = fork.map(|fork| Rehearsal::new(fork, &drill.id, &status, client)).transpose()?;
+    let copy = rehearsal.as_ref().map(|it| format!(" and to remove {}", it.folder().display())).unwrap_or_default();
+    lock::take(client, &drill.id, &by, &scenario.name).await?;
     let breaks = Breaks::default();
     let asked = async {
         asked_to_end.await;
-        drill.tell("clearing up; Ctrl-C twice more ends at once, and then `saola drill cleanup` is due");
+        drill
+            .tell(&format!("clearing up; Ctrl-C twice more ends at once, and then `saola drill cleanup` is due{copy}"));
         breaks.off(Why::Asked);
         std::future::pending::<Infallible>().await
     };
@@ -117,7 +118,7 @@ pub async fn hold(
             return Err(failure);
         }
     };
-    let report = empty(&status, scenario, drill.id.clone(), held);
+    let report = empty(&status, scenario, drill.id.clone(), (by, notes));
     Ok(Report { began_us, took_ms: ms(drill.began.elapsed()), ..ran.into_report(report) }.judged())
 }
 
@@ -194,7 +195,9 @@ async fn run(
         let data = stage.nodes_of(site).into_iter().filter(|it| it.role != Role::Witness);
         client_at(data.map(|place| place.address.clone()).collect())
     };
-    let started = Writers::start(&drill.id, &stage.data_sites(), scenario.writers_per_site, drill.began, at_site);
+    let pace = if scenario.forks() { canary::SLOW_PACE } else { canary::PACE };
+    let writers = (scenario.writers_per_site, pace);
+    let started = Writers::start(&drill.id, &stage.data_sites(), writers, drill.began, at_site);
     let mut writers = match started {
         Ok(writers) => writers,
         Err(failure) => {
@@ -314,7 +317,7 @@ fn standing(view: &View) -> Standing {
 }
 
 /// A report that says only what was planned, by whom, and on what.
-fn empty(status: &StatusResponse, scenario: Scenario, drill: String, held: Held) -> Report {
+fn empty(status: &StatusResponse, scenario: Scenario, drill: String, (by, notes): (String, Vec<String>)) -> Report {
     let node = |it: &saola_client::proto::NodeStatus| {
         let member = it.member.clone().unwrap_or_default();
         let role = role(&member).to_owned();
@@ -326,8 +329,8 @@ fn empty(status: &StatusResponse, scenario: Scenario, drill: String, held: Held)
         previous_sha256: None,
         drill,
         scenario,
-        by: held.by,
-        notes: held.notes,
+        by,
+        notes,
         cluster: Cluster {
             name: status.cluster_name.clone(),
             id: hex(&status.cluster_id),

@@ -20,6 +20,9 @@ const OURS: [&str; 8] = [
     include_str!("../../drills/main-site-lost.toml"),
 ];
 
+/// A plan expires after 15 minutes, and has to be carried out before that.
+const LONGEST_CEREMONY_MS: u64 = 14 * 60 * 1_000;
+
 /// A language of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
@@ -434,10 +437,15 @@ impl Scenario {
         Ok(())
     }
 
-    /// A drill on a copy does nothing else, and leaves no copy behind.
+    /// A drill on a copy does nothing else, leaves no copy behind, and waits no longer than a plan holds.
     fn check_copy(&self) -> Result<(), String> {
         use Step::{CompareFork, DiscardFork, Fork, PromoteFork};
         let acting: Vec<&Step> = self.steps.iter().filter(|step| step.acts()).collect();
+        let too_long =
+            |it: &&&Step| matches!(it, PromoteFork { approved_within_ms } if *approved_within_ms > LONGEST_CEREMONY_MS);
+        if acting.iter().any(|it| too_long(&it)) {
+            return Err(format!("approved_within_ms is {LONGEST_CEREMONY_MS} at most: a plan holds for 15 minutes"));
+        }
         let in_order = matches!(acting[..], [Fork {}, PromoteFork { .. }, CompareFork {}, DiscardFork {}]);
         let is_of_copy = |step: &&&Step| matches!(step, Fork {} | PromoteFork { .. } | CompareFork {} | DiscardFork {});
         match (self.level == Level::L3, in_order, acting.iter().find(is_of_copy)) {

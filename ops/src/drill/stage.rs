@@ -92,6 +92,9 @@ impl Stage {
         if scenario.needs.witness && !self.nodes.iter().any(|it| it.role == Role::Witness) {
             return Err("it needs a witness, and there is none".into());
         }
+        if scenario.forks() && self.data_sites().len() < 2 {
+            return Err("it promotes a site without the other one, and there is one site".into());
+        }
         for step in &scenario.clone().on(self)?.steps {
             if let Step::Crash { node, .. } | Step::HangDisk { node } = step
                 && node != "leader"

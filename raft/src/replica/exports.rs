@@ -13,6 +13,7 @@ use saola_storage::error::StoreError;
 use saola_storage::export::Export;
 use saola_storage::outline::Span;
 use saola_storage::types::{LogId, NodeId};
+use tokio::sync::Semaphore;
 
 use super::{AdminError, InstantOf, Replica, Shared};
 use crate::types::{Runtime, Takes, detach};
@@ -22,8 +23,6 @@ use crate::wire::{FetchPart, FetchReply, FetchRequest, Nothing, Refusal, Refusal
 const OPEN_MAX: usize = 2;
 /// An export that nobody asked for in so long is let go.
 pub(super) const KEPT: Duration = Duration::from_secs(60);
-/// In the place of a receiver's number: a copy for no node of the cluster.
-const NO_NODE: NodeId = 0;
 /// So long a follower that has the entries is given to apply them before it refuses.
 const APPLY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -33,6 +32,8 @@ type ExportId = [u8; 16];
 pub(crate) struct Exports<I> {
     open: Mutex<BTreeMap<ExportId, Arc<Pinned<I>>>>,
     budget: Mutex<Budget<I>>,
+    /// For a copy that is no node's.
+    copying: Arc<Semaphore>,
 }
 
 /// One export.
@@ -87,7 +88,16 @@ impl<I: openraft::Instant> Budget<I> {
 
 impl<I: openraft::Instant> Exports<I> {
     pub(super) fn new(bytes_per_s: u64) -> Self {
-        Self { open: Mutex::default(), budget: Mutex::new(Budget { bytes_per_s, paid_at: I::now() }) }
+        let budget = Mutex::new(Budget { bytes_per_s, paid_at: I::now() });
+        Self { open: Mutex::default(), budget, copying: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Waits until so many bytes may be sent.
+    async fn pay<RT: Runtime<Instant = I>>(&self, bytes: usize) {
+        let wait = self.budget.lock().take(I::now(), bytes);
+        if !wait.is_zero() {
+            RT::sleep(wait).await;
+        }
     }
 
     /// Pins a new export for a receiver; none: there is no place.
@@ -120,25 +130,33 @@ impl<I: openraft::Instant> Exports<I> {
 
 impl<RT: Runtime> Replica<RT> {
     /// The whole state as it is now, sealed as it is kept, in the chunks of [`saola_storage::export`]. It has nothing that
-    /// the loss of a site could take back. One at a time: the next one ends it.
+    /// the loss of a site could take back. It shares the bandwidth of nodes that pull the records, and takes none of their places.
     ///
     /// # Errors
-    /// The state is bad, or too many pull it. Each chunk may be the reason why there are no more.
+    /// The state is bad, or is being copied already. Each chunk may be the reason why there are no more.
     pub async fn export(&self) -> Result<BoxStream<'static, Result<Bytes, AdminError>>, AdminError> {
-        let shared = &self.shared;
-        let parts = shared.serve_export(NO_NODE, FetchRequest::default()).await;
-        // It was pinned before this is asked.
-        let upto = shared.store.applied().log_id.map_or(0, |last| last.index);
+        let shared = self.shared.clone();
+        let busy = |message: String| AdminError::from(Refusal::new(RefusalCode::Busy, message));
+        let place = shared.exports.copying.clone().try_acquire_owned();
+        let place = place.map_err(|_| busy("this node's records are being copied already: ask again later".into()))?;
+        let stopped = |error: StoreError| AdminError::from(Refusal::new(RefusalCode::Stopped, error.to_string()));
+        let export = shared.store.export().map_err(stopped)?;
+        let upto = export.applied().log_id.map_or(0, |last| last.index);
         if RT::timeout(APPLY_LIMIT, shared.frontier.reached(upto)).await.is_err() {
-            let message = format!("writes up to index {upto} wait for the other site: ask again once they do not");
-            return Err(Refusal::new(RefusalCode::Busy, message).into());
+            return Err(busy(format!("writes up to index {upto} wait for the other site: ask again once they do not")));
         }
-        let chunks = parts.filter_map(|reply| {
-            std::future::ready(match reply.part {
-                Some(FetchPart::Chunk(chunk)) => Some(Ok(chunk)),
-                Some(FetchPart::Refused(refusal)) => Some(Err(refusal.into())),
-                Some(FetchPart::Began(_) | FetchPart::Gone(_)) | None => None,
-            })
+        tracing::info!("the records of this node are copied");
+        let chunks = futures::stream::unfold(Some((shared, export, place)), move |reading| async move {
+            let (shared, mut export, place) = reading?;
+            let (chunk, export) = RT::disk(Takes::Long, move || (export.next_chunk(), export)).await;
+            match chunk {
+                Ok(chunk) => {
+                    let chunk = chunk?;
+                    shared.exports.pay::<RT>(chunk.len()).await;
+                    Some((Ok(chunk), Some((shared, export, place))))
+                }
+                Err(error) => Some((Err(stopped(error)), None)),
+            }
         });
         Ok(chunks.boxed())
     }
@@ -220,10 +238,7 @@ impl<RT: Runtime> Shared<RT> {
             let message = format!("node {own} is sending its state to {OPEN_MAX} other nodes: ask again later");
             return Err(Refusal::new(RefusalCode::Busy, message));
         };
-        match receiver {
-            NO_NODE => tracing::info!("the records of this node are copied"),
-            receiver => tracing::info!(receiver, "a node pulls the records of this one"),
-        }
+        tracing::info!(receiver, "a node pulls the records of this one");
         let (shared, watched) = (self.clone(), Arc::downgrade(&pinned));
         detach::<RT>(async move {
             loop {
@@ -275,10 +290,7 @@ impl<RT: Runtime> Shared<RT> {
         match chunk {
             Ok(chunk) => {
                 let chunk = chunk?;
-                let wait = self.exports.budget.lock().take(InstantOf::<RT>::now(), chunk.len());
-                if !wait.is_zero() {
-                    RT::sleep(wait).await;
-                }
+                self.exports.pay::<RT>(chunk.len()).await;
                 *pinned.used.lock() = InstantOf::<RT>::now();
                 Some(FetchPart::Chunk(chunk))
             }

@@ -25,12 +25,12 @@ fn key(number: u8) -> ApproverKey {
     ApproverKey::from_random(&Zeroizing::new([number; 32]))
 }
 
-fn vouched() -> Attested {
+pub(super) fn vouched() -> Attested {
     Attested { fenced: "its racks are without power".into(), ..Attested::default() }
 }
 
 /// Two of three may approve.
-async fn name_approvers(sites: &Sites, through: u64) {
+pub(super) async fn name_approvers(sites: &Sites, through: u64) {
     let approver = |number: u8| Approver {
         name: format!("approver-{number}"),
         public_key: Bytes::copy_from_slice(&key(number).public()),
@@ -41,7 +41,7 @@ async fn name_approvers(sites: &Sites, through: u64) {
     named.await.expect("the node does not crash").expect("a quiet cluster takes them");
 }
 
-fn approved(plan: &Plan) -> Bytes {
+pub(super) fn approved(plan: &Plan) -> Bytes {
     let mut signed = SignedPlan { plan: plan.encode_to_vec().into(), approvals: Vec::new() };
     let first = 1 + (random_u64() % 2) as u8;
     for number in [first, 3] {
@@ -50,7 +50,7 @@ fn approved(plan: &Plan) -> Bytes {
     signed.to_bytes()
 }
 
-async fn plan(sites: &Sites, through: u64, attested: Attested) -> Result<Plan, AdminError> {
+pub(super) async fn plan(sites: &Sites, through: u64, attested: Attested) -> Result<Plan, AdminError> {
     on(&sites.cluster, through, move |replica| async move { replica.plan_promotion("dr", &attested).await }).await
 }
 
@@ -60,7 +60,7 @@ async fn apply(sites: &Sites, through: u64, record: &Bytes) -> Result<(), AdminE
 }
 
 /// Starts the processes anew that want to be.
-async fn tend(sites: &mut Sites) {
+pub(super) async fn tend(sites: &mut Sites) {
     for node in sites.cluster.ids() {
         if sites.cluster.replica(node).is_some_and(|replica| replica.should_start_anew()) {
             sites.cluster.kill(node).await;
@@ -103,24 +103,39 @@ async fn carry_out(sites: &mut Sites, first: Plan, crashes: u64) -> Plan {
     }
 }
 
-async fn tend_until(sites: &mut Sites, what: &str, mut holds: impl FnMut(&Sites) -> bool) {
+fn how_all_stand(sites: &Sites) -> String {
+    let stands = |node: u64| match sites.cluster.replica(node) {
+        None => format!("{node} does not run"),
+        Some(replica) => {
+            let it = replica.status();
+            format!("{node} is {} in epoch {} ({:?})", it.state, it.epoch, it.refused_by_peers)
+        }
+    };
+    sites.cluster.ids().into_iter().map(stands).collect::<Vec<_>>().join("; ")
+}
+
+pub(super) async fn tend_until(sites: &mut Sites, what: &str, mut holds: impl FnMut(&Sites) -> bool) {
     let began = Instant::now();
     while !holds(sites) {
-        assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}; {}", how_all_stand(sites));
         tend(sites).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// No node of the old side takes part: no write of its counts, no linearizable read is served there.
 async fn old_side_is_fenced(sites: &mut Sites) {
     let main = sites.main.clone();
+    are_fenced(sites, &main).await;
+}
+
+/// None of these takes part: no write of theirs counts, no linearizable read is served there.
+pub(super) async fn are_fenced(sites: &mut Sites, old: &[u64]) {
     tend_until(sites, "the old side is fenced", |sites| {
-        main.iter().all(|node| status(&sites.cluster, *node).state == "fenced")
+        old.iter().all(|node| status(&sites.cluster, *node).state == "fenced")
     })
     .await;
     let mut stranger = Clerk::new(7);
-    for node in &main {
+    for node in old {
         let written = stranger.put(&sites.cluster, *node, 50).await;
         assert!(written.is_err(), "node {node} took {written:?}");
         let replica = sites.cluster.replica(*node).expect("it runs");
@@ -218,7 +233,7 @@ fn what_main_acknowledged_alone_is_never_called_proven_zero() {
         let done = carry_out(&mut sites, planned, seed % 2).await;
         let mut after = Clerk::new(2);
         after.put_surely(&sites.cluster, &[4, 5], 9, PATIENCE).await;
-        let lost = clerk.lose(&sites.cluster, 4).await as u64;
+        let lost = clerk.lose(&sites.cluster, 4).await.len() as u64;
         assert!(lost >= 4, "what main acknowledged alone is lost: {lost}");
         if done.verdict() == Verdict::Bounded {
             assert!(lost <= done.lost_revisions, "{lost} are lost, at most {} were said to be", done.lost_revisions);
@@ -365,13 +380,26 @@ fn a_witness_that_is_left_goes_along_and_fences_whoever_comes_back() {
 /// Everybody of the old side comes back: under new numbers, with the same records as the others, and with votes; what it alone
 /// had is kept. Nodes of either side crash meanwhile. Answers which writes were kept, by record and generation.
 async fn reinstate(sites: &mut Sites, clerk: &mut Clerk, crashes: u64) -> BTreeSet<(Bytes, u64)> {
-    let (main, dr, mut left) = (sites.main.clone(), sites.dr.clone(), crashes);
-    let began = Instant::now();
+    let (main, dr) = (sites.main.clone(), sites.dr.clone());
+    all_come_back(sites, clerk, (&main, &dr), crashes).await
+}
+
+/// The same for these machines, which were `left` behind by those that went `on`.
+pub(super) async fn all_come_back(
+    sites: &mut Sites,
+    clerk: &mut Clerk,
+    (left, on): (&[u64], &[u64]),
+    crashes: u64,
+) -> BTreeSet<(Bytes, u64)> {
+    let all = [left, on].concat();
+    let highest = sites.cluster.ids().into_iter().max().unwrap_or(0);
+    let data: Vec<u64> = on.iter().copied().filter(|node| sites.keeps_records(*node)).collect();
+    let (began, mut crashes_left) = (Instant::now(), crashes);
     loop {
         assert!(began.elapsed() < 4 * PATIENCE, "the old side is not back");
         sites.cluster.start_all().await;
         tend(sites).await;
-        let through = pick(&dr);
+        let through = pick(&data);
         let replica = sites.cluster.replica(through).expect("it was started");
         let back = spawn_on(through, async move {
             let Ok(former) = replica.former_members().await else { return usize::MAX };
@@ -381,11 +409,11 @@ async fn reinstate(sites: &mut Sites, clerk: &mut Clerk, crashes: u64) -> BTreeS
             }
             former.len()
         });
-        if left > 0 {
-            left -= 1;
+        if crashes_left > 0 {
+            crashes_left -= 1;
             tokio::time::sleep(Duration::from_micros(random_u64() % 3_000_000)).await;
             tend(sites).await;
-            sites.cluster.crash(pick(&[&main[..], &dr].concat())).await;
+            sites.cluster.crash(pick(&all)).await;
         }
         let mut back = std::pin::pin!(back);
         let left_behind = loop {
@@ -397,24 +425,29 @@ async fn reinstate(sites: &mut Sites, clerk: &mut Clerk, crashes: u64) -> BTreeS
                 }
             }
         };
-        let are_back = main.iter().all(|node| number(sites, *node) > 5);
-        if left == 0 && left_behind == 0 && are_back {
+        let are_back = left.iter().all(|node| number(sites, *node) > highest);
+        if crashes_left == 0 && left_behind == 0 && are_back {
             break;
         }
     }
     sites.cluster.start_all().await;
-    let all = [&main[..], &dr].concat();
     tend_until(sites, "all take part", |sites| {
-        all.iter().all(|node| ["leader", "follower"].contains(&status(&sites.cluster, *node).state))
+        all.iter().all(|node| match status(&sites.cluster, *node).state {
+            "leader" | "follower" | "witness" => true,
+            // One whose settings say so votes only since a promotion that had it go along.
+            "learner" => left.contains(node) && sites.is_set_up_as_learner(*node),
+            _ => false,
+        })
     })
     .await;
-    clerk.put_surely(&sites.cluster, &all, 3, PATIENCE).await;
-    for node in &all {
+    let data: Vec<u64> = all.iter().copied().filter(|node| sites.keeps_records(*node)).collect();
+    clerk.put_surely(&sites.cluster, &data, 3, PATIENCE).await;
+    for node in &data {
         clerk.check(&sites.cluster, *node).await;
     }
-    let numbers: BTreeSet<u64> = main.iter().map(|node| number(sites, *node)).collect();
-    assert!(numbers.len() == main.len() && numbers.is_disjoint(&all.into_iter().collect()), "{numbers:?}");
-    main.iter().flat_map(|node| kept_at(sites, *node)).collect()
+    let numbers: BTreeSet<u64> = left.iter().map(|node| number(sites, *node)).collect();
+    assert!(numbers.len() == left.len() && numbers.is_disjoint(&all.into_iter().collect()), "{numbers:?}");
+    left.iter().flat_map(|node| kept_at(sites, *node)).collect()
 }
 
 /// The number that a machine's node goes by.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
 use saola_raft::protection::State;
 use saola_raft::sim::{random_u64, spawn_on};
-use saola_raft::{ProposeError, Role};
+use saola_raft::{Member, ProposeError, Role};
 use saola_storage::protection::{Mode, Protection};
 
 use super::{have_lead, leader, pick, status, until};
@@ -41,6 +41,17 @@ impl Sites {
     /// Whether the loss of any one site stops nothing.
     pub fn survives_a_site(&self) -> bool {
         self.cluster.members().iter().any(|member| member.role_value() == Role::Witness)
+    }
+
+    /// Whether a machine's node keeps records.
+    pub fn keeps_records(&self, machine: u64) -> bool {
+        self.cluster.members().iter().any(|member| member.node_id == machine && member.role_value().is_data())
+    }
+
+    /// Whether a machine's settings give its node no vote.
+    pub fn is_set_up_as_learner(&self, machine: u64) -> bool {
+        let is_this = |member: &Member| member.node_id == machine;
+        self.cluster.members().iter().any(|member| is_this(member) && member.role_value() == Role::Learner)
     }
 
     /// Makes the cluster, led from the main site, with a record.
@@ -155,9 +166,7 @@ impl Sites {
     /// Power is lost at a site.
     pub async fn lose(&mut self, site: &[u64]) {
         for node in site {
-            if self.cluster.replica(*node).is_some() {
-                self.cluster.crash(*node).await;
-            }
+            self.cluster.crash_if_it_runs(*node).await;
         }
     }
 

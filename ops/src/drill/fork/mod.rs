@@ -1,21 +1,24 @@
 //! A promotion rehearsed on a copy: a throwaway node, filled from the export stream of a data node, in a lineage of its own.
 //!
 //! The copy runs on this machine, under the settings, certificate and site key of the node that it was made of
-//! ([`settings`]). The cluster knows nothing of it, and it knows no way to the cluster: it has another cluster id, listens on
-//! loopback alone, and has no address of any other member. So whoever holds the drill goes through the whole ceremony of
-//! a forced promotion while the sites go on protecting each other.
+//! ([`settings`]). The cluster knows nothing of it: it has another cluster id, which no member answers, listens on loopback
+//! alone, and its members have no addresses. So whoever holds the drill goes through the whole ceremony of a forced promotion
+//! while the sites go on protecting each other. Afterwards its records are read and [`compare`]d with the cluster's.
 
+pub mod compare;
 pub mod settings;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use saola_client::drill::WORK;
-use saola_client::proto::{Attested, Member, Role, StatusResponse};
-use saola_client::{At, Client, Error, Version};
+use saola_client::proto::{Attested, Member, NodeStatus, Role, StatusResponse};
+use saola_client::{Client, Error};
+use saola_storage::disk::{Disk, RealDisk};
 use saola_storage::folder::FolderClaim;
 use saola_storage::fork::{Fork, ForkError, Forked, NewLineage};
 use saola_storage::member::Role as StoredRole;
@@ -26,31 +29,54 @@ use tokio::task::JoinHandle;
 use super::play::{Drill, ms};
 use super::report;
 use crate::dr::{about_plan, carry_out, plan_text, read, write};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::launch::node_binary;
 use crate::launch::ports::Ports;
 use crate::launch::process::NodeProcess;
-use crate::launch::{node_binary, wait_until};
 use crate::output::{grouped, hex};
+use compare::Prints;
 use settings::{Changed, NodeSettings};
 
 /// The node has so long to start on its copy.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How often the plan's file is looked at for approvals.
+/// How often the copy, and the plan's file, are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The promoted copy should take its first write within so long.
 const FIRST_WRITE_LIMIT: Duration = Duration::from_secs(60);
-/// So many records of each collection are read from the copy and from the cluster.
-const COMPARED: u32 = 100;
+/// Beside what the node keeps free for itself, so much more stays free: it must not notice the copy.
+const MARGIN_BYTES: u64 = 1 << 30;
+/// One question to the copy may take so long.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// Chunks on their way to the disk: 1 MiB.
 const AHEAD: usize = 4;
 
-/// What whoever holds the drill says of the copy.
-#[derive(Clone, Debug)]
+/// What whoever holds the drill says of the copy, and how it is reached.
+#[derive(Debug)]
 pub struct ForkOf {
     /// Of the node that is copied.
     pub settings: NodeSettings,
-    /// Where all of the copy goes; removed in the end.
+    /// Where the folder of the copy is made; that one is removed in the end.
     pub folder: PathBuf,
+    /// Two, for peers and for clients.
+    pub ports: Ports,
+    /// Asks the copy alone. Not one of the cluster's: it would tell the cluster of the copy's epoch.
+    pub copy: Client,
+}
+
+impl ForkOf {
+    /// Takes ports; `client_at` makes the client.
+    ///
+    /// # Errors
+    /// No ports, or no client.
+    pub fn new(
+        settings: NodeSettings,
+        folder: PathBuf,
+        client_at: impl Fn(Vec<String>) -> Result<Client, Failure>,
+    ) -> Result<ForkOf, Failure> {
+        let ports = Ports::take(2)?;
+        let copy = client_at(vec![loopback(ports.numbers[1])])?;
+        Ok(ForkOf { settings, folder, ports, copy })
+    }
 }
 
 /// The copy, from its making to its removal.
@@ -76,6 +102,8 @@ struct State {
     begun: bool,
     filling: Option<JoinHandle<Result<Forked, ForkError>>>,
     process: Option<NodeProcess>,
+    /// The cluster's records when the copy was made.
+    expected: Prints,
     run: Option<report::Fork>,
 }
 
@@ -83,46 +111,52 @@ impl Rehearsal {
     /// Nothing is made yet.
     ///
     /// # Errors
-    /// The settings are of no data node of this cluster, or the folder holds something.
-    pub fn new(
-        fork: &ForkOf,
-        status: &StatusResponse,
-        client: &Client,
-        client_at: impl Fn(Vec<String>) -> Result<Client, Failure>,
-    ) -> Result<Rehearsal, Failure> {
-        let name = fork.settings.name();
-        let members = status.nodes.iter().filter_map(|node| node.member.as_ref());
-        let member = members.filter(|it| it.role() != Role::Witness).find(|it| it.name == name);
+    /// The settings are of no data node of this cluster, or there is no room for its records.
+    pub fn new(fork: ForkOf, drill: &str, status: &StatusResponse, cluster: &Client) -> Result<Rehearsal, Failure> {
+        let ForkOf { settings, folder, ports, copy } = fork;
+        let name = settings.name();
+        let is_it = |node: &&NodeStatus| node.member.as_ref().is_some_and(|it| it.name == name);
+        let node = status.nodes.iter().find(is_it);
+        let member = node.and_then(|node| node.member.clone()).filter(|it| it.role() != Role::Witness);
         let member = member.ok_or_else(|| {
             let what = format!("the settings are those of {name:?}, and this cluster has no such data node");
             Failure::usage(what, "run the drill where a data node has its settings, and name them with --fork-of")
         })?;
-        let in_use = |why: String| {
-            let what = format!("folder {} for the copy: {why}", fork.folder.display());
-            let next =
-                "name a folder that is not there; one that an interrupted drill has left holds nothing but its copy";
-            Failure::usage(what, next)
-        };
-        match fs::read_dir(&fork.folder).map(|mut entries| entries.next().is_some()) {
-            Ok(true) => return Err(in_use("it is not empty".into())),
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(in_use(error.to_string())),
-            _ => {}
+        let about =
+            |source: std::io::Error| Failure::file(format!("folder {} for the copy", folder.display()), &source);
+        fs::create_dir_all(&folder).map_err(about)?;
+        let folder = std::path::absolute(&folder).map_err(about)?;
+        let free_bytes = RealDisk::open(&folder).and_then(|disk| disk.free_bytes()).map_err(about)?;
+        let data_bytes = node.map_or(0, |node| node.data_bytes);
+        // What is being compacted is there twice for a while.
+        let needed_bytes = 2 * data_bytes + MARGIN_BYTES + settings.min_free_bytes();
+        if free_bytes < needed_bytes {
+            let what = format!(
+                "{} has {} bytes free; a copy of {name} wants {} ({} of records)",
+                folder.display(),
+                grouped(free_bytes),
+                grouped(needed_bytes),
+                grouped(data_bytes)
+            );
+            return Err(Failure::new(Exit::Precondition, what, "name a folder on another disk with --fork-folder"));
         }
-        let ports = Ports::take(2)?;
-        let copy = client_at(vec![loopback(ports.numbers[1])])?;
         Ok(Rehearsal {
-            member: member.clone(),
-            settings: fork.settings.clone(),
-            folder: std::path::absolute(&fork.folder)
-                .map_err(|source| Failure::file(format!("find {}", fork.folder.display()), &source))?,
+            folder: folder.join(format!("saola-drill-{drill}")),
             cluster_name: format!("{}-drill", status.cluster_name),
             epoch: status.header.map_or(1, |header| header.epoch),
+            source: cluster.at_endpoint(&member.client_address)?,
+            cluster: cluster.clone(),
+            member,
+            settings,
             ports,
-            source: client.at_endpoint(&member.client_address)?,
-            cluster: client.clone(),
             copy,
             state: Mutex::default(),
         })
+    }
+
+    /// Where all of the copy is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Copies the node's records, and starts a node on them.
@@ -132,11 +166,13 @@ impl Rehearsal {
     pub async fn copy(&self, drill: &Drill<'_>) -> Result<(), String> {
         let began = Instant::now();
         let mut state = self.state.lock().await;
+        let made = DirBuilder::new().mode(0o700).create(&self.folder);
+        made.map_err(|error| format!("make folder {}: {error}", self.folder.display()))?;
         state.begun = true;
         let mut export = self.source.export(&drill.id).await.map_err(|error| error.to_string())?;
         let (chunks, taken) = mpsc::channel(AHEAD);
         let (path, claim, lineage) = (self.folder.join("data"), self.claim(), self.lineage());
-        let keep_bytes = self.settings.min_free_bytes();
+        let keep_bytes = self.settings.min_free_bytes() + MARGIN_BYTES;
         let filling =
             state.filling.insert(tokio::task::spawn_blocking(move || fill(&path, claim, keep_bytes, taken, &lineage)));
         while let Some(chunk) = export.next().await.map_err(|error| error.to_string())? {
@@ -150,6 +186,9 @@ impl Rehearsal {
         state.filling = None;
         let forked = forked.map_err(|error| in_full(&error))?;
         let copied_ms = ms(began.elapsed());
+        // Now, and not after the ceremony: what the cluster does not keep for ever may be gone by then.
+        let expected = compare::of_cluster(&self.cluster, forked.revision).await;
+        state.expected = expected.map_err(|error| format!("read the cluster's records: {error}"))?;
         drill.tell(&format!(
             "  {} bytes of {} copied up to revision {} in {} ms",
             grouped(forked.bytes),
@@ -169,16 +208,32 @@ impl Rehearsal {
             compared: None,
         });
         let process = self.start().map_err(|failure| failure.what().to_owned())?;
-        let process = state.process.insert(process);
-        let answered = wait_until("the copy answers", START_LIMIT, || async {
-            self.copy.cluster_status(true).await.map(drop).map_err(|error| error.to_string())
-        });
-        if let Err(failure) = answered.await {
-            // A node that has ended says more.
+        self.can_open_its_keys(state.process.insert(process)).await
+    }
+
+    /// The node runs, and opens every key with that of its site: nobody should approve what cannot be used then.
+    async fn can_open_its_keys(&self, process: &mut NodeProcess) -> Result<(), String> {
+        let limit = Instant::now() + START_LIMIT;
+        let is_it = |node: &NodeStatus| node.member.as_ref().is_some_and(|it| it.name == self.member.name);
+        loop {
             process.check_running().map_err(|ended| ended.what().to_owned())?;
-            return Err(failure.what().to_owned());
+            let status = self.copy.at_endpoint(&loopback(self.ports.numbers[1])).map_err(|error| error.to_string())?;
+            let why = match status.with_deadline(LOOK_LIMIT).cluster_status(true).await {
+                Err(error) => error.to_string(),
+                Ok(status) => match status.nodes.into_iter().find(is_it) {
+                    Some(node) if node.sealed && !node.seal_reason.is_empty() => {
+                        return Err(format!("the copy is sealed: {}", node.seal_reason));
+                    }
+                    Some(node) if !node.sealed && node.keys_open == node.keys_total => return Ok(()),
+                    Some(node) => format!("{} of {} keys are open", node.keys_open, node.keys_total),
+                    None => "it says nothing of itself".to_owned(),
+                },
+            };
+            if Instant::now() > limit {
+                return Err(format!("the copy is not ready after {} s: {why}", START_LIMIT.as_secs()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok(())
     }
 
     /// Plans the promotion of the copy's site, waits until it is approved, and carries it out up to its first write.
@@ -221,25 +276,16 @@ impl Rehearsal {
         Ok(())
     }
 
-    /// Reads records of every collection from the promoted copy, and the same ones from the cluster as of the revision at
-    /// which the copy was made.
+    /// Reads records of every collection from the promoted copy, and compares them with what the cluster had at its revision.
     ///
     /// # Errors
     /// They cannot be read; whether they are the same stands in the report.
     pub async fn compare(&self, drill: &Drill<'_>) -> Result<(), String> {
         let mut state = self.state.lock().await;
+        let found = compare::of_copy(&self.copy, &state.expected).await;
+        let found = found.map_err(|error| format!("read the copy's records: {error}"))?;
+        let compared = compare::compare(&state.expected, &found);
         let run = state.run.as_mut().ok_or("there is no copy")?;
-        let mut compared = report::Compared::default();
-        let collections = self.copy.collections().await.map_err(|error| error.to_string())?;
-        for collection in collections.value {
-            let (here, there) = tokio::try_join!(
-                first_records(&self.copy, &collection.name, run.revision),
-                first_records(&self.cluster, &collection.name, run.revision),
-            )?;
-            compared.collections += 1;
-            compared.records += here.len() as u64;
-            compared.different += differing(&here, &there);
-        }
         drill.tell(&format!(
             "  {} records of {} collections opened and compared, {} differ",
             compared.records, compared.collections, compared.different
@@ -346,23 +392,35 @@ async fn approved(
     let who: Vec<&str> = plan.approvers.iter().map(|it| it.name.as_str()).collect();
     if plan.needed > 0 {
         drill.tell(&format!(
-            "  waiting for {} of {} to approve: saola dr approve {} --key KEY",
+            "  waiting for {} of {} to approve: saola dr approve {} --key KEY (the file may be taken elsewhere and put back)",
             plan.needed,
             who.join(", "),
             file.display()
         ));
     }
     let limit = Instant::now() + within;
+    let mut told = false;
     loop {
-        let (signed, read) = read(file).map_err(|failure| failure.what().to_owned())?;
-        if read != *plan {
-            return Err(format!("{} holds another plan than the one that was made", file.display()));
+        // It may be on its way back from an approver, and half-written.
+        let why = match read(file) {
+            Ok((signed, read)) if read == *plan => match signed.check(&plan.approvers, plan.needed) {
+                Ok(names) => return Ok((signed, names)),
+                Err(error) => about_plan(error),
+            },
+            other => {
+                let what = format!("{} does not hold the plan that was made", file.display());
+                let failure = other.err().unwrap_or_else(|| Failure::usage(what, "put it back, with its approvals"));
+                if !told {
+                    drill.tell(&format!("  {}: {}", failure.what(), failure.next()));
+                }
+                told = true;
+                failure
+            }
+        };
+        if Instant::now() > limit {
+            return Err(why.what().to_owned());
         }
-        match signed.check(&plan.approvers, plan.needed) {
-            Ok(names) => return Ok((signed, names)),
-            Err(error) if Instant::now() > limit => return Err(about_plan(error).what().to_owned()),
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
-        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -376,16 +434,4 @@ async fn first_write(copy: &Client, drill: &str) -> Result<(), String> {
             Err(error) => return Err(format!("first write to the copy: {error}")),
         }
     }
-}
-
-/// Records of a collection as they stood at a revision, the first ones.
-async fn first_records(client: &Client, collection: &str, revision: u64) -> Result<Vec<Version>, String> {
-    let page = client.list(collection).at(At::Revision(revision)).page_size(COMPARED).send().await;
-    page.map(|reply| reply.value.versions).map_err(|error| format!("read {collection}: {error}"))
-}
-
-/// So many records are not the same in both.
-fn differing(here: &[Version], there: &[Version]) -> u64 {
-    let pairs = here.iter().zip(there).filter(|(here, there)| here != there).count();
-    (pairs + here.len().abs_diff(there.len())) as u64
 }

@@ -1,0 +1,347 @@
+//! Everything at any moment: a life before, a disaster, a forced promotion with crashes in it, the old side coming back when
+//! it likes, and all of them together again. What the plan said of the loss is true (P8), whoever has met the new epoch takes no
+//! part in the old one (P7), and what was lost to the epoch stands in an orphan bundle.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use saola_jepsen::sim::records::record_id;
+use saola_jepsen::sim::{Clerk, PATIENCE};
+use saola_raft::protection::State;
+use saola_raft::sim::{random_u64, spawn_on};
+use saola_storage::promotion::{Attested, Plan, SignedPlan, Verdict};
+use tokio::time::Instant;
+
+use super::promotion::{all_come_back, approved, are_fenced, name_approvers, plan, tend, tend_until, vouched};
+use super::sites::{Sites, maximum, set, until_state};
+use super::{leads, of_seeds, on, pick, replicas_are_equal, status};
+
+/// Seeds of a run, unless more are asked for.
+const SEEDS: u64 = 20;
+/// Whoever promotes a site gives up when nothing has come of it for so long after the old side came back.
+const GIVES_UP: Duration = Duration::from_secs(6);
+/// Records of those who write at the promoted site.
+const AFTER: u64 = 9;
+
+/// What befalls the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disaster {
+    /// Power is lost there.
+    Lost,
+    /// It is cut off, goes on alone for a while, and then loses power.
+    AloneThenLost,
+    /// It is cut off, and runs all along.
+    CutOff,
+}
+
+/// One in so many.
+fn one_in(count: u64) -> bool {
+    random_u64().is_multiple_of(count)
+}
+
+fn up_to_ms(longest: u64) -> Duration {
+    Duration::from_micros(random_u64() % (longest * 1_000))
+}
+
+struct Day {
+    sites: Sites,
+    /// Writes at the main site alone.
+    clerk: Clerk,
+    /// Nodes of the site that goes on.
+    dr: Vec<u64>,
+    /// Everybody else: they are left behind, but for a witness that answers.
+    others: Vec<u64>,
+}
+
+impl Day {
+    async fn begin() -> Day {
+        let mut sites = match random_u64() % 4 {
+            0 => Sites::with_witness(),
+            1 => Sites::large_with_witness(),
+            _ => Sites::with_learners(),
+        };
+        sites.cluster.clocks_count_from = Some(Instant::now());
+        let clerk = sites.begin().await;
+        name_approvers(&sites, 1).await;
+        until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
+        if one_in(4) {
+            set(&sites.cluster, 1, maximum(1)).await.expect("a quiet cluster takes it");
+        }
+        let dr = sites.dr.clone();
+        let others = sites.cluster.ids().into_iter().filter(|id| !dr.contains(id)).collect();
+        Day { sites, clerk, dr, others }
+    }
+
+    /// Somebody writes at the main site, whatever comes of it; a node that was fenced before takes nothing.
+    async fn write_at_main(&mut self) {
+        let node = pick(&self.sites.main);
+        let is_fenced = |day: &Day| day.sites.cluster.replica(node).is_some_and(|it| it.status().state == "fenced");
+        let was_fenced = is_fenced(self);
+        let written = self.clerk.put(&self.sites.cluster, node, random_u64() % 4).await;
+        assert!(!(was_fenced && written.is_ok()), "node {node} was fenced, and took {written:?}");
+        if was_fenced && is_fenced(self) {
+            assert!(!self.clerk.look(&self.sites.cluster, node).await, "node {node} is fenced, and serves reads");
+        }
+    }
+
+    /// What clusters bear all the time.
+    async fn live(&mut self) {
+        for _ in 0..random_u64() % 6 {
+            match random_u64() % 6 {
+                0 => self.sites.part_from_main(),
+                1 => self.sites.cluster.cut_one(),
+                2 => self.sites.cluster.network.heal(),
+                3 => {
+                    let node = pick(&self.sites.cluster.ids());
+                    self.sites.cluster.crash_if_it_runs(node).await;
+                }
+                _ => self.sites.cluster.start_all().await,
+            }
+            for _ in 0..random_u64() % 3 {
+                self.write_at_main().await;
+            }
+            tokio::time::sleep(up_to_ms(1_500)).await;
+        }
+        if !one_in(4) {
+            self.sites.cluster.network.heal();
+            self.sites.cluster.start_all().await;
+            until_state(&self.sites.cluster, State::Synchronized, 4 * PATIENCE).await;
+            for _ in 0..random_u64() % 4 {
+                self.write_at_main().await;
+            }
+        }
+    }
+
+    /// Nobody of the others is in reach of the site; answers what people can truly vouch for.
+    async fn disaster(&mut self, kind: Disaster) -> Attested {
+        if one_in(4) && self.dr.len() > 1 {
+            let lost = pick(&self.dr);
+            self.sites.cluster.crash_if_it_runs(lost).await;
+            self.dr.retain(|node| *node != lost);
+            self.others.push(lost);
+        }
+        let others = self.others.clone();
+        self.sites.cluster.network.heal();
+        if kind != Disaster::Lost {
+            self.sites.cluster.part(&others, &self.dr);
+            for _ in 0..random_u64() % 6 {
+                self.write_at_main().await;
+                tokio::time::sleep(up_to_ms(400)).await;
+            }
+        }
+        let running = |day: &Day, node: &u64| day.sites.cluster.replica(*node).is_some();
+        let revisions = self.sites.main.iter().filter(|node| running(self, node));
+        let newest = revisions.map(|node| status(&self.sites.cluster, *node).revision).max();
+        let last_revision = newest.filter(|_| self.sites.main.iter().all(|node| running(self, node)));
+        if kind != Disaster::CutOff {
+            self.sites.lose(&others).await;
+        }
+        let began = self.sites.cluster.clocks_count_from.expect("a day begins with it");
+        let now_us = 1_700_000_000_000_000 + began.elapsed().as_micros() as u64;
+        let has_stopped = kind != Disaster::CutOff;
+        Attested {
+            stopped_us: Some(now_us).filter(|_| has_stopped && !one_in(3)),
+            last_revision: last_revision.filter(|_| has_stopped && !one_in(3)),
+            // Nobody changes anything on this day.
+            unchanged: !one_in(4),
+            ..vouched()
+        }
+    }
+
+    /// The other side comes back, in one of the ways in which sites do.
+    async fn come_back(&mut self) {
+        let way = random_u64() % 3;
+        if way != 0 {
+            self.sites.cluster.network.heal();
+        }
+        if way != 1 {
+            for node in self.others.clone() {
+                if self.sites.cluster.replica(node).is_none() && !one_in(4) {
+                    self.sites.cluster.start(node).await;
+                }
+            }
+        }
+    }
+
+    /// The node that leads an epoch that a promotion began.
+    fn goes_on(&self) -> Option<u64> {
+        let leads_on =
+            |node: &&u64| leads(&self.sites.cluster, **node) && status(&self.sites.cluster, **node).epoch > 1;
+        self.dr.iter().find(leads_on).copied()
+    }
+
+    /// The plan by which the epoch began that somebody leads: one that was made before may have been under way still.
+    fn begun(&self) -> Option<Plan> {
+        let store = self.sites.cluster.replica(self.goes_on()?)?.store().epochs();
+        let (_, plan) = SignedPlan::from_bytes(&store.last()?.record).expect("it was carried out");
+        Some(plan)
+    }
+
+    /// Makes a plan, if all nodes of the site that run have a part in it: nobody truly vouches for those that will go on.
+    async fn plan(&self, through: u64, attested: &Attested) -> Option<Plan> {
+        let planned = plan(&self.sites, through, attested.clone()).await.ok()?;
+        let survives = |node: &u64| planned.survivors.iter().any(|it| it.node_id == *node);
+        self.dr.iter().all(survives).then_some(planned)
+    }
+
+    /// All survivors of a plan wait for its epoch, or are in it.
+    fn all_have_promised(&self, planned: &Plan) -> bool {
+        planned.survivors.iter().all(|survivor| {
+            let Some(replica) = self.sites.cluster.replica(survivor.node_id) else { return false };
+            let it = replica.status();
+            let waits = it.refused_by_peers.as_ref().is_some_and(|why| why.contains("waits for epoch"));
+            it.epoch == planned.epoch || waits
+        })
+    }
+
+    /// Promotes the site, while nodes crash and the other side comes back; answers the plan by which the epoch began, and
+    /// whether what was vouched for was so when it counted. None: the epoch did not begin.
+    async fn promote(&mut self, attested: Attested, alive: bool) -> Option<(Plan, bool)> {
+        let (began, mut crashes) = (Instant::now(), random_u64() % 3);
+        let comes_back = (!one_in(3)).then(|| Instant::now() + up_to_ms(6_000));
+        // What is vouched for is that the other side takes no part any more.
+        let (mut returned, mut promised) = (None, None);
+        let mut planned: Option<Plan> = None;
+        loop {
+            assert!(began.elapsed() < 4 * PATIENCE, "neither begun nor given up: {planned:?}");
+            if returned.is_none() && comes_back.is_some_and(|at| at <= Instant::now()) {
+                returned = Some(Instant::now());
+                // Whoever waits for the epoch by then clears nobody for the former one.
+                promised = planned.clone().filter(|it| self.all_have_promised(it));
+                self.come_back().await;
+            }
+            for node in self.dr.clone() {
+                if self.sites.cluster.replica(node).is_none() {
+                    self.sites.cluster.start(node).await;
+                }
+            }
+            tend(&mut self.sites).await;
+            if let Some(begun) = self.begun() {
+                let in_time = returned.is_none() || promised.is_some_and(|it| it == begun);
+                return Some((begun, in_time && !alive));
+            }
+            if one_in(3) {
+                self.write_at_main().await;
+            }
+            let given_up = returned.is_some_and(|at: Instant| at.elapsed() > GIVES_UP);
+            let through = pick(&self.dr);
+            match &planned {
+                None if given_up || began.elapsed() > PATIENCE => return None,
+                None => planned = self.plan(through, &attested).await,
+                Some(it) if given_up => {
+                    let record = approved(it);
+                    let abandoned = on(&self.sites.cluster, through, move |replica| async move {
+                        replica.abandon_promotion(record).await
+                    });
+                    if abandoned.await.is_ok() {
+                        return None;
+                    }
+                }
+                Some(it) => {
+                    let (record, replica) =
+                        (approved(it), self.sites.cluster.replica(through).expect("it was started"));
+                    let applying = spawn_on(through, async move { replica.apply_promotion(record).await });
+                    if crashes > 0 {
+                        crashes -= 1;
+                        tokio::time::sleep(up_to_ms(60)).await;
+                        self.sites.cluster.crash(pick(&self.dr)).await;
+                    } else if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(3), applying).await
+                        && error.to_string().contains("make a new one")
+                        // Whoever vouched before does so again only while it holds.
+                        && returned.is_none()
+                        && let Some(again) = self.plan(through, &attested).await
+                    {
+                        planned = Some(again);
+                    }
+                }
+            }
+            tokio::time::sleep(up_to_ms(40)).await;
+        }
+    }
+
+    /// The epoch goes on alone, whoever was left behind is fenced, comes back, and has kept what it alone had.
+    async fn goes_on_alone_and_together(&mut self, planned: &Plan, is_true: bool) -> u64 {
+        let mut after = Clerk::new(2);
+        let dr: Vec<u64> = self.dr.clone();
+        after.put_surely(&self.sites.cluster, &dr, AFTER, PATIENCE).await;
+        let at = self.goes_on().unwrap_or(dr[0]);
+        let lost = self.clerk.lose(&self.sites.cluster, at).await;
+        let count = lost.len() as u64;
+        if is_true {
+            match planned.verdict() {
+                Verdict::ProvenZero => assert!(lost.is_empty(), "proven zero: {lost:?}, {:?}", planned.because),
+                Verdict::Bounded => {
+                    let most = planned.lost_revisions;
+                    assert!(count <= most, "{count} lost, at most {most} were said: {:?}", planned.because);
+                }
+                Verdict::Unknown => {}
+            }
+        }
+        self.sites.cluster.network.heal();
+        self.sites.cluster.start_all().await;
+        let on: Vec<u64> = planned.members.iter().map(|it| it.node_id).collect();
+        let left: Vec<u64> = self.sites.cluster.ids().into_iter().filter(|id| !on.contains(id)).collect();
+        are_fenced(&mut self.sites, &left).await;
+        let kept = all_come_back(&mut self.sites, &mut after, (&left, &on), random_u64() % 3).await;
+        for (record, generation) in lost {
+            let found = kept.contains(&(Bytes::from(record_id(record)), generation));
+            assert!(found, "r{record} generation {generation} was lost, and nobody has kept it: {kept:?}");
+        }
+        replicas_are_equal(&self.sites.cluster).await;
+        count
+    }
+
+    /// Nobody went on in another epoch: all that was acknowledged is there.
+    async fn goes_on_as_before(&mut self) {
+        self.sites.cluster.network.heal();
+        self.sites.cluster.start_all().await;
+        let all = self.sites.cluster.ids();
+        tend_until(&mut self.sites, "all take part again", |sites| {
+            let states = ["leader", "follower", "learner", "witness"];
+            all.iter().all(|node| states.contains(&status(&sites.cluster, *node).state))
+        })
+        .await;
+        let main = self.sites.main.clone();
+        self.clerk.put_surely(&self.sites.cluster, &main, 0, PATIENCE).await;
+        for node in self.sites.cluster.running() {
+            assert_eq!(status(&self.sites.cluster, node).epoch, 1, "node {node}");
+            self.clerk.check(&self.sites.cluster, node).await;
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_around_a_promotion_its_verdict_is_true_and_one_side_counts() {
+    let name = "worst_day::whatever_happens_around_a_promotion_its_verdict_is_true_and_one_side_counts";
+    let ends = of_seeds(name, SEEDS, async |_| {
+        let mut day = Day::begin().await;
+        day.live().await;
+        let kind = pick(&[Disaster::Lost, Disaster::AloneThenLost, Disaster::CutOff]);
+        let attested = day.disaster(kind).await;
+        match day.promote(attested, kind == Disaster::CutOff).await {
+            None => {
+                day.goes_on_as_before().await;
+                ("not begun", 0)
+            }
+            Some((planned, is_true)) => {
+                let lost = day.goes_on_alone_and_together(&planned, is_true).await;
+                let said = match planned.verdict() {
+                    Verdict::ProvenZero => "PROVEN ZERO",
+                    Verdict::Bounded => "BOUNDED",
+                    Verdict::Unknown => "UNKNOWN",
+                };
+                (said, lost)
+            }
+        }
+    });
+    let mut table: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (said, lost) in &ends {
+        let row = table.entry(said).or_default();
+        *row = (row.0 + 1, row.1 + lost);
+    }
+    for (said, (days, lost)) in &table {
+        println!("{said}: {days} days, {lost} acknowledged writes left behind and kept");
+    }
+    assert!(ends.len() < SEEDS as usize || table.len() > 2, "too few kinds of days: {table:?}");
+}
