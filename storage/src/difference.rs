@@ -1,18 +1,22 @@
 //! The receiving side of an outline ([`crate::outline`]): which of its ranges the own state has, and which have to come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
 use crate::engine::{EngineError, KeyRange, Kind, Row};
 use crate::error::StoreError;
-use crate::export::ExportedRow;
+use crate::export::{ExportedRow, RowList};
 use crate::import::ImportError;
 use crate::keyspace::decode_value;
 use crate::keyspace::versions::VersionRow;
 use crate::orphan::OrphanWriter;
-use crate::outline::{Outline, RangeSum, Span, Summing, between};
+use crate::outline::{Outline, RangeSum, RowSum, Span, Summing, between, row_sum, row_sums};
 use crate::read::View;
+
+/// Of a range that differs, so many bytes of own rows may be spared: four times what a range has as a rule. A range in which
+/// the own state alone has many more would fill the memory.
+const KNOWN_BYTES: usize = 16 << 10;
 
 /// Compares the outline of a state that comes with the own one.
 pub(crate) struct Difference {
@@ -29,16 +33,31 @@ struct Pending {
     kind: Kind,
     /// The key before its first range.
     behind: Bytes,
-    /// Each with whether its rows have to come.
-    ranges: Vec<(RangeSum, bool)>,
+    ranges: Vec<(RangeSum, Own)>,
+    /// Own rows of the ranges whose rows have to come, by their sums.
+    known: HashMap<RowSum, Row>,
     came: BTreeMap<Bytes, Bytes>,
 }
 
+/// What is here of a range.
+enum Own {
+    /// All of it, and nothing else.
+    Same,
+    /// Something else: its rows have to come, but for those that have these sums.
+    Other(Bytes),
+}
+
+impl Own {
+    fn lacks(&self) -> bool {
+        matches!(self, Own::Other(_))
+    }
+}
+
 impl Pending {
-    /// All ranges, each with the key before it and whether its rows have to come.
-    fn ranges(&self) -> impl Iterator<Item = (&Bytes, &RangeSum, bool)> {
+    /// All ranges, each with the key before it and what is here of it.
+    fn ranges(&self) -> impl Iterator<Item = (&Bytes, &RangeSum, &Own)> {
         let behind = std::iter::once(&self.behind).chain(self.ranges.iter().map(|(range, _)| &range.last));
-        behind.zip(&self.ranges).map(|(behind, (range, lacks))| (behind, range, *lacks))
+        behind.zip(&self.ranges).map(|(behind, (range, own))| (behind, range, own))
     }
 
     fn come(&self, behind: &Bytes, range: &RangeSum) -> impl Iterator<Item = (&Bytes, &Bytes)> {
@@ -72,26 +91,41 @@ impl Difference {
             return Err(inconsistent("its outline is not in order"));
         }
         self.leave(kind)?;
-        let same = self.compare(kind, &behind, &outline.ranges);
-        let ranges = outline.ranges.into_iter().zip(same).map(|(range, same)| (range, !same)).collect();
+        let (own, known) = self.compare(kind, &behind, &outline.ranges);
+        let ranges = outline.ranges.into_iter().zip(own).collect();
         self.reached = (kind, last);
-        self.pending = Some(Pending { kind, behind, ranges, came: BTreeMap::new() });
+        self.pending = Some(Pending { kind, behind, ranges, known, came: BTreeMap::new() });
         Ok(())
     }
 
-    /// Whether the own rows are those of each range. Own rows that cannot be read are none.
-    fn compare(&self, kind: Kind, behind: &[u8], ranges: &[RangeSum]) -> Vec<bool> {
+    /// What is here of each range, and the rows whose sums are told. Own rows that cannot be read are none.
+    fn compare(&self, kind: Kind, behind: &[u8], ranges: &[RangeSum]) -> (Vec<Own>, HashMap<RowSum, Row>) {
         let end = ranges.last().map(|range| &range.last[..]);
-        let (mut same, mut open) = (Vec::new(), Summing::default());
+        let (mut all, mut known, mut open) = (Vec::new(), HashMap::new(), Summing::default());
         let mut own = self.old.state.rows.sweep(kind, between(behind, end), false).map_while(Result::ok).peekable();
         for range in ranges {
+            let (mut rows, mut bytes) = (Vec::new(), 0);
             while let Some((key, value)) = own.next_if(|(key, _)| *key <= range.last) {
                 open.add(&key, &value);
+                bytes += key.len() + value.len();
+                if bytes <= KNOWN_BYTES {
+                    rows.push((key, value));
+                }
             }
             let found = std::mem::take(&mut open);
-            same.push(found.rows == range.rows && found.sum() == range.sum);
+            if found.rows == range.rows && found.sum() == range.sum {
+                all.push(Own::Same);
+                continue;
+            }
+            let mut sums = Vec::with_capacity(rows.len() * size_of::<RowSum>());
+            for (key, value) in rows {
+                let sum = row_sum(&key, &value);
+                sums.extend_from_slice(&sum);
+                known.insert(sum, (key, value));
+            }
+            all.push(Own::Other(sums.into()));
         }
-        same
+        (all, known)
     }
 
     /// Rows that have to be asked for, of what has been outlined.
@@ -99,33 +133,52 @@ impl Difference {
         let Some(pending) = &self.pending else { return Vec::new() };
         let lacking = pending
             .ranges()
-            .filter(|(behind, range, lacks)| *lacks && pending.come(behind, range).count() as u64 != range.rows);
-        let span = |(behind, range, _): (&Bytes, &RangeSum, bool)| Span {
+            .filter(|(behind, range, own)| own.lacks() && pending.come(behind, range).count() as u64 != range.rows);
+        let span = |(behind, range, own): (&Bytes, &RangeSum, &Own)| Span {
             kind: u32::from(pending.kind.tag()),
             behind: behind.clone(),
             last: range.last.clone(),
+            known: match own {
+                Own::Other(sums) => sums.clone(),
+                Own::Same => Bytes::new(),
+            },
         };
         lacking.map(span).collect()
     }
 
-    /// Takes rows that were asked for.
-    pub fn fill(&mut self, kind: u32, rows: Vec<ExportedRow>) -> Result<(), StoreError> {
-        let Some(pending) = self.pending.as_mut().filter(|pending| u32::from(pending.kind.tag()) == kind) else {
+    /// Takes rows that were asked for, and those of the own ones that the sender has too.
+    pub fn fill(&mut self, list: RowList) -> Result<(), StoreError> {
+        let Some(pending) = self.pending.as_mut().filter(|pending| u32::from(pending.kind.tag()) == list.kind) else {
             return Err(inconsistent("rows came that nobody had asked for"));
         };
-        for ExportedRow { key, value } in rows {
+        for ExportedRow { key, value } in list.rows {
             let at = pending.ranges.partition_point(|(range, _)| range.last < key);
-            if key <= pending.behind || !pending.ranges.get(at).is_some_and(|(_, lacks)| *lacks) {
+            if key <= pending.behind || !pending.ranges.get(at).is_some_and(|(_, own)| own.lacks()) {
                 return Err(inconsistent("rows came that nobody had asked for"));
             }
             pending.came.insert(key, value);
         }
+        for sum in row_sums(&list.same) {
+            let Some((key, value)) = pending.known.get(&sum) else {
+                return Err(inconsistent("it says that a row is here which is not"));
+            };
+            pending.came.insert(key.clone(), value.clone());
+        }
         let too_many =
-            |(behind, range, _): (&Bytes, &RangeSum, bool)| pending.come(behind, range).count() as u64 > range.rows;
+            |(behind, range, _): (&Bytes, &RangeSum, &Own)| pending.come(behind, range).count() as u64 > range.rows;
         match pending.ranges().any(too_many) {
             true => Err(inconsistent("more rows came for a range than its outline says")),
             false => Ok(()),
         }
+    }
+
+    /// Bytes of the sums that were told of the part that came last.
+    pub fn told_bytes(&self) -> u64 {
+        let told = |own: &Own| match own {
+            Own::Other(sums) => sums.len() as u64,
+            Own::Same => 0,
+        };
+        self.pending.as_ref().map_or(0, |pending| pending.ranges.iter().map(|(_, own)| told(own)).sum())
     }
 
     /// Rows that have come for what has been outlined last.
@@ -139,8 +192,8 @@ impl Difference {
         mut row: impl FnMut(Kind, Bytes, Bytes) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let Some(pending) = self.pending.take() else { return Ok(()) };
-        for (behind, range, lacks) in pending.ranges() {
-            if !lacks {
+        for (behind, range, own) in pending.ranges() {
+            if !own.lacks() {
                 for own in self.own(pending.kind, between(behind, Some(&range.last))) {
                     let (key, value) = own?;
                     row(pending.kind, key, value)?;

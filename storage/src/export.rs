@@ -80,6 +80,9 @@ pub struct RowList {
     /// The rows.
     #[prost(message, repeated, tag = "2")]
     pub rows: Vec<ExportedRow>,
+    /// Sums of rows that the receiver said it has ([`Span::known`]), which do not come for that.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub same: Bytes,
 }
 
 /// One row.
@@ -247,7 +250,7 @@ impl Export {
             if let Some(last) = &self.next.last_key {
                 range.start = [last, &[0][..]].concat();
             }
-            let mut list = RowList { kind: u32::from(kind.tag()), rows: Vec::new() };
+            let mut list = RowList { kind: u32::from(kind.tag()), ..RowList::default() };
             let mut bytes = 0;
             for row in self.view.state.rows.scan(*kind, range, false) {
                 let (key, value) = row?;

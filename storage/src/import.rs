@@ -129,7 +129,7 @@ pub struct Import {
 /// What has come, beside what it amounts to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shipped {
-    /// Bytes of all chunks.
+    /// Bytes of all chunks, and of what was told of the own rows.
     pub bytes: u64,
     /// Bytes of the keys and values of all rows: what would have come without a similar state here.
     pub of_bytes: u64,
@@ -201,7 +201,7 @@ impl Import {
         let parsed = unframe(chunk).map_err(|why| ImportError::Damaged { sequence, why })?;
         self.shipped.bytes += chunk.len() as u64;
         match (&mut self.difference, parsed.body) {
-            (Some(difference), Some(Body::Rows(list))) => difference.fill(list.kind, list.rows)?,
+            (Some(difference), Some(Body::Rows(list))) => difference.fill(list)?,
             _ => {
                 let why = "it is not the part that was asked for".to_owned();
                 return Err(ImportError::Damaged { sequence, why }.into());
@@ -233,7 +233,9 @@ impl Import {
             (1.., Some(Body::Rows(list))) => self.rows(list)?,
             (1.., Some(Body::Outline(outline))) => {
                 let unasked = || damaged("it is an outline, which nobody had asked for".to_owned());
-                self.difference.as_mut().ok_or_else(unasked)?.outline(outline)?;
+                let difference = self.difference.as_mut().ok_or_else(unasked)?;
+                difference.outline(outline)?;
+                self.shipped.bytes += difference.told_bytes();
                 self.take_when_there()?;
             }
             (1.., Some(Body::Manifest(manifest))) => self.close(manifest)?,

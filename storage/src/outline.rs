@@ -4,9 +4,11 @@
 //! The range of keys is the unit, as in range-based set reconciliation (A. Meyer, 2023), with one round: the sender cuts
 //! its rows, in order, into ranges of about 4 KiB; a range begins behind the last key of the one before it, or at the
 //! beginning of its kind, and ends with its own last key. A sum is the first 16 bytes of SHA-256 over all keys and
-//! values of the range, each with its length, u32 little-endian.
+//! values of the range, each with its length, u32 little-endian. Of a range that differs the receiver asks for the rows
+//! with the sums of its own ones there, the first 8 bytes of the same SHA-256 over one row; those that the sender has too do
+//! not come.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use prost::Message;
@@ -58,6 +60,25 @@ pub struct Span {
     /// The last key.
     #[prost(bytes = "bytes", tag = "3")]
     pub last: Bytes,
+    /// Sums of rows that the receiver has there, 8 bytes each.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub known: Bytes,
+}
+
+/// The sum of one row.
+pub(crate) type RowSum = [u8; 8];
+
+pub(crate) fn row_sum(key: &[u8], value: &[u8]) -> RowSum {
+    let mut row = Summing::default();
+    row.add(key, value);
+    let mut sum = RowSum::default();
+    sum.copy_from_slice(&row.hash.finalize()[..8]);
+    sum
+}
+
+/// Sums as they are sent; what is left over is none.
+pub(crate) fn row_sums(bytes: &[u8]) -> impl Iterator<Item = RowSum> {
+    bytes.as_chunks().0.iter().copied()
 }
 
 /// Keys behind one, up to and with another; an empty first one: from the beginning, no last one: to the end.
@@ -127,24 +148,36 @@ pub(crate) fn next_rows(
     limit_bytes: usize,
 ) -> Result<Option<RowList>, EngineError> {
     let Some(tag) = spans.front().map(|span| span.kind) else { return Ok(None) };
-    let mut list = RowList { kind: tag, rows: Vec::new() };
+    let (mut list, mut same) = (RowList { kind: tag, ..RowList::default() }, Vec::new());
     let Some(kind) = u8::try_from(tag).ok().and_then(Kind::from_tag) else {
         // Nothing of that kind is here.
         spans.retain(|span| span.kind != tag);
         return Ok(Some(list));
     };
     let mut bytes = 0;
-    while let Some(span) = spans.front_mut().filter(|span| span.kind == tag) {
+    while let Some(span) = spans.front_mut().filter(|span| span.kind == tag && bytes < limit_bytes) {
+        let known: BTreeSet<RowSum> = row_sums(&span.known).collect();
         for row in rows.scan(kind, between(&span.behind, Some(&span.last)), false) {
             let (key, value) = row?;
-            bytes += key.len() + value.len();
             span.behind = key.clone();
-            list.rows.push(ExportedRow { key, value });
+            let sum = (!known.is_empty()).then(|| row_sum(&key, &value)).filter(|sum| known.contains(sum));
+            match sum {
+                Some(sum) => {
+                    bytes += sum.len();
+                    same.extend_from_slice(&sum);
+                }
+                None => {
+                    bytes += key.len() + value.len();
+                    list.rows.push(ExportedRow { key, value });
+                }
+            }
             if bytes >= limit_bytes {
+                list.same = same.into();
                 return Ok(Some(list));
             }
         }
         spans.pop_front();
     }
+    list.same = same.into();
     Ok(Some(list))
 }

@@ -101,7 +101,7 @@ mod tests {
             from_chunk: 3,
             at_least: Some(AT),
             outlined: true,
-            spans: vec![Span { kind: 1, behind: id(1), last: id(2) }],
+            spans: vec![Span { kind: 1, behind: id(1), last: id(2), known: id(3) }],
         }
     }
 

@@ -170,6 +170,22 @@ fn equal_states_send_their_outline_alone_and_leave_no_bundle() {
 }
 
 #[test]
+fn of_a_range_that_differs_only_the_rows_that_differ_come() {
+    let (one, other) = (memory_home(), memory_home());
+    let (here, there) = twins(&one, &other);
+    // In nearly every range of the heads and of the versions one of many.
+    for number in (0..3_000_u32).step_by(20) {
+        apply_later(&there, put("agency", 1, &number.to_be_bytes(), b"goes on", None));
+    }
+    let mut import = here.import_difference(None).expect("it begins");
+    pull(&mut import, &mut there.export().expect("an export begins").outlined()).expect("all of it comes");
+    println!("{:?}", import.shipped());
+    assert!(import.shipped().bytes * 4 < import.shipped().of_bytes, "{:?}", import.shipped());
+    import.finish().expect("it is whole");
+    is_same(&here, &there);
+}
+
+#[test]
 fn a_sender_that_knows_no_outlines_sends_rows_which_are_taken() {
     let (one, other) = (memory_home(), memory_home());
     let (here, there) = twins(&one, &other);

@@ -56,7 +56,7 @@ struct Day {
 
 impl Day {
     async fn begin() -> Day {
-        let mut sites = match random_u64() % 4 {
+        let mut sites = match random_u64() % 5 {
             0 => Sites::with_witness(),
             1 => Sites::large_with_witness(),
             _ => Sites::with_learners(),
@@ -115,7 +115,7 @@ impl Day {
 
     /// Nobody of the others is in reach of the site; answers what people can truly vouch for.
     async fn disaster(&mut self, kind: Disaster) -> Attested {
-        if one_in(4) && self.dr.len() > 1 {
+        if one_in(6) && self.dr.len() > 1 {
             let lost = pick(&self.dr);
             self.sites.cluster.crash_if_it_runs(lost).await;
             self.dr.retain(|node| *node != lost);
@@ -127,7 +127,7 @@ impl Day {
             self.sites.cluster.part(&others, &self.dr);
             for _ in 0..random_u64() % 6 {
                 self.write_at_main().await;
-                tokio::time::sleep(up_to_ms(400)).await;
+                tokio::time::sleep(up_to_ms(600)).await;
             }
         }
         let running = |day: &Day, node: &u64| day.sites.cluster.replica(*node).is_some();
@@ -141,10 +141,10 @@ impl Day {
         let now_us = 1_700_000_000_000_000 + began.elapsed().as_micros() as u64;
         let has_stopped = kind != Disaster::CutOff;
         Attested {
-            stopped_us: Some(now_us).filter(|_| has_stopped && !one_in(3)),
+            stopped_us: Some(now_us).filter(|_| has_stopped && !one_in(4)),
             last_revision: last_revision.filter(|_| has_stopped && !one_in(3)),
             // Nobody changes anything on this day.
-            unchanged: !one_in(4),
+            unchanged: !one_in(6),
             ..vouched()
         }
     }
@@ -185,14 +185,16 @@ impl Day {
         self.dr.iter().all(survives).then_some(planned)
     }
 
-    /// All survivors of a plan wait for its epoch, or are in it.
+    /// All survivors of a plan wait for its epoch, or one is in it: from then on nobody of theirs clears the old side.
     fn all_have_promised(&self, planned: &Plan) -> bool {
-        planned.survivors.iter().all(|survivor| {
-            let Some(replica) = self.sites.cluster.replica(survivor.node_id) else { return false };
-            let it = replica.status();
-            let waits = it.refused_by_peers.as_ref().is_some_and(|why| why.contains("waits for epoch"));
-            it.epoch == planned.epoch || waits
-        })
+        let kept = planned.survivors.iter().map(|survivor| {
+            let folder = self.sites.cluster.folder(survivor.node_id);
+            let file = std::fs::read_to_string(folder.join("identity")).expect("the node has run");
+            let epoch = format!("epoch = {}\n", planned.epoch);
+            (file.contains(&format!("\npromised_{epoch}")), file.contains(&format!("\n{epoch}")))
+        });
+        let kept: Vec<(bool, bool)> = kept.collect();
+        kept.iter().any(|(_, has_begun)| *has_begun) || kept.iter().all(|(promised, _)| *promised)
     }
 
     /// Promotes the site, while nodes crash and the other side comes back; answers the plan by which the epoch began, and
@@ -210,6 +212,11 @@ impl Day {
                 // Whoever waits for the epoch by then clears nobody for the former one.
                 promised = planned.clone().filter(|it| self.all_have_promised(it));
                 self.come_back().await;
+            } else if returned.is_some() && one_in(4) {
+                match one_in(2) {
+                    true => self.sites.cluster.part(&self.others, &self.dr),
+                    false => self.sites.cluster.network.heal(),
+                }
             }
             for node in self.dr.clone() {
                 if self.sites.cluster.replica(node).is_none() {
