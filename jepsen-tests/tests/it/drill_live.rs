@@ -10,10 +10,10 @@ use saola_client::proto::trouble_request::Kind;
 use saola_ops::drill::checks::{Code, Verdict};
 use saola_ops::drill::report::{Report, Why};
 use saola_ops::drill::scenario::{Limits, Scenario, Step, Targets};
-use saola_ops::drill::signed::verify_file;
+use saola_ops::drill::signed::{SignedReport, verify_file};
 use saola_ops::launch::{LocalCluster, Plan, node_binary, wait_until};
 use saola_ops::topology::Role;
-use saola_storage::promotion::{SignedPlan, short_hash};
+use saola_storage::promotion::{ApproverKey, SignedPlan, short_hash};
 
 use super::membership_live::{COLLECTION, must, start, write};
 use super::protection_live::{said, saola};
@@ -375,4 +375,34 @@ async fn a_copy_of_a_learner_is_promoted_where_nobody_is_named_and_one_that_is_s
     let told = fs::read_to_string(&log).expect("it was written");
     assert!(told.contains("step 2 FAILED: the copy is sealed: ") && told.contains("missing.kek"), "{told}");
     assert!(is_empty(&copies) && !told.contains("plan BOUNDED"), "{told}");
+
+    // A report whose cluster could not take it when the drill ended.
+    let other = cluster.folder().join("other.key");
+    said(saola(&cluster, &["approver", "keygen", "--out", text(&other)]).await);
+    let late = Report { number: 0, previous_sha256: None, drill: "late".into(), ..report(&cluster, 1) };
+    let signed = must(SignedReport::sign(&late, &ApproverKey::read_file(&key).expect("it was made")));
+    let path = cluster.folder().join("drill-late.json");
+    fs::write(&path, must(signed.to_text())).expect("the folder is there");
+    let out = text(cluster.folder());
+    let store = |key: &Path| ["drill", "store", text(&path), "--sign-with", text(key), "--out", out].map(str::to_owned);
+    let stored = async |key: &Path| saola(&cluster, &store(key).iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let refused = stored(&other).await;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(4) && why.contains("this is another key"), "{why}");
+    assert!(said(stored(&key).await).contains("drill 3 like-promote-copy: PASSED"));
+    assert_eq!(report(&cluster, 3).drill, "late");
+    let again = stored(&key).await;
+    let why = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(again.status.code() == Some(4) && why.contains("is kept as report 3"), "{why}");
+    let files = [1, 2, 3].map(|number| text(&cluster.folder().join(format!("drill-{number:06}.json"))).to_owned());
+    let verify: Vec<&str> = ["drill", "verify"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    assert_eq!(said(saola(&cluster, &verify).await).lines().count(), 3, "one chain");
+    let signers =
+        |key: &Path| ["drill".to_owned(), "history".to_owned(), "--signer".to_owned(), format!("{}.pub", text(key))];
+    let history =
+        async |key: &Path| saola(&cluster, &signers(key).iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(said(history(&key).await).matches("like-promote-copy").count(), 3);
+    let doubted = history(&other).await;
+    let why = String::from_utf8_lossy(&doubted.stderr).into_owned();
+    assert!(doubted.status.code() == Some(8) && why.matches("none of those named").count() == 3, "{why}");
 }

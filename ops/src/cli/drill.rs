@@ -46,8 +46,24 @@ pub enum DrillVerb {
         #[arg(long, value_name = "FOLDER", default_value = ".")]
         out: PathBuf,
     },
-    /// All drills that were held, how long writing was interrupted, and what is overdue; exit 5 if something is
-    History,
+    /// Store the report of a drill whose cluster could not take it then (number 0)
+    Store {
+        /// Its JSON file or page
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The private key that it was signed with: it is signed anew, with its number
+        #[arg(long, value_name = "FILE")]
+        sign_with: PathBuf,
+        /// Folder that the numbered files go to
+        #[arg(long, value_name = "FOLDER", default_value = ".")]
+        out: PathBuf,
+    },
+    /// All drills that were held, how long writing was interrupted, and what is overdue; exit 5 if something is, 8 if a report is not to be believed
+    History {
+        /// Public key of whoever must have signed the reports; may be repeated
+        #[arg(long, value_name = "FILE")]
+        signer: Vec<PathBuf>,
+    },
     /// Which drill is to be held how often; without a name, when each is due
     Schedule {
         /// A drill

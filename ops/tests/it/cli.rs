@@ -55,6 +55,8 @@ fn every_verb_parses() {
         "saola switchover --to dr --at 2026-07-01T02:00:00Z",
         "saola drill run main-site-lost --by duty --sign-with officer.key --note agreed --out reports --confirm demo",
         "saola drill run promote-copy --by duty --sign-with officer.key --fork-of node.toml --fork-folder copy",
+        "saola drill store drill-ab12.json --sign-with officer.key --out reports",
+        "saola drill history --signer officer.key.pub",
         "saola drill schedule main-site-lost --every 180d",
         "saola drill verify drill-000001.json drill-000002.html --signer officer.key.pub",
         "saola cluster digest",
