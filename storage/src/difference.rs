@@ -14,9 +14,14 @@ use crate::orphan::OrphanWriter;
 use crate::outline::{Outline, RangeSum, RowSum, Span, Summing, between, row_sum, row_sums};
 use crate::read::View;
 
-/// Of a range that differs, so many bytes of own rows may be spared: four times what a range has as a rule. A range in which
-/// the own state alone has many more would fill the memory.
-const KNOWN_BYTES: usize = 16 << 10;
+/// Of an own row the sum is told if it has so many bytes: that of a smaller one is hardly less than the row.
+const WORTH_BYTES: usize = 64;
+/// Own rows of a range that are held until it is known whether it differs: the largest record, and many of the usual size.
+const HELD_BYTES: usize = 4 << 20;
+/// Of one range the sums of so many own rows are told at most: eight times what a range has as a rule.
+const TOLD_OF_RANGE: usize = 512;
+/// Of one part of the outline: half a mebibyte, which a request bears beside its spans.
+const TOLD_OF_PART: usize = 64 << 10;
 
 /// Compares the outline of a state that comes with the own one.
 pub(crate) struct Difference {
@@ -34,8 +39,8 @@ struct Pending {
     /// The key before its first range.
     behind: Bytes,
     ranges: Vec<(RangeSum, Own)>,
-    /// Own rows of the ranges whose rows have to come, by their sums.
-    known: HashMap<RowSum, Row>,
+    /// Keys of own rows in the ranges whose rows have to come, by the sums that are told.
+    known: HashMap<RowSum, Bytes>,
     came: BTreeMap<Bytes, Bytes>,
 }
 
@@ -99,16 +104,17 @@ impl Difference {
     }
 
     /// What is here of each range, and the rows whose sums are told. Own rows that cannot be read are none.
-    fn compare(&self, kind: Kind, behind: &[u8], ranges: &[RangeSum]) -> (Vec<Own>, HashMap<RowSum, Row>) {
+    fn compare(&self, kind: Kind, behind: &[u8], ranges: &[RangeSum]) -> (Vec<Own>, HashMap<RowSum, Bytes>) {
         let end = ranges.last().map(|range| &range.last[..]);
-        let (mut all, mut known, mut open) = (Vec::new(), HashMap::new(), Summing::default());
+        let (mut all, mut known, mut open) = (Vec::new(), HashMap::<RowSum, Bytes>::new(), Summing::default());
         let mut own = self.old.state.rows.sweep(kind, between(behind, end), false).map_while(Result::ok).peekable();
         for range in ranges {
             let (mut rows, mut bytes) = (Vec::new(), 0);
             while let Some((key, value)) = own.next_if(|(key, _)| *key <= range.last) {
                 open.add(&key, &value);
-                bytes += key.len() + value.len();
-                if bytes <= KNOWN_BYTES {
+                let row_bytes = key.len() + value.len();
+                bytes += row_bytes;
+                if row_bytes >= WORTH_BYTES && bytes <= HELD_BYTES && rows.len() < TOLD_OF_RANGE {
                     rows.push((key, value));
                 }
             }
@@ -118,10 +124,10 @@ impl Difference {
                 continue;
             }
             let mut sums = Vec::with_capacity(rows.len() * size_of::<RowSum>());
-            for (key, value) in rows {
+            for (key, value) in rows.into_iter().take(TOLD_OF_PART.saturating_sub(known.len())) {
                 let sum = row_sum(&key, &value);
                 sums.extend_from_slice(&sum);
-                known.insert(sum, (key, value));
+                known.insert(sum, key);
             }
             all.push(Own::Other(sums.into()));
         }
@@ -148,6 +154,10 @@ impl Difference {
 
     /// Takes rows that were asked for, and those of the own ones that the sender has too.
     pub fn fill(&mut self, list: RowList) -> Result<(), StoreError> {
+        if list.rows.is_empty() && list.same.is_empty() {
+            // Earlier releases say so that there is nothing more.
+            return Ok(());
+        }
         let Some(pending) = self.pending.as_mut().filter(|pending| u32::from(pending.kind.tag()) == list.kind) else {
             return Err(inconsistent("rows came that nobody had asked for"));
         };
@@ -159,10 +169,10 @@ impl Difference {
             pending.came.insert(key, value);
         }
         for sum in row_sums(&list.same) {
-            let Some((key, value)) = pending.known.get(&sum) else {
-                return Err(inconsistent("it says that a row is here which is not"));
-            };
-            pending.came.insert(key.clone(), value.clone());
+            let key = pending.known.get(&sum).ok_or_else(|| inconsistent("it says that a row is here which is not"))?;
+            let value = self.old.state.rows.get(pending.kind, key)?;
+            let value = value.ok_or_else(|| inconsistent("a row that was here cannot be read any more"))?;
+            pending.came.insert(key.clone(), value);
         }
         let too_many =
             |(behind, range, _): (&Bytes, &RangeSum, &Own)| pending.come(behind, range).count() as u64 > range.rows;

@@ -172,12 +172,15 @@ pub(crate) fn next_rows(
                 }
             }
             if bytes >= limit_bytes {
-                list.same = same.into();
-                return Ok(Some(list));
+                break;
             }
         }
-        spans.pop_front();
+        // The rest of a span that did not fit comes next.
+        if bytes < limit_bytes || span.behind >= span.last {
+            spans.pop_front();
+        }
     }
+    let is_end = list.rows.is_empty() && same.is_empty() && spans.is_empty();
     list.same = same.into();
-    Ok(Some(list))
+    Ok((!is_end).then_some(list))
 }

@@ -177,7 +177,8 @@ pub async fn glance(client: &Client) -> Option<Glance> {
         listed.iter().filter_map(|version| serde_json::from_str(&version.provenance.reason).ok()).collect();
     let (schedule, _) = schedule(&client).await.ok()?;
     let due = due(&schedule, &held, now_us());
-    Some(Glance { last: held.into_iter().last(), due })
+    // One that was stored late has a later number than drills after it.
+    Some(Glance { last: held.into_iter().max_by_key(|it| it.began_us), due })
 }
 
 impl Glance {

@@ -195,7 +195,7 @@ pub async fn history(client: &Client, signers: &[PathBuf], format: Format) -> Re
         let doubts: Vec<_> = doubtful.iter().map(|(id, why)| json!({ "report": id, "why": why })).collect();
         let late: Vec<&str> = overdue.iter().map(|it| it.scenario.as_str()).collect();
         print_json("drill-history", json!({ "drills": held, "doubtful": doubts, "overdue": late }))?;
-    } else if held.is_empty() {
+    } else if held.is_empty() && doubtful.is_empty() {
         print_line("no drill was held yet")?;
     } else {
         let most = held.iter().filter_map(|it| it.rto_ms).max().unwrap_or(0).max(1);

@@ -78,8 +78,7 @@ pub async fn hold(
         };
         let looked = |step| StepRun { step, began_ms: 0, ended_ms: ms(began.elapsed()), failed: None };
         let steps = (0..scenario.steps.len()).map(looked).collect();
-        let report =
-            Report { findings: found, steps, ..empty(&status, scenario, String::new(), (held.by, held.notes)) };
+        let report = Report { findings: found, steps, ..empty(&status, scenario, new_id(), (held.by, held.notes)) };
         return Ok(Report { began_us, took_ms: ms(began.elapsed()), ..report }.judged());
     }
     let ready = async {
@@ -91,7 +90,7 @@ pub async fn hold(
         () = &mut asked_to_end => return Err(interrupted()),
     };
     let outage = Duration::from_millis(scenario.limits.as_ref().map_or(0, |limits| limits.outage_ms));
-    let drill = Drill::new(hex(&rand::random::<[u8; 6]>()), client, &stage, outage, say);
+    let drill = Drill::new(new_id(), client, &stage, outage, say);
     let began_us = now_us();
     let Held { by, notes, fork } = held;
     let rehearsal = fork.map(|fork| Rehearsal::new(fork, &drill.id, &status, client)).transpose()?;
@@ -120,6 +119,11 @@ pub async fn hold(
     };
     let report = empty(&status, scenario, drill.id.clone(), (by, notes));
     Ok(Report { began_us, took_ms: ms(drill.began.elapsed()), ..ran.into_report(report) }.judged())
+}
+
+/// Names a drill, and the files of a report that has no number yet.
+fn new_id() -> String {
+    hex(&rand::random::<[u8; 6]>())
 }
 
 /// All that `saola validate drill --strict` finds.

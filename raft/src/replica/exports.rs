@@ -13,7 +13,7 @@ use saola_storage::error::StoreError;
 use saola_storage::export::Export;
 use saola_storage::outline::Span;
 use saola_storage::types::{LogId, NodeId};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{AdminError, InstantOf, Replica, Shared};
 use crate::types::{Runtime, Takes, detach};
@@ -40,6 +40,13 @@ pub(crate) struct Exports<I> {
 struct Pinned<I> {
     receiver: NodeId,
     reading: Mutex<Reading>,
+    used: Mutex<I>,
+}
+
+/// A copy that is no node's.
+struct Copied<I> {
+    /// With the only place for one; none: it was let go.
+    reading: Mutex<Option<(Export, OwnedSemaphorePermit)>>,
     used: Mutex<I>,
 }
 
@@ -146,16 +153,37 @@ impl<RT: Runtime> Replica<RT> {
             return Err(busy(format!("writes up to index {upto} wait for the other site: ask again once they do not")));
         }
         tracing::info!("the records of this node are copied");
-        let chunks = futures::stream::unfold(Some((shared, export, place)), move |reading| async move {
-            let (shared, mut export, place) = reading?;
-            let (chunk, export) = RT::disk(Takes::Long, move || (export.next_chunk(), export)).await;
-            match chunk {
-                Ok(chunk) => {
+        let copied =
+            Arc::new(Copied { reading: Mutex::new(Some((export, place))), used: Mutex::new(InstantOf::<RT>::now()) });
+        let watched = Arc::downgrade(&copied);
+        detach::<RT>(async move {
+            loop {
+                let Some(idle) = watched.upgrade().map(|copied| copied.used.lock().elapsed()) else { return };
+                if idle >= KEPT {
+                    // Whoever pulls it holds on to the rest: what it pins goes.
+                    watched.upgrade().iter().for_each(|copied| drop(copied.reading.lock().take()));
+                    return;
+                }
+                RT::sleep(KEPT - idle).await;
+            }
+        });
+        let chunks = futures::stream::unfold(Some((shared, copied)), move |goes_on| async move {
+            let (shared, copied) = goes_on?;
+            let read = copied.clone();
+            let chunk =
+                RT::disk(Takes::Long, move || read.reading.lock().as_mut().map(|(export, _)| export.next_chunk()));
+            match chunk.await {
+                Some(Ok(chunk)) => {
                     let chunk = chunk?;
                     shared.exports.pay::<RT>(chunk.len()).await;
-                    Some((Ok(chunk), Some((shared, export, place))))
+                    *copied.used.lock() = InstantOf::<RT>::now();
+                    Some((Ok(chunk), Some((shared, copied))))
                 }
-                Err(error) => Some((Err(stopped(error)), None)),
+                Some(Err(error)) => Some((Err(stopped(error)), None)),
+                None => Some((
+                    Err(busy(format!("nothing of the copy was read for {} s: begin again", KEPT.as_secs()))),
+                    None,
+                )),
             }
         });
         Ok(chunks.boxed())

@@ -30,6 +30,19 @@ fn pull(import: &mut Import, export: &mut Export) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The same over connections that are never cut: each answer is read to its end.
+fn pull_to_each_end(import: &mut Import, export: &mut Export) -> Result<(), StoreError> {
+    while let Some(chunk) = export.next_chunk()? {
+        import.write(&chunk)?;
+        let mut spans = VecDeque::from(import.lacking());
+        while let Some(rows) = export.rows_of(&mut spans)? {
+            import.fill(&rows)?;
+        }
+        assert!(import.lacking().is_empty(), "all that was asked for has come");
+    }
+    Ok(())
+}
+
 /// Applies what another epoch's leader wrote behind what has been applied.
 fn apply_later(store: &Store, command: Command) {
     let index = store.applied().log_id.map_or(0, |last| last.index + 1);
@@ -181,6 +194,25 @@ fn of_a_range_that_differs_only_the_rows_that_differ_come() {
     pull(&mut import, &mut there.export().expect("an export begins").outlined()).expect("all of it comes");
     println!("{:?}", import.shipped());
     assert!(import.shipped().bytes * 4 < import.shipped().of_bytes, "{:?}", import.shipped());
+    import.finish().expect("it is whole");
+    is_same(&here, &there);
+}
+
+#[test]
+fn a_row_that_fills_a_chunk_at_the_end_of_what_is_asked_for_ends_it() {
+    let (one, other) = (memory_home(), memory_home());
+    let (here, there) = twins(&one, &other);
+    // The last version in key order, and the last of what differs.
+    let last = 5_000_u32.to_be_bytes();
+    for store in [&here, &there] {
+        apply(store, vec![put("agency", 1, &last, &[1; 400_000], None)]);
+    }
+    apply_later(&there, put("agency", 1, &last, &[2; 400_000], None));
+    apply_later(&there, put("agency", 1, &2_999_u32.to_be_bytes(), b"beside it", None));
+    let mut import = here.import_difference(None).expect("it begins");
+    let mut export = there.export().expect("an export begins").outlined();
+    pull_to_each_end(&mut import, &mut export).expect("all of it comes");
+    assert!(import.shipped().bytes < 600_000, "the large version that both have does not come: {:?}", import.shipped());
     import.finish().expect("it is whole");
     is_same(&here, &there);
 }

@@ -182,9 +182,9 @@ impl Rehearsal {
             }
         }
         drop(chunks);
-        let forked = filling.await.map_err(|error| error.to_string())?;
+        let forked = filling.await;
         state.filling = None;
-        let forked = forked.map_err(|error| in_full(&error))?;
+        let forked = forked.map_err(|error| error.to_string())?.map_err(|error| in_full(&error))?;
         let copied_ms = ms(began.elapsed());
         // Now, and not after the ceremony: what the cluster does not keep for ever may be gone by then.
         let expected = compare::of_cluster(&self.cluster, forked.revision).await;
