@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::EPOCH_METADATA;
 use crate::client::{Client, MAX_REPLY_BYTES};
+use crate::epoch::Older;
 use crate::error::{Error, Failure};
 use crate::pool::{Node, Route};
 use crate::proto::{self, cluster_client::ClusterClient, collections_client::CollectionsClient};
@@ -196,9 +196,8 @@ impl Client {
         let limit = if plan.patient || self.pool.pinned() { remaining } else { remaining.min(self.attempt_timeout()) };
         let mut request = Request::new(message.clone());
         request.set_timeout(limit);
-        let seen = self.shared.highest_epoch.load(Ordering::Relaxed);
-        if plan.guard_epoch && seen > 0 {
-            request.metadata_mut().insert(EPOCH_METADATA, seen.into());
+        if plan.guard_epoch {
+            self.shared.epoch.tell(request.metadata_mut());
         }
         let reply = match timeout(limit, send(node.channel.clone(), request)).await {
             Ok(Ok(response)) => response.into_inner(),
@@ -212,10 +211,10 @@ impl Client {
             let text = format!("call {}: reply without a header", node.address);
             Failure::local(Reason::Internal, text).after_acting()
         })?;
-        let seen = self.shared.highest_epoch.fetch_max(header.epoch, Ordering::Relaxed);
-        if plan.guard_epoch && header.epoch < seen {
-            let text = format!("call {}: it answered in epoch {}, epoch {seen} was seen", node.address, header.epoch);
-            return Err(Failure::local(Reason::LowerEpoch, text).after_acting());
+        if let Err(Older { reason, says }) = self.shared.epoch.see(&header)
+            && plan.guard_epoch
+        {
+            return Err(Failure::local(reason, format!("call {}: it answered in {says}", node.address)).after_acting());
         }
         if plan.guard_epoch {
             self.shared.highest_index.fetch_max(header.log_index, Ordering::Relaxed);

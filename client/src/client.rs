@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::epoch::EpochSeen;
 use crate::error::{Details, Error};
 use crate::pool::{Connector, Pool};
 use crate::reason::Reason;
@@ -97,7 +98,7 @@ impl ClientBuilder {
         let pool = Pool::new(Connector::new(&tls), &self.endpoints, false)?;
         let shared = Shared {
             attempt_timeout: self.attempt_timeout,
-            highest_epoch: AtomicU64::new(0),
+            epoch: EpochSeen::default(),
             highest_index: AtomicU64::new(0),
             session: Mutex::new(None),
         };
@@ -108,7 +109,7 @@ impl ClientBuilder {
 /// What a client shares with its clones and with clients pinned from it.
 pub(crate) struct Shared {
     attempt_timeout: Duration,
-    pub highest_epoch: AtomicU64,
+    pub epoch: EpochSeen,
     pub highest_index: AtomicU64,
     pub session: Mutex<Option<Arc<Session>>>,
 }

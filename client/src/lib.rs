@@ -33,7 +33,8 @@
 //! ```
 //!
 //! To read the code: [`reason`] is the register of reason codes that nodes and clients share; `error` sorts failures by
-//! what to do next; `pool` keeps the nodes and picks one; `session` numbers the calls; `call` is the retry loop;
+//! what to do next; [`epoch`] is the lineage that was seen; `pool` keeps the nodes and picks one; `session` numbers the calls; `call` is
+//! the retry loop;
 //! `client`, `records`, `collections`, `cluster`, `dr` and [`drill`] are the calls themselves. `proto/saola/v1/*.proto` is the contract.
 
 mod call;
@@ -42,6 +43,7 @@ mod cluster;
 mod collections;
 mod dr;
 pub mod drill;
+pub mod epoch;
 mod error;
 mod pool;
 pub mod reason;
@@ -68,6 +70,3 @@ pub mod proto {
 
 /// Name that every node's certificate carries, whatever its address; clients verify it.
 pub const SERVER_NAME: &str = "node.saola";
-
-/// Request metadata in which a client sends the highest epoch that it has seen, in decimal.
-pub const EPOCH_METADATA: &str = "saola-epoch";

@@ -135,6 +135,8 @@ register! {
     RequestExpired, "REQUEST_EXPIRED", FailedPrecondition, Never, "start a new client; for a call sent before, read the record's history";
     /// The answer or the node belongs to an older lineage of the cluster than one already seen.
     LowerEpoch, "LOWER_EPOCH", FailedPrecondition, Elsewhere, "use a node of the present lineage; see `saola status`";
+    /// The answer or the node belongs to another epoch of the number that was seen: two promotions began one.
+    TwinEpoch, "TWIN_EPOCH", FailedPrecondition, Elsewhere, "use a node of the epoch that this client knows; `saola status` says that there are two; once people have decided that the other one goes on, start the client anew";
     /// A change of members that the cluster cannot make.
     MembershipRefused, "MEMBERSHIP_REFUSED", FailedPrecondition, Never, "see `saola status` for the present members";
     /// The caller may not do this.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use saola_client::epoch::Epoch;
 use saola_client::proto::Member;
 use saola_raft::{Replica, Role};
 use saola_storage::command::{Command, Outcome};
 use saola_storage::store::Store;
+use saola_storage::types::EpochId;
 
 use crate::api::deadline::Deadline;
 use crate::api::errors::{Reason, Refusal, WITNESS};
@@ -99,13 +101,10 @@ impl Node {
         self.keys.follow(self.store())
     }
 
-    /// Lineage of the cluster, 0 before the node is part of one.
-    pub fn epoch(&self) -> u64 {
-        // Every call asks for it. Only a node that has not heard from a leader yet needs the whole status for it.
-        match self.replica.stale_point() {
-            Some(point) => point.epoch,
-            None => self.replica.status().epoch,
-        }
+    /// Lineage of the cluster; number 0 before the node is part of one.
+    pub fn epoch(&self) -> Epoch {
+        let EpochId { number, plan } = self.replica.epoch();
+        Epoch { number, plan }
     }
 
     /// Why the node cannot answer calls now, if so.

@@ -18,6 +18,7 @@ use saola_client::proto::{
 };
 use saola_raft::NodeIdentity;
 use saola_raft::transport::tonic::{PeerTls, serve_status};
+use saola_storage::types::EpochId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -116,8 +117,8 @@ impl Waiting {
 
     fn status(&self) -> StatusResponse {
         let (cluster_id, epoch) = match &self.identity {
-            Some(identity) => (Bytes::copy_from_slice(&identity.cluster_id), identity.epoch),
-            None => (Bytes::new(), 0),
+            Some(identity) => (Bytes::copy_from_slice(&identity.cluster_id), identity.epoch_id()),
+            None => (Bytes::new(), EpochId::default()),
         };
         let own = NodeStatus {
             member: Some(self.member.clone()),
@@ -131,7 +132,12 @@ impl Waiting {
             ..NodeStatus::default()
         };
         StatusResponse {
-            header: Some(Header { epoch, node: self.member.node_id, ..Header::default() }),
+            header: Some(Header {
+                epoch: epoch.number,
+                epoch_plan: epoch.plan,
+                node: self.member.node_id,
+                ..Header::default()
+            }),
             cluster_id,
             protection: "not known here: this node repairs its log; ask another node".into(),
             nodes: vec![own],

@@ -88,6 +88,17 @@ pub(crate) fn check_sender(header: &Header, own: &NodeIdentity, known: KnownSend
             format!("node {} is in epoch {}, the sender in epoch {}", own.node_id, own.epoch, header.epoch),
         );
     }
+    if header.epoch_id().is_twin_of(own.epoch_id()) {
+        return refuse(
+            RefusalCode::TwinEpoch,
+            format!(
+                "node {} is in {}, the sender in {}: two promotions began it, so people have to decide which one goes on",
+                own.node_id,
+                own.epoch_id(),
+                header.epoch_id()
+            ),
+        );
+    }
     if header.group_id != own.group_id || header.from == own.node_id || header.from_boot.len() != 16 {
         return refuse(
             RefusalCode::BadMessage,
@@ -238,13 +249,17 @@ impl<RT: Runtime> Shared<RT> {
         Refusal { record, ..Refusal::new(RefusalCode::Stopped, message) }
     }
 
-    /// Whoever is refused for its epoch hears how the present one began; of a later one this node looks for the record.
+    /// Whoever is refused for its epoch hears how the present one began; of a later one, and of a twin, this node looks for the
+    /// record.
     fn with_record(self: &Arc<Self>, header: &Header, refusal: Refusal) -> Refusal {
-        if refusal.kind() != RefusalCode::WrongEpoch {
+        if !matches!(refusal.kind(), RefusalCode::WrongEpoch | RefusalCode::TwinEpoch) {
             return refusal;
         }
-        if self.identity().is_some_and(|own| header.epoch > own.epoch) {
+        let is_later = self.identity().is_some_and(|own| header.epoch > own.epoch);
+        if is_later || refusal.kind() == RefusalCode::TwinEpoch {
             self.look_for_epoch(vec![header.from]);
+        }
+        if is_later {
             return refusal;
         }
         Refusal { record: self.record(), ..refusal }
@@ -397,6 +412,7 @@ mod tests {
         NodeIdentity {
             cluster_id: [1; 16],
             epoch: 1,
+            plan: 7,
             node_id: 2,
             folder_id: [2; 16],
             role: Role::Voter,
@@ -454,6 +470,8 @@ mod tests {
         assert_eq!(from_member(Header { cluster_id: id(9), ..header() }), Some(RefusalCode::WrongCluster));
         assert_eq!(from_member(Header { to: 3, ..header() }), Some(RefusalCode::WrongNode));
         assert_eq!(from_member(Header { epoch: 2, ..header() }), Some(RefusalCode::WrongEpoch));
+        assert_eq!(from_member(Header { plan: 8, ..header() }), Some(RefusalCode::TwinEpoch));
+        assert_eq!(from_member(Header { plan: 7, ..header() }), None);
         assert_eq!(from_member(Header { group_id: 1, ..header() }), Some(RefusalCode::BadMessage));
         assert_eq!(from_member(Header { from: 2, ..header() }), Some(RefusalCode::BadMessage));
         assert_eq!(from_member(Header { from_boot: Bytes::new(), ..header() }), Some(RefusalCode::BadMessage));

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use saola_storage::command::SetApprovers;
 use saola_storage::keyspace::meta::LogIdRow;
-use saola_storage::promotion::{Attested, FORMAT, Plan, SignedPlan, Survivor, Verdict, is_same_plan};
+use saola_storage::promotion::{Attested, FORMAT, Plan, SignedPlan, Survivor, Verdict, epoch_id, is_same_plan};
 use saola_storage::types::{LogId, NodeId};
 
 use crate::member::{Member, MembershipRecord, Role, VoterSet, is_quorum, needs_two_sites};
@@ -81,6 +81,17 @@ pub enum NoPlan {
         /// Its epoch.
         epoch: u64,
     },
+    /// Two promotions began this epoch.
+    #[error(
+        "{name} is in another epoch {epoch} than the others, which another plan began: have the one fenced that is to give \
+         way (`saola site fence`), and brought back by the other (`saola dr reinstate`)"
+    )]
+    TwoEpochs {
+        /// A node that is in another one.
+        name: String,
+        /// The number of both.
+        epoch: u64,
+    },
     /// Nobody knows who belongs to the cluster.
     #[error("no node that answers knows the members of the cluster")]
     NoMembership,
@@ -139,6 +150,14 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
     if let Some((standing, member)) = ahead.and_then(|it| Some((it, it.member.as_ref()?))) {
         let (node, name) = (member.node_id, member.name.clone());
         return Err(NoPlan::GoesOn { node, name, epoch: standing.epoch });
+    }
+    let mut here = view.standings.iter().filter(|it| it.epoch == view.epoch);
+    let id = |it: &Standing| epoch_id(it.epoch, Some(&it.record));
+    if let Some(own) = here.clone().map(id).find(|id| id.plan != 0)
+        && let Some(twin) = here.find(|it| id(it).is_twin_of(own))
+    {
+        let name = twin.member.as_ref().map_or("a node".to_owned(), |member| member.name.clone());
+        return Err(NoPlan::TwoEpochs { name, epoch: view.epoch });
     }
     let known =
         view.standings.iter().filter_map(|it| Some((it.membership_at.map(LogId::from)?, it.membership.as_ref()?)));

@@ -79,6 +79,8 @@ pub async fn open_log<RT: Runtime, D: Disk>(
     settings: LogSettings,
     repair: Repair<'_>,
 ) -> Result<(Log, LogWriter<D>), RepairError> {
+    let epoch = repair.folder.identity().map(|own| own.epoch_id()).unwrap_or_default();
+    let settings = LogSettings { epoch, ..settings };
     let open = || {
         let disk = disk.clone();
         RT::disk(Takes::Long, move || Log::open(disk, settings))
@@ -319,6 +321,7 @@ impl Repair<'_> {
             group_id: own.group_id,
             cluster_id: Bytes::copy_from_slice(&own.cluster_id),
             epoch: own.epoch,
+            plan: own.plan,
             from: own.node_id,
             to: to.node_id,
             from_folder: Bytes::copy_from_slice(&own.folder_id),

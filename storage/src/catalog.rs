@@ -14,7 +14,9 @@ use crate::goal::Goal;
 use crate::keyspace::collections::Collection;
 use crate::keyspace::meta::{self, InfoRow, NodeClaim};
 use crate::keyspace::{array, collections, decode_value, epochs, failover, keyring, protection, sites};
+use crate::promotion::epoch_id;
 use crate::protection::ProtectionState;
+use crate::types::EpochId;
 
 /// What the store is; known once the first command of the cluster has been applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +128,11 @@ impl Catalog {
             catalog.epochs = epochs::decode_epochs(value)?;
         }
         Ok(catalog)
+    }
+
+    /// The newest epoch.
+    pub fn epoch(&self) -> EpochId {
+        self.epochs.last().map_or(EpochId { number: 1, plan: 0 }, |it| epoch_id(it.number, Some(&it.record)))
     }
 
     /// The entry at `index` is about to create a collection or to change a policy.

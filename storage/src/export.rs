@@ -19,6 +19,7 @@ use crate::keyspace::meta::{LogIdRow, MembershipRow};
 use crate::outline::{self, Outline, Span};
 use crate::read::View;
 use crate::release::RELEASE;
+use crate::types::EpochId;
 
 /// Rows are gathered into a chunk until it is this long.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -117,10 +118,16 @@ pub struct Manifest {
     /// Replicated clock, microseconds since 1970.
     #[prost(uint64, tag = "6")]
     pub clock_us: u64,
+    /// The newest epoch that its rows tell of; 0: it comes from a witness.
+    #[prost(uint64, tag = "7")]
+    pub epoch: u64,
+    /// See [`EpochId::plan`].
+    #[prost(fixed64, tag = "8")]
+    pub plan: u64,
 }
 
 impl Manifest {
-    pub(crate) fn new(sha256: Bytes, chunks: u64, applied: &Applied) -> Manifest {
+    pub(crate) fn new(sha256: Bytes, chunks: u64, applied: &Applied, epoch: EpochId) -> Manifest {
         let membership = applied.membership.clone();
         Manifest {
             sha256,
@@ -129,6 +136,8 @@ impl Manifest {
             membership: membership.map(|(log_id, bytes)| MembershipRow { log_id: log_id.into(), membership: bytes }),
             revision: applied.revision,
             clock_us: applied.clock_us,
+            epoch: epoch.number,
+            plan: epoch.plan,
         }
     }
 }
@@ -216,7 +225,9 @@ impl Export {
         } else {
             self.ended = true;
             let sha256: [u8; 32] = begins.hash.clone().finalize().into();
-            Body::Manifest(Manifest::new(Bytes::copy_from_slice(&sha256), begins.sequence, &self.view.state.applied))
+            let (sha256, state) = (Bytes::copy_from_slice(&sha256), &self.view.state);
+            let epoch = if self.keeps == Keeps::Records { state.catalog.epoch() } else { EpochId::default() };
+            Body::Manifest(Manifest::new(sha256, begins.sequence, &state.applied, epoch))
         };
         let chunk = frame(&Chunk { sequence: begins.sequence, body: Some(body) });
         self.next.hash.update(&chunk);

@@ -150,7 +150,7 @@ impl Fork {
         drop(store);
         let log_id = applied.log_id.unwrap_or_default();
         begin_log(disk, log_id)?;
-        folder.adopt(lineage.cluster_id, lineage.epoch)?;
+        folder.adopt(lineage.cluster_id, lineage.epoch, None)?;
         Ok(Forked { log_id, revision: applied.revision, digest, bytes })
     }
 }

@@ -330,13 +330,18 @@ impl Import {
         if *machine.digest.buckets() != self.buckets {
             return Err(inconsistent("its rows do not give the state digest that came with them").into());
         }
-        let mut expected = Manifest::new(manifest.sha256.clone(), manifest.chunks, &machine.applied);
+        let epoch = machine.catalog.epoch();
+        let mut expected = Manifest::new(manifest.sha256.clone(), manifest.chunks, &machine.applied, epoch);
         if log_ids_only {
-            // A witness counts no revisions.
+            // A witness counts no revisions, and its rows tell of no epoch.
             (expected.revision, expected.clock_us) = (manifest.revision, manifest.clock_us);
+            (expected.epoch, expected.plan) = (manifest.epoch, manifest.plan);
         }
         if expected != manifest {
-            return Err(inconsistent("its rows stand at another point of the log than its manifest says").into());
+            return Err(inconsistent(
+                "its rows stand at another point of the log, or in another epoch, than its manifest says",
+            )
+            .into());
         }
         // Only now is it certain that this state takes the place of the old one.
         if let Some(mut difference) = self.difference.take() {

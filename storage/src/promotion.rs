@@ -26,6 +26,7 @@ use crate::command::Approver;
 use crate::folder::hex;
 use crate::keyspace::meta::LogIdRow;
 use crate::member::Member;
+use crate::types::EpochId;
 
 /// Format version of plans that this release writes and reads.
 pub const FORMAT: u32 = 1;
@@ -439,6 +440,16 @@ pub fn is_same_plan(one: &[u8], other: &[u8]) -> bool {
     plan(one).is_some_and(|one| plan(other) == Some(one))
 }
 
+/// The epoch of this number; `record`: how it began, if that is known.
+pub fn epoch_id(number: u64, record: Option<&Bytes>) -> EpochId {
+    let signed = record.and_then(|record| SignedPlan::decode(record.clone()).ok());
+    let plan = signed.filter(|it| !it.plan.is_empty()).map_or(0, |signed| {
+        let hash = plan_hash(&signed.plan);
+        hash[..8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    });
+    EpochId { number, plan }
+}
+
 /// The first digits of a plan's hash, as people compare them.
 pub fn short_hash(plan: &[u8]) -> String {
     hex(&plan_hash(plan)[..8])
@@ -503,6 +514,10 @@ mod tests {
         let (unsigned, other) = (signed(&plan()), signed(&Plan { epoch: 3, ..plan() }));
         assert!(is_same_plan(&it.to_bytes(), &unsigned.to_bytes()) && !is_same_plan(&it.to_bytes(), &other.to_bytes()));
         assert!(!is_same_plan(b"", b""), "no plan is no plan");
+        let began = |it: &SignedPlan| epoch_id(2, Some(&it.to_bytes()));
+        assert_eq!((began(&it), epoch_id(2, None).plan), (began(&unsigned), 0));
+        assert!(began(&it).is_twin_of(began(&other)) && !began(&it).is_twin_of(epoch_id(2, None)));
+        assert!(began(&it).to_string().contains(&short_hash(&it.plan)), "people see one name of it");
         assert!(SignedPlan::from_text(&text[..text.len() / 2]).is_err());
         assert!(SignedPlan::from_text("hello").is_err());
         for bad in [Plan { epoch: 1, ..plan() }, Plan { base_node: 5, ..plan() }, Plan::default()] {

@@ -32,6 +32,32 @@ pub struct Vote {
     pub committed: bool,
 }
 
+/// Which lineage of the cluster. People who approve two plans for one epoch begin two of that number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpochId {
+    /// 1 for the first one, +1 with each forced promotion; 0: no cluster yet.
+    pub number: u64,
+    /// The first 8 bytes, big-endian, of the hash of the plan that began it ([`crate::promotion::plan_hash`]); 0: none did, or
+    /// it is not known.
+    pub plan: u64,
+}
+
+impl EpochId {
+    /// Whether both have one number, and two plans began them.
+    pub fn is_twin_of(self, other: EpochId) -> bool {
+        self.number == other.number && self.plan != 0 && other.plan != 0 && self.plan != other.plan
+    }
+}
+
+impl fmt::Display for EpochId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.plan {
+            0 => write!(f, "epoch {}", self.number),
+            plan => write!(f, "epoch {} (plan {plan:016x})", self.number),
+        }
+    }
+}
+
 impl fmt::Display for LeaderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "T{}-N{}", self.term, self.node_id)

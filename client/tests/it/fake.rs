@@ -79,7 +79,12 @@ pub struct Fake {
 
 impl Fake {
     pub fn new(node: u64, epoch: u64) -> Fake {
-        let header = Header { revision: REVISION, epoch, node, log_index: LOG_INDEX };
+        Fake::of_plan(node, epoch, 0)
+    }
+
+    /// In an epoch that this plan began.
+    pub fn of_plan(node: u64, epoch: u64, epoch_plan: u64) -> Fake {
+        let header = Header { revision: REVISION, epoch, node, log_index: LOG_INDEX, epoch_plan };
         Fake {
             header,
             put: Script::new(move |nth, _| Answer::Reply(written(header, nth as u64 + 1))),

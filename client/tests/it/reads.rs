@@ -73,6 +73,23 @@ async fn answers_of_a_lower_epoch_are_refused() {
     assert_eq!(pinned.cluster_status(true).await.unwrap().header.unwrap().epoch, 1, "status shows nodes as they are");
 }
 
+/// Two promotions began it, and neither has what the other acknowledges.
+#[tokio::test]
+async fn answers_of_another_epoch_of_the_number_that_was_seen_are_refused() {
+    let authority = Authority::new();
+    let (seen, twin) = (authority.serve(Fake::of_plan(1, 2, 7)), authority.serve(Fake::of_plan(2, 2, 8)));
+    let client = authority.client(&[twin.endpoint(), seen.endpoint()]).deadline(LONG).build().unwrap();
+    client.at_endpoint(&seen.endpoint()).unwrap().get("agency", "a").send().await.unwrap();
+    for _ in 0..4 {
+        assert_eq!(client.get("agency", "a").send().await.unwrap().node, 1);
+    }
+    let pinned = client.at_endpoint(&twin.endpoint()).unwrap();
+    let error = pinned.get("agency", "a").send().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::TwinEpoch.as_str(), "{error}");
+    let error = pinned.put("agency", "a", "value").send().await.unwrap_err();
+    assert!(matches!(error, Error::UnknownOutcome { request: Some(_), .. }), "{error}");
+}
+
 #[tokio::test]
 async fn a_listing_follows_the_token_at_one_revision() {
     let authority = Authority::new();

@@ -47,6 +47,7 @@ mod snapshots;
 mod switchover;
 mod table;
 mod topologies;
+mod two_epochs;
 mod witness;
 mod worst_day;
 

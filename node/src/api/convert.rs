@@ -99,10 +99,11 @@ pub fn refused(decision: Option<Decision>, collection: &str) -> Refusal {
 
 /// Header of an answer that is complete up to `revision` and `log_index` at least.
 pub fn header(node: &Node, revision: u64, log_index: u64) -> Header {
-    let status = node.replica().stale_point();
+    let (status, epoch) = (node.replica().stale_point(), node.epoch());
     Header {
         revision: status.as_ref().map_or(revision, |s| s.revision.max(revision)),
-        epoch: status.as_ref().map_or_else(|| node.epoch(), |s| s.epoch),
+        epoch: epoch.number,
+        epoch_plan: epoch.plan,
         node: node.id(),
         log_index: status.as_ref().map_or(log_index, |s| s.index.max(log_index)),
     }

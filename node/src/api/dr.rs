@@ -177,6 +177,7 @@ fn shown_former(former: Former) -> FormerMember {
             let index = |log_id: Option<saola_storage::types::LogId>| log_id.map_or(0, |log_id| log_id.index);
             FormerMember {
                 epoch: it.epoch,
+                twin_plan: it.twin.unwrap_or_default(),
                 fenced: it.fenced,
                 back_as: it.back_as.unwrap_or(0),
                 entries_beyond: index(it.last).saturating_sub(index(it.base)),

@@ -20,7 +20,7 @@ pub mod records;
 pub mod stream;
 pub mod write;
 
-use saola_client::EPOCH_METADATA;
+use saola_client::epoch::Epoch;
 use tonic::metadata::MetadataMap;
 
 use crate::node::Node;
@@ -30,18 +30,18 @@ use errors::{Reason, Refusal};
 /// Lets a call in, unless its client has seen a later lineage of the cluster than this node belongs to.
 ///
 /// # Errors
-/// LOWER_EPOCH.
+/// LOWER_EPOCH, TWIN_EPOCH.
 pub fn admit(node: &Node, metadata: &MetadataMap) -> Result<Deadline, Refusal> {
-    let seen = metadata.get(EPOCH_METADATA).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    if let Some(seen) = seen {
+    if let Some(seen) = Epoch::from_metadata(metadata) {
         let own = node.epoch();
-        if own > 0 && seen > own {
+        let says = || format!("this node is in {own}, the client has seen {seen}");
+        if own.number > 0 && seen.number > own.number {
             // A number fences nobody: this node's peers may have the record of that epoch.
             node.replica().look_for_later_epoch();
-            return Err(Refusal::plain(
-                Reason::LowerEpoch,
-                format!("this node is in epoch {own}, the client has seen epoch {seen}"),
-            ));
+            return Err(Refusal::plain(Reason::LowerEpoch, says()));
+        }
+        if seen.is_twin_of(own) {
+            return Err(Refusal::plain(Reason::TwinEpoch, says()));
         }
     }
     Ok(Deadline::of(metadata))

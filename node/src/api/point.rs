@@ -6,6 +6,7 @@ use saola_client::proto::{At, Consistency, Header, at, consistency};
 use saola_raft::ReadPoint;
 use saola_storage::command::{Command, Op, TimeMark};
 use saola_storage::store::{self, Collection, View};
+use saola_storage::types::EpochId;
 
 use super::deadline::Deadline;
 use super::errors::{Reason, Refusal};
@@ -20,7 +21,7 @@ pub struct Point {
     /// Newest revision that may be shown.
     pub revision: u64,
     /// Lineage.
-    pub epoch: u64,
+    pub epoch: EpochId,
     /// For stale reads, how old the answer is at most, milliseconds.
     pub age_ms: Option<u64>,
     node: u64,
@@ -56,7 +57,8 @@ impl Point {
 
     /// What stands in the answer.
     pub fn header(&self) -> Header {
-        Header { revision: self.revision, epoch: self.epoch, node: self.node, log_index: self.log_index }
+        let EpochId { number: epoch, plan: epoch_plan } = self.epoch;
+        Header { revision: self.revision, epoch, epoch_plan, node: self.node, log_index: self.log_index }
     }
 }
 
@@ -266,7 +268,8 @@ mod tests {
 
     fn point(revision: u64, age_ms: Option<u64>) -> Point {
         let store = Store::open(Arc::new(MemoryHome::new()), Keeps::Records, StoreSettings::default()).expect("memory");
-        Point { view: store.view(), log_index: 1, revision, epoch: 1, age_ms, node: 1 }
+        let epoch = EpochId { number: 1, plan: 0 };
+        Point { view: store.view(), log_index: 1, revision, epoch, age_ms, node: 1 }
     }
 
     fn deadline(timeout: &str) -> Deadline {

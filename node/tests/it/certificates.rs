@@ -127,7 +127,7 @@ async fn nobody_asks_or_adopts_a_node_under_another_nodes_name_or_none() {
         peer_address: to.address.clone(),
         ..Member::default()
     };
-    let adopt = Adopt { cluster_id: vec![7; 16].into(), epoch: 1, member: Some(member) };
+    let adopt = Adopt { cluster_id: vec![7; 16].into(), epoch: 1, member: Some(member), record: Default::default() };
     for question in [WHO, Question::Status(Nothing {}), Question::Adopt(adopt), Question::Greet(Nothing {})] {
         let cases = [
             (from("main-3"), RefusalCode::WrongCertificate, "it is from main-3, the certificate is main-2's"),

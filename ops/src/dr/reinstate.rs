@@ -169,6 +169,12 @@ fn stands(node: &FormerMember) -> String {
     match () {
         () if !node.silent.is_empty() => format!("no answer: {}", node.silent),
         () if node.back_as > 0 => format!("coming back as node {}", node.back_as),
+        () if !node.twin_plan.is_empty() && node.fenced.is_empty() => {
+            format!(
+                "goes on in another epoch of this number (plan {}): it is not asked to give way before it is fenced",
+                node.twin_plan
+            )
+        }
         () if node.fenced.is_empty() => "not fenced yet: it has not met the new epoch".into(),
         () => "fenced".into(),
     }
@@ -180,7 +186,7 @@ fn show(former: &[FormerMember], format: Format) -> Result<(), Failure> {
             json!({
                 "node": it.name, "node_id": it.node_id, "site": it.site, "role": it.role, "stands": stands(it),
                 "epoch": it.epoch, "entries_beyond_base": it.entries_beyond, "revision": it.revision,
-                "base_revision": it.base_revision, "silent": !it.silent.is_empty(),
+                "base_revision": it.base_revision, "twin_plan": it.twin_plan, "silent": !it.silent.is_empty(),
             })
         });
         return print_json("dr-reinstate", json!({ "dry_run": true, "nodes": shown.collect::<Vec<_>>() }));

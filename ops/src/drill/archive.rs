@@ -160,6 +160,8 @@ fn unwritten(error: &serde_json::Error) -> Failure {
 pub struct Glance {
     /// The newest one that was held.
     pub last: Option<Earlier>,
+    /// The newest one that took a copy of the records, opened it and compared it.
+    pub exported: Option<Earlier>,
     /// When which is due.
     pub due: Vec<Due>,
 }
@@ -178,7 +180,8 @@ pub async fn glance(client: &Client) -> Option<Glance> {
     let (schedule, _) = schedule(&client).await.ok()?;
     let due = due(&schedule, &held, now_us());
     // One that was stored late has a later number than drills after it.
-    Some(Glance { last: held.into_iter().max_by_key(|it| it.began_us), due })
+    let exported = held.iter().filter(|it| it.exported_revision.is_some()).max_by_key(|it| it.began_us).cloned();
+    Some(Glance { last: held.into_iter().max_by_key(|it| it.began_us), exported, due })
 }
 
 impl Glance {
@@ -194,6 +197,10 @@ impl Glance {
             Some(last) if last.verdict != Verdict::Passed => {
                 let what = format!("the last drill, {}, ended {}", last.scenario, last.verdict.as_str());
                 found.push(warns("DRILL_FAILED", what, "`saola drill history`; mend what failed, and hold it again"));
+            }
+            Some(_) if self.exported.is_none() => {
+                let next = "`saola drill run promote-copy` does, on a copy that is thrown away";
+                found.push(warns("NO_EXPORT", "the records were never copied and opened elsewhere".into(), next));
             }
             Some(_) => {}
         }
@@ -285,6 +292,7 @@ mod tests {
             rto_ms: None,
             lost: None,
             verdict,
+            exported_revision: None,
         };
         let all = [held("a", 100, Verdict::Passed), held("a", 150, Verdict::Failed), held("b", 120, Verdict::Passed)];
         let due = due(&schedule, &all, 160 * DAY_US);
@@ -292,5 +300,14 @@ mod tests {
             due.iter().map(|it| (it.scenario.as_str(), it.late_days, it.is_due())).collect();
         assert_eq!(shown, [("b", 10, true), ("never", 0, true), ("a", -30, false)]);
         assert_eq!(due[2].last_passed_us, Some(100 * DAY_US), "a drill that failed does not count");
+
+        let codes = |last: &Earlier, exported| {
+            let glance = Glance { last: Some(last.clone()), exported, due: Vec::new() };
+            glance.findings().iter().map(|finding| finding.code).collect::<Vec<_>>()
+        };
+        let copied = Earlier { exported_revision: Some(7), ..all[0].clone() };
+        assert_eq!(codes(&all[0], None), ["NO_EXPORT"]);
+        assert_eq!(codes(&all[0], Some(copied.clone())), [""; 0]);
+        assert_eq!(codes(&all[1], None), ["DRILL_FAILED"]);
     }
 }

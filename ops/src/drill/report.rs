@@ -164,6 +164,13 @@ pub struct Fork {
     pub compared: Option<Compared>,
 }
 
+impl Fork {
+    /// Its records were compared, and are the cluster's.
+    pub fn is_like_its_cluster(&self) -> bool {
+        self.compared.as_ref().is_some_and(|it| it.different == 0 && it.records > 0)
+    }
+}
+
 /// A promotion of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promotion {
@@ -345,6 +352,9 @@ pub struct Earlier {
     pub lost: Option<u64>,
     /// How it ended.
     pub verdict: Verdict,
+    /// Revision up to which a copy of all records was taken, and compared with the cluster's; none: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exported_revision: Option<u64>,
 }
 
 impl Report {
@@ -391,6 +401,7 @@ impl Report {
             rto_ms: self.rto_ms(),
             lost: self.writes.as_ref().and_then(|writes| writes.audit).map(|audit| audit.lost),
             verdict: self.verdict,
+            exported_revision: self.fork.as_ref().filter(|it| it.is_like_its_cluster()).map(|it| it.revision),
         }
     }
 }
@@ -489,6 +500,7 @@ pub(super) mod tests {
                 rto_ms: Some(2_050),
                 lost: Some(0),
                 verdict: Verdict::Passed,
+                exported_revision: None,
             }],
         }
         .judged()

@@ -147,8 +147,8 @@ pub(super) fn dump(args: &DumpArgs, format: Format) -> Result<Exit, Failure> {
         Format::Table => {}
     };
     look(&folder, |item| match item {
-        Item::Head { segment, file_bytes, release, .. } if !ranged => {
-            print(format!("segment {segment:016x}  {file_bytes} bytes  by {}", writer(&release)));
+        Item::Head { segment, file_bytes, epoch, release, .. } if !ranged => {
+            print(format!("segment {segment:016x}  {file_bytes} bytes  in {epoch}  by {}", writer(&release)));
         }
         Item::Record { offset, record: Record::Entry(id, payload), .. } if wanted(id.index) => {
             print(format!("{offset:>10}  entry {}", entry_line(id, payload)));

@@ -56,6 +56,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
         notes.extend(faults(node).into_iter().map(|fault| format!("{}; {}", fault.what, fault.next)));
     }
     notes.extend(links::note(status));
+    notes.extend(two_epochs(status).map(|what| format!("{what}; {TWO_EPOCHS_NEXT}")));
     notes.extend(promoted(status));
     // Without a quorum no site is protected, and the notes above say what to bring back.
     if without_quorum.is_none() {
@@ -72,7 +73,7 @@ pub fn verdict(status: &StatusResponse) -> Verdict {
     }
     let exit = match () {
         () if status.leader == 0 || without_quorum.is_some() || is_stalled(status) => Exit::Critical,
-        () if promoted(status).is_some() => Exit::Critical,
+        () if promoted(status).is_some() || two_epochs(status).is_some() => Exit::Critical,
         () if all_sealed => Exit::Sealed,
         () if !notes.is_empty() => Exit::Degraded,
         () => Exit::Done,
@@ -99,6 +100,15 @@ pub fn unprotected(status: &StatusResponse) -> Vec<String> {
 pub(super) fn is_stalled(status: &StatusResponse) -> bool {
     status.protection_status.as_ref().is_some_and(|stand| stand.state == "STALLED")
 }
+
+/// Another promotion began an epoch of this one's number.
+pub fn two_epochs(status: &StatusResponse) -> Option<String> {
+    status.nodes.iter().map(|node| &node.twin_epoch).find(|twin| !twin.is_empty()).cloned()
+}
+
+/// What people do then.
+pub const TWO_EPOCHS_NEXT: &str = "decide which one goes on; through a node of the other: `saola site fence SITE --why TEXT --endpoint NODE` for \
+                                   each of its sites; then here: `saola dr reinstate SITE`";
 
 /// A forced promotion has left one site, and nothing survives its loss yet.
 fn promoted(status: &StatusResponse) -> Option<String> {

@@ -133,6 +133,12 @@ fn nothing_is_forced_while_a_quorum_answers_or_somebody_could_acknowledge_beside
     let mut later = of(&members, &[3, 4]);
     later[1].epoch = 2;
     assert!(matches!(planned(&later, &vouched()), Err(NoPlan::GoesOn { node: 4, epoch: 2, .. })));
+    let began = |plan: &'static [u8]| SignedPlan { plan: plan.into(), approvals: Vec::new() }.to_bytes();
+    let mut twins = of(&members, &[3, 4]);
+    twins[0].record = began(b"this");
+    assert!(planned(&twins, &vouched()).is_ok(), "one that joined later may not know how its epoch began");
+    twins[1].record = began(b"other");
+    assert!(matches!(planned(&twins, &vouched()), Err(NoPlan::TwoEpochs { name, .. }) if name == "dr-4"));
 }
 
 #[test]

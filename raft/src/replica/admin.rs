@@ -185,7 +185,8 @@ impl<RT: Runtime> Replica<RT> {
         cluster_id: &[u8; 16],
         epoch: u64,
     ) -> Result<(), AdminError> {
-        let adopt = Adopt { cluster_id: Bytes::copy_from_slice(cluster_id), epoch, member: Some(member.clone()) };
+        let (cluster_id, record) = (Bytes::copy_from_slice(cluster_id), self.shared.record());
+        let adopt = Adopt { cluster_id, epoch, member: Some(member.clone()), record };
         self.ask(member, Question::Adopt(adopt), QUESTION_LIMIT).await.map(|_| ())
     }
 

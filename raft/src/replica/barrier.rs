@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
+use saola_storage::types::EpochId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::confirm::Rounds;
@@ -29,7 +30,7 @@ pub struct ReadPoint {
     /// Revision to read at.
     pub revision: u64,
     /// Lineage.
-    pub epoch: u64,
+    pub epoch: EpochId,
     /// For stale reads: how old the state is at most, milliseconds: it misses nothing that was acknowledged earlier.
     pub age_ms: Option<u64>,
 }
@@ -118,7 +119,7 @@ impl<RT: Runtime> Replica<RT> {
         if let Some(reason) = shared.refused.lock().clone() {
             return Err(ReadError::Stopped(reason));
         }
-        Ok(ReadPoint { index, revision, epoch: identity.epoch, age_ms: None })
+        Ok(ReadPoint { index, revision, epoch: identity.epoch_id(), age_ms: None })
     }
 
     /// What this node has, without asking anyone, and how old that is at most; `None` before this node has applied what
@@ -131,7 +132,7 @@ impl<RT: Runtime> Replica<RT> {
         let age_ms = shared.data_age(asked, quorum_age, applied_next)?.as_micros().div_ceil(1000) as u64;
         let index = shared.frontier.next().min(applied_next).checked_sub(1)?;
         let revision = shared.revision_at(index)?;
-        Some(ReadPoint { index, revision, epoch: identity.epoch, age_ms: Some(age_ms) })
+        Some(ReadPoint { index, revision, epoch: identity.epoch_id(), age_ms: Some(age_ms) })
     }
 
     /// One quorum round at this node, which must lead; answers its frontier.

@@ -142,8 +142,8 @@ impl<RT: Runtime> Replica<RT> {
             self.ask_to_adopt(member, &cluster_id, 1).await?;
         }
         for member in own {
-            let adopt =
-                Adopt { cluster_id: Bytes::copy_from_slice(&cluster_id), epoch: 1, member: Some(member.clone()) };
+            let (cluster_id, member) = (Bytes::copy_from_slice(&cluster_id), Some(member.clone()));
+            let adopt = Adopt { cluster_id, epoch: 1, member, record: Bytes::new() };
             self.adopt_here(adopt).await.map_err(AdminError::from)?;
         }
         let voters: BTreeMap<NodeId, Member> = plan.voters().map(|member| (member.node_id, member.clone())).collect();

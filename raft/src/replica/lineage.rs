@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
-use saola_storage::promotion::{Plan, SignedPlan, is_same_plan, short_hash};
+use saola_storage::promotion::{Plan, SignedPlan, epoch_id, is_same_plan, short_hash};
 use saola_storage::types::NodeId;
 
 use super::admin::to_its_end;
+use super::asking::{Heard, heard};
 use super::standing::read_tail;
 use super::start::StartError;
 use super::{AdminError, InstantOf, Replica, Shared};
@@ -28,48 +29,6 @@ use crate::wire::{Answer, Header, LineageAsk, LineageVerb, Nothing, Question, Re
 
 /// One question about epochs may take so long.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
-
-/// What a node that asks before it takes part has heard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Heard {
-    /// Nothing has gone on without it.
-    Clear,
-    /// This record says otherwise.
-    Record(Bytes),
-    /// Nobody has said who could.
-    Nobody(String),
-}
-
-/// Decides what the answers say; `record`: how this node's epoch began; `quorum_ms`: a leader whose quorum was confirmed
-/// within this time has one.
-fn heard(own: &NodeIdentity, record: &Bytes, answers: &[(Member, Result<Standing, String>)], quorum_ms: u64) -> Heard {
-    let said = || answers.iter().filter_map(|(member, answer)| Some((member, answer.as_ref().ok()?)));
-    if let Some((_, later)) = said().find(|(_, it)| it.epoch > own.epoch && !it.record.is_empty()) {
-        return Heard::Record(later.record.clone());
-    }
-    let clears = |(member, it): &(&Member, &Standing)| {
-        let has_quorum = it.runs && it.leader != 0 && it.quorum_age_ms <= quorum_ms;
-        // One that waits for another epoch says nothing for this one, unless it is this one that it waits for.
-        // Nor does one that has nothing of its epoch yet: others may have gone on without asking it.
-        let is_free = it.fenced.is_empty() && it.promised.is_empty() && !it.reinstating;
-        let takes_part = it.epoch == own.epoch && is_free;
-        let waits_for_this = is_same_plan(&it.promised, record);
-        waits_for_this || takes_part && (member.site != own.site || has_quorum)
-    };
-    if let Some((member, it)) = said().find(|(_, it)| it.epoch > own.epoch) {
-        return Heard::Nobody(format!("{} is in epoch {} and shows no record of it", member.name, it.epoch));
-    }
-    if said().any(|it| clears(&it)) {
-        return Heard::Clear;
-    }
-    let says = answers.iter().filter(|(member, _)| member.site != own.site).map(|(member, answer)| match answer {
-        Ok(it) if !it.fenced.is_empty() => format!("{} is fenced", member.name),
-        Ok(it) if !it.promised.is_empty() => format!("{} waits for another epoch", member.name),
-        Ok(it) => format!("{} is in epoch {}", member.name, it.epoch),
-        Err(reason) => format!("{}: {reason}", member.name),
-    });
-    Heard::Nobody(says.collect::<Vec<_>>().join("; "))
-}
 
 /// What a node makes of the valid record of a later epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,14 +169,21 @@ impl<RT: Runtime> Replica<RT> {
         futures::future::join_all(asked).await
     }
 
-    /// The record of a later epoch: this node goes along, or is fenced. Anything else changes nothing.
+    /// The record of a later epoch: this node goes along, or is fenced. Of one with this one's number people are told.
+    /// Anything else changes nothing.
     pub(crate) async fn meet(&self, record: &Bytes) {
         let shared = &self.shared;
         let _one_at_a_time = shared.lineage.lock().await;
         let (Some(own), lineage) = (shared.own_epoch(), shared.lineage()) else { return };
         let read = SignedPlan::from_bytes(record).map_err(|error| error.to_string());
+        let twin = |number| epoch_id(number, Some(record));
+        if let Ok((_, plan)) = &read
+            && shared.is_known_twin(twin(plan.epoch))
+        {
+            return;
+        }
         let checked = match read {
-            Ok((_, plan)) if plan.epoch <= own.epoch => return,
+            Ok((_, plan)) if plan.epoch <= own.epoch && !twin(plan.epoch).is_twin_of(own.epoch_id()) => return,
             Ok((signed, plan)) => shared.check_record(&signed, &plan).await.map(|()| plan),
             Err(why) => Err(why),
         };
@@ -228,6 +194,9 @@ impl<RT: Runtime> Replica<RT> {
                 return;
             }
         };
+        if plan.epoch <= own.epoch {
+            return shared.met_twin(&plan, twin(plan.epoch), own.epoch_id());
+        }
         match meeting(&own, &lineage, &plan, record) {
             Meeting::Nothing => return,
             Meeting::GoesAlong => return self.go_along(plan.epoch, record).await,
@@ -289,7 +258,7 @@ impl<RT: Runtime> Replica<RT> {
             let message = format!("node {} does not belong to the sender's cluster", shared.claim.node_id);
             return Err(Refusal::new(RefusalCode::WrongCluster, message));
         };
-        if header.epoch > own.epoch {
+        if header.epoch > own.epoch || header.epoch_id().is_twin_of(own.epoch_id()) {
             shared.look_for_epoch(vec![header.from]);
         }
         let bad = || Refusal::new(RefusalCode::BadMessage, "a question about epochs without its content");
@@ -394,6 +363,8 @@ impl<RT: Runtime> Shared<RT> {
     fn plan_before_log(&self) -> Option<Plan> {
         let record = self.folder.lock().lineage().record.clone()?;
         let (_, plan) = SignedPlan::from_bytes(&record).ok()?;
+        // Whoever joined later knows the members by the log alone.
+        plan.member(self.claim.node_id)?;
         let newest = self.log.state().last.max(self.store.applied().log_id);
         let term = newest.map_or(0, |last| last.leader.term);
         (term < plan.term && self.folder.lock().lineage().reinstating.is_none()).then_some(plan)
@@ -467,7 +438,10 @@ impl<RT: Runtime> Shared<RT> {
         }
         let replica = Replica { shared: self.clone() };
         detach::<RT>(async move {
-            let known: Vec<Member> = node_ids.iter().filter_map(|id| replica.shared.any_member(*id)).collect();
+            let former = replica.shared.former_members();
+            let left = |id: &NodeId| former.iter().find(|it| it.node_id == *id).cloned();
+            let known = node_ids.iter().filter_map(|id| replica.shared.any_member(*id).or_else(|| left(id)));
+            let known: Vec<Member> = known.collect();
             for (_, answer) in replica.standings_of(&known, LineageVerb::AskEpoch(Nothing {})).await {
                 if let Ok(standing) = answer
                     && !standing.record.is_empty()
@@ -488,66 +462,7 @@ pub(super) fn names<'m>(members: impl Iterator<Item = &'m Member>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::member::Role;
-
-    fn own() -> NodeIdentity {
-        NodeIdentity {
-            cluster_id: [1; 16],
-            epoch: 2,
-            node_id: 1,
-            folder_id: [1; 16],
-            role: Role::Voter,
-            site: "main".into(),
-            name: "main-1".into(),
-            group_id: 0,
-        }
-    }
-
-    fn at(site: &str, standing: Result<Standing, String>) -> (Member, Result<Standing, String>) {
-        (Member { name: format!("{site}-x"), site: site.into(), ..Member::default() }, standing)
-    }
-
-    fn in_epoch(epoch: u64) -> Standing {
-        Standing { epoch, quorum_age_ms: u64::MAX, ..Standing::default() }
-    }
-
-    #[test]
-    fn a_node_that_was_away_goes_by_other_sites_or_by_a_live_quorum() {
-        let of = |answers: &[(Member, Result<Standing, String>)]| heard(&own(), &Bytes::new(), answers, 300);
-        let silent = || Err("no answer".to_owned());
-        assert_eq!(of(&[at("dr", Ok(in_epoch(2))), at("main", silent())]), Heard::Clear);
-        assert!(matches!(of(&[at("main", Ok(in_epoch(2))), at("dr", silent())]), Heard::Nobody(_)), "it was away too");
-        let follows = |quorum_age_ms| Standing { runs: true, leader: 3, quorum_age_ms, ..in_epoch(2) };
-        assert_eq!(of(&[at("main", Ok(follows(300)))]), Heard::Clear);
-        assert!(matches!(of(&[at("main", Ok(follows(301)))]), Heard::Nobody(_)), "its leader may be alone");
-        assert!(matches!(of(&[at("dr", Ok(in_epoch(1)))]), Heard::Nobody(_)), "an older side knows nothing");
-    }
-
-    #[test]
-    fn a_node_that_waits_for_another_epoch_or_is_fenced_clears_nobody_of_its_own() {
-        let promised = Standing { promised: Bytes::from_static(b"plan"), ..in_epoch(2) };
-        let fenced = Standing { fenced: "why".into(), ..in_epoch(2) };
-        let comes_back = Standing { reinstating: true, ..in_epoch(2) };
-        for standing in [promised, fenced, comes_back] {
-            assert!(matches!(heard(&own(), &Bytes::new(), &[at("dr", Ok(standing))], 300), Heard::Nobody(_)));
-        }
-        // It waits for the very epoch that this node is in.
-        let plan = SignedPlan { plan: Bytes::from_static(b"plan"), approvals: Vec::new() }.to_bytes();
-        let waits = Standing { promised: plan.clone(), ..in_epoch(1) };
-        assert_eq!(heard(&own(), &plan, &[at("third", Ok(waits))], 300), Heard::Clear);
-    }
-
-    #[test]
-    fn one_that_shows_the_record_of_a_later_epoch_outweighs_all_others() {
-        let later = Standing { record: Bytes::from_static(b"record"), ..in_epoch(3) };
-        let answers = [at("third", Ok(in_epoch(2))), at("dr", Ok(later))];
-        assert_eq!(heard(&own(), &Bytes::new(), &answers, 300), Heard::Record(Bytes::from_static(b"record")));
-        let without = [at("third", Ok(in_epoch(2))), at("dr", Ok(in_epoch(3)))];
-        assert!(
-            matches!(heard(&own(), &Bytes::new(), &without, 300), Heard::Nobody(_)),
-            "a number alone fences nobody, nor clears it"
-        );
-    }
+    use crate::replica::asking::tests::own;
 
     #[test]
     fn a_record_gains_a_member_that_has_promised_it_and_fences_whoever_else_has_promised_nothing_later() {

@@ -5,9 +5,9 @@
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
-//! records right, and what if not), `renew` (a start on records that cannot be used), `lineage`, `standing` and `promote` (epochs: who
-//! takes no part any more, and how a site goes on without the other by force), `reinstate` (how those come back that were left
-//! behind), `status`.
+//! records right, and what if not), `renew` (a start on records that cannot be used), `lineage`, `asking`, `standing` and `promote` (epochs: who
+//! takes no part any more, and how a site goes on without the other by force), `former` with `reinstate` (who was left behind,
+//! and how they come back), `status`.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -45,6 +45,7 @@ use crate::types::{Runtime, TokioRuntime, TypeConfig, detach, log_id_from};
 use crate::wire::{Header, Identity, WIRE_VERSION};
 
 mod admin;
+mod asking;
 mod barrier;
 mod changes;
 mod collector;
@@ -54,6 +55,7 @@ mod copy;
 mod exports;
 mod failover;
 mod fetch;
+mod former;
 mod goal;
 mod handover;
 mod init;
@@ -83,12 +85,13 @@ pub use barrier::{ReadError, ReadPoint};
 pub use collector::CollectorSettings;
 pub use copy::{ScrubSettings, ScrubStatus};
 pub use failover::FailoverStatus;
+pub use former::{Former, FormerStanding};
 pub use goal::GoalStatus;
 pub(crate) use handover::Writes;
 pub use promote::{Begun, Told};
 pub use propose::ProposeError;
 pub use protection::ProtectionStatus;
-pub use reinstate::{Former, FormerStanding, ORPHANS};
+pub use reinstate::ORPHANS;
 pub use sites::{Missing, Seen};
 #[cfg(feature = "rocksdb")]
 pub use start::ReplicaLimits;
@@ -183,6 +186,7 @@ pub(crate) struct Shared<RT: Runtime> {
     epoch_is_open: AtomicBool,
     /// What came when this node came back from a side that was left behind.
     shipped: Mutex<Option<Shipped>>,
+    twin: Mutex<Option<former::Twin<InstantOf<RT>>>>,
     /// A peer of a later epoch is being asked for its record.
     asks_for_epoch: AtomicBool,
     /// This process should start anew on its folder, which says another epoch now.
@@ -340,7 +344,8 @@ impl<RT: Runtime> Shared<RT> {
             wire_version: WIRE_VERSION,
             group_id: cluster.as_ref().map_or(0, |own| own.group_id),
             cluster_id: cluster.as_ref().map(|own| Bytes::copy_from_slice(&own.cluster_id)).unwrap_or_default(),
-            epoch: cluster.map_or(0, |own| own.epoch),
+            epoch: cluster.as_ref().map_or(0, |own| own.epoch),
+            plan: cluster.map_or(0, |own| own.plan),
             from: claim.node_id,
             to: to.node_id,
             from_folder: Bytes::copy_from_slice(&folder_id),

@@ -10,7 +10,6 @@
 //!
 //! Each step does only what is left to do. A witness comes back the same way, without records.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,21 +18,21 @@ use openraft::Instant as _;
 use prost::Message;
 use saola_storage::error::StoreError;
 use saola_storage::import::Shipped;
-use saola_storage::keyspace::meta::LogIdRow;
 use saola_storage::log::Log;
 use saola_storage::orphan::Head;
-use saola_storage::promotion::{SignedPlan, is_same_plan};
+use saola_storage::promotion::{SignedPlan, epoch_id, is_same_plan};
 use saola_storage::store::Store;
 use saola_storage::types::{LogId, NodeId};
 
-use super::admin::{QUESTION_LIMIT, invalid};
+use super::admin::invalid;
 use super::fetch::{Orphans, fetch_state};
+use super::former::{Fork, fork};
 use super::repair::{PATIENCE, read_log};
 use super::{AdminError, InstantOf, Replica, Shared};
 use crate::folder::{Lineage, NodeIdentity, Reinstating};
 use crate::member::{Member, MembershipRecord, Seat};
 use crate::types::{Runtime, Takes, detach};
-use crate::wire::{Admin, LineageVerb, Nothing, Refusal, RefusalCode, ReinstateAs, Standing};
+use crate::wire::{Admin, EpochBegan, LineageVerb, Nothing, Refusal, RefusalCode, ReinstateAs, Standing};
 
 /// The node may have a long tail to apply before it answers.
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
@@ -44,58 +43,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Folder of orphan bundles, in the data folder.
 pub const ORPHANS: &str = "orphans";
 
-/// A member of a former epoch that is none of this one.
-#[derive(Clone, Debug)]
-pub struct Former {
-    /// As it was when its epoch ended.
-    pub member: Member,
-    /// How it stands, or why that is not known.
-    pub standing: Result<FormerStanding, String>,
-}
-
-/// How a former member stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FormerStanding {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Why it takes no part; empty: it does not know yet that an epoch goes on without it.
-    pub fenced: String,
-    /// End of its log.
-    pub last: Option<LogId>,
-    /// Store-wide revision of what it has applied.
-    pub revision: u64,
-    /// All up to this entry goes on.
-    pub base: Option<LogId>,
-    /// Store-wide revision there.
-    pub base_revision: u64,
-    /// It has begun to come back, under this number.
-    pub back_as: Option<NodeId>,
-}
-
-/// Where the epoch that left a node behind began.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Fork {
-    epoch: u64,
-    base: Option<LogIdRow>,
-    revision: u64,
-}
-
 impl<RT: Runtime> Replica<RT> {
-    /// Members of former epochs that are none of this one, each asked how it stands.
-    ///
-    /// # Errors
-    /// This node cannot know: it does not reach a leader with a quorum.
-    pub async fn former_members(&self) -> Result<Vec<Former>, AdminError> {
-        let shared = &self.shared;
-        self.be_current().await?;
-        let answers = self.standings_of(&shared.former_members(), LineageVerb::Stand(Nothing {})).await;
-        let known = |(member, answer): (Member, Result<Standing, String>)| {
-            let standing = answer.map(|it| shared.former_standing(&member, it));
-            Former { member, standing }
-        };
-        Ok(answers.into_iter().map(known).collect())
-    }
-
     /// Has a former member come back; it is a member with its vote when this ends. Answers who it is now, and what came, as
     /// far as the node remembers. The leader goes on when the caller goes away; called again, it finishes what is left.
     ///
@@ -109,24 +57,6 @@ impl<RT: Runtime> Replica<RT> {
         // For people: a node that does not answer just now is back all the same.
         let came = self.stand(&back).await.ok().and_then(|standing| standing.came);
         Ok((back, came.map(|it| Shipped { bytes: it.bytes, of_bytes: it.of_bytes, orphans: it.orphans })))
-    }
-
-    /// One of them, by its name; one that has come back already is found as well.
-    ///
-    /// # Errors
-    /// As [`Replica::former_members`]; or there is none of that name.
-    pub async fn former_member(&self, name: &str) -> Result<Member, AdminError> {
-        self.be_current().await?;
-        let mut known = self.shared.former_members();
-        known.extend(self.shared.members());
-        known.into_iter().find(|it| it.name == name).ok_or_else(|| {
-            invalid(format!("no node {name} was left behind by a forced promotion: see `saola epoch history`"))
-        })
-    }
-
-    async fn be_current(&self) -> Result<(), AdminError> {
-        let current = self.read_point(QUESTION_LIMIT).await;
-        current.map(drop).map_err(|error| AdminError::NoLeader(error.to_string()))
     }
 
     /// Where this node keeps writes that it alone had when it came back.
@@ -157,7 +87,7 @@ impl<RT: Runtime> Replica<RT> {
         if !self.stand(back).await.is_ok_and(|standing| standing.reinstating) {
             return;
         }
-        let told = match self.shared.reinstate_as(0, back.node_id, back.folder_id.clone()) {
+        let told = match self.shared.reinstate_as(&[], back.node_id, back.folder_id.clone()) {
             Ok(ask) => self.have_within(back, LineageVerb::Reinstate(ask), ANSWER_LIMIT).await,
             Err(error) => Err(error),
         };
@@ -181,9 +111,11 @@ impl<RT: Runtime> Replica<RT> {
             return Ok(Some(known));
         }
         let standing = self.stand(former).await?;
-        let epoch = self.shared.identity().map_or(0, |own| own.epoch);
+        let own = self.shared.identity().map(|own| own.epoch_id()).unwrap_or_default();
+        let theirs = epoch_id(standing.epoch, Some(&standing.record));
         let now = standing.member.unwrap_or_default();
-        let comes_back = now.node_id != former.node_id && now.name == former.name && standing.epoch == epoch;
+        let is_this = theirs.number == own.number && !theirs.is_twin_of(own);
+        let comes_back = now.node_id != former.node_id && now.name == former.name && is_this;
         Ok(comes_back.then(|| Member {
             node_id: now.node_id,
             folder_id: now.folder_id,
@@ -219,7 +151,7 @@ impl<RT: Runtime> Replica<RT> {
                 break node_id;
             }
         };
-        let ask = shared.reinstate_as(standing.epoch, node_id, folder_id)?;
+        let ask = shared.reinstate_as(&standing.epochs, node_id, folder_id)?;
         self.have_within(former, LineageVerb::Reinstate(ask), ANSWER_LIMIT).await
     }
 
@@ -241,8 +173,18 @@ impl<RT: Runtime> Replica<RT> {
             let reinstating = Some(Reinstating { members, ..known });
             return shared.keep_in_folder(Lineage { reinstating, ..lineage });
         }
-        if plan.epoch <= own.epoch {
+        let is_twin = epoch_id(plan.epoch, Some(&ask.record)).is_twin_of(own.epoch_id());
+        if plan.epoch <= own.epoch && !is_twin {
             return refuse(format!("node {} is in epoch {} already", own.node_id, own.epoch));
+        }
+        if is_twin && lineage.fenced.is_none() {
+            return refuse(format!(
+                "{} goes on in {}, which another plan began: if that one is to give way, fence all its sites first, through \
+                 one of its data nodes: `saola site fence {} --why TEXT --endpoint NODE`",
+                own.name,
+                own.epoch_id(),
+                own.site
+            ));
         }
         if lineage.fenced.is_none() {
             return refuse(format!("node {} is not fenced: it may take part in epoch {}", own.node_id, own.epoch));
@@ -280,9 +222,10 @@ impl<RT: Runtime> Replica<RT> {
             ..Head::default()
         };
         // What it alone has is still of the epoch before, as long as its rows are.
-        let rows_of = shared.store.epochs().last().map_or(0, |epoch| epoch.number);
+        let rows_of = shared.store.epochs().pop().map(|epoch| epoch.record).unwrap_or_default();
+        let have_come = is_same_plan(&rows_of, &shared.record());
         let before = lineage.reinstating.and_then(|it| Head::decode(it.left_behind).ok());
-        let head = before.filter(|before| rows_of <= before.epoch).unwrap_or(head);
+        let head = before.filter(|_| !have_come).unwrap_or(head);
         let reinstating = Reinstating {
             members: ask.members.unwrap_or_default().encode_to_vec().into(),
             left_behind: head.encode_to_vec().into(),
@@ -421,54 +364,20 @@ fn apply_up_to<RT: Runtime>(store: &Store, log: &Log, end: Option<LogId>) -> Res
 }
 
 impl<RT: Runtime> Shared<RT> {
-    /// Members of former epochs that are none of this one, or have come back so far that only their vote is lacking; the
-    /// newest word on each.
-    fn former_members(&self) -> Vec<Member> {
-        let is_back = |it: &Member| !it.role_value().votes() || it.demoted || self.has_vote(it.node_id);
-        let names: BTreeSet<String> = self.members().into_iter().filter(is_back).map(|it| it.name).collect();
-        let (mut former, mut seen) = (Vec::new(), names);
-        for epoch in self.store.epochs().into_iter().rev() {
-            let Ok((_, plan)) = SignedPlan::from_bytes(&epoch.record) else { continue };
-            let gone = plan.lost.into_iter().chain(plan.left);
-            former.extend(gone.filter(|it| seen.insert(it.name.clone())));
-        }
-        former.sort_by_key(|it| it.node_id);
-        former
-    }
-
-    fn former_standing(&self, member: &Member, standing: Standing) -> FormerStanding {
-        let fork = self.fork_of(standing.epoch);
-        let number = standing.member.map_or(member.node_id, |now| now.node_id);
-        FormerStanding {
-            epoch: standing.epoch,
-            fenced: standing.fenced,
-            last: standing.last.map(LogId::from),
-            revision: standing.revision,
-            base: fork.base.map(LogId::from),
-            base_revision: fork.revision,
-            back_as: (number != member.node_id).then_some(number),
-        }
-    }
-
-    /// What a node is told that comes back as this one from `epoch`.
-    fn reinstate_as(&self, epoch: u64, node_id: NodeId, folder_id: Bytes) -> Result<ReinstateAs, AdminError> {
+    /// What a node is told that comes back as this one, and is in these epochs.
+    fn reinstate_as(
+        &self,
+        epochs: &[EpochBegan],
+        node_id: NodeId,
+        folder_id: Bytes,
+    ) -> Result<ReinstateAs, AdminError> {
         let record = self.store.epochs().last().map(|epoch| epoch.record.clone());
         let record =
             record.ok_or_else(|| invalid("no site was promoted by force here: there is nobody to reinstate"))?;
-        let Fork { epoch: left_by_epoch, base, revision: base_revision } = self.fork_of(epoch);
+        let Fork { epoch: left_by_epoch, base, revision: base_revision } = fork(&self.chain(), epochs);
         let seats = self.members().into_iter().map(|it| Seat { node_id: it.node_id, member: Some(it) }).collect();
         let members = Some(MembershipRecord { configs: Vec::new(), seats });
         Ok(ReinstateAs { record, node_id, folder_id, members, base, base_revision, left_by_epoch })
-    }
-
-    /// Where the epoch began that left a node of `epoch` behind.
-    fn fork_of(&self, epoch: u64) -> Fork {
-        let next = self.store.epochs().into_iter().find(|it| it.number > epoch);
-        let fork = next.and_then(|next| {
-            let (_, plan) = SignedPlan::from_bytes(&next.record).ok()?;
-            Some(Fork { epoch: next.number, base: plan.base, revision: next.revision })
-        });
-        fork.unwrap_or_default()
     }
 
     /// A number that no node has had.

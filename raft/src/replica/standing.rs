@@ -162,6 +162,7 @@ impl<RT: Runtime> Shared<RT> {
             revision: applied.revision,
             copy_is_bad: self.copy.is_bad(),
             cluster_name: self.store.view().info().map(|info| info.cluster_name).unwrap_or_default(),
+            epochs: self.chain(),
             ..self.standing_in_brief()
         }
     }

@@ -11,6 +11,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::{Mutex, RwLock};
 use saola_storage::error::StoreError;
 use saola_storage::log::Log;
+use saola_storage::promotion::epoch_id;
 use saola_storage::store::Store;
 use tokio::sync::{mpsc, watch};
 
@@ -21,7 +22,7 @@ use super::staleness::Staleness;
 use super::stall::{self, Stall};
 use super::{
     AdminError, CollectorSettings, InstantOf, Replica, Shared, WallClock, Writes, barrier, changes, collector, compare,
-    failover, maintenance, promote, propose, room, scrub, shrink, sites,
+    failover, former, maintenance, promote, propose, room, scrub, shrink, sites,
 };
 use crate::acknowledgements::Acknowledgements;
 use crate::admission::{self, Processes};
@@ -203,6 +204,7 @@ impl<RT: Runtime> Replica<RT> {
             members_at_start: OnceLock::new(),
             shipped: Mutex::new(None),
             epoch_is_open: AtomicBool::new(no_record),
+            twin: Mutex::new(None),
             asks_for_epoch: AtomicBool::new(false),
             starts_anew: watch::Sender::new(false),
             proposals,
@@ -276,6 +278,7 @@ impl<RT: Runtime> Replica<RT> {
             detach::<RT>(sites::run(self.clone()));
             detach::<RT>(shrink::watch(self.clone()));
             detach::<RT>(promote::complete(self.clone()));
+            detach::<RT>(former::watch(self.clone()));
         }
         if may_elect {
             detach::<RT>(failover::watch(self.clone()));
@@ -326,7 +329,9 @@ impl<RT: Runtime> Replica<RT> {
             )));
         }
         let own = shared.identity();
-        let same = own.is_some_and(|own| own.cluster_id == cluster_id && own.epoch == adopt.epoch);
+        let epoch = epoch_id(adopt.epoch, Some(&adopt.record));
+        let is_in_it = |own: &NodeIdentity| own.epoch == epoch.number && !own.epoch_id().is_twin_of(epoch);
+        let same = own.is_some_and(|own| own.cluster_id == cluster_id && is_in_it(&own));
         if same && shared.lineage().reinstating.is_some() {
             // It runs once it has the records.
             return Ok(());
@@ -347,8 +352,10 @@ impl<RT: Runtime> Replica<RT> {
                 claim.node_id, claim.name
             )));
         }
-        let identity =
-            shared.folder.lock().adopt(cluster_id, adopt.epoch).map_err(|error| invalid(error.to_string()))?;
+        let record = Some(adopt.record).filter(|record| !record.is_empty());
+        let adopted = shared.folder.lock().adopt(cluster_id, adopt.epoch, record);
+        let identity = adopted.map_err(|error| invalid(error.to_string()))?;
+        shared.log.set_epoch(identity.epoch_id());
         *shared.identity.write() = Some(identity.clone());
         *shared.refused.lock() = None;
         if shared.raft.get().is_none() {

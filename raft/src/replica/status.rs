@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use openraft::ServerState;
-use saola_storage::types::NodeId;
+use saola_storage::types::{EpochId, NodeId};
 
 use super::{FailoverStatus, GoalStatus, ProtectionStatus, Replica, ScrubStatus};
 use crate::member::{Member, Role};
@@ -82,6 +82,8 @@ pub struct ReplicaStatus {
     pub cluster_id: Option<[u8; 16]>,
     /// Lineage, 0 before adoption.
     pub epoch: u64,
+    /// Another promotion began an epoch of the same number, as was seen lately, in words.
+    pub twin_epoch: Option<String>,
     /// Part of a cluster?
     pub adopted: bool,
     /// What is known of this node's copy of the records.
@@ -89,6 +91,11 @@ pub struct ReplicaStatus {
 }
 
 impl<RT: Runtime> Replica<RT> {
+    /// Lineage of this node's cluster; number 0 before it is part of one.
+    pub fn epoch(&self) -> EpochId {
+        self.shared.identity.read().as_ref().map(|own| own.epoch_id()).unwrap_or_default()
+    }
+
     /// This node's view now.
     pub fn status(&self) -> ReplicaStatus {
         let shared = &self.shared;
@@ -164,6 +171,7 @@ impl<RT: Runtime> Replica<RT> {
             refusals: shared.links.refusals().into_iter().map(|(id, refusal)| (id, refusal.message)).collect(),
             cluster_id: identity.as_ref().map(|own| own.cluster_id),
             epoch: identity.as_ref().map_or(0, |own| own.epoch),
+            twin_epoch: shared.twin_epoch(),
             adopted: identity.is_some(),
             scrub: shared.copy.status(&shared.store),
         }

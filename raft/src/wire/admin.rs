@@ -18,6 +18,9 @@ pub struct Adopt {
     /// What the node becomes; must fit its settings.
     #[prost(message, optional, tag = "3")]
     pub member: Option<Member>,
+    /// The record that began the epoch; empty for the first one.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub record: Bytes,
 }
 
 /// Answer to [`Question::Identify`].

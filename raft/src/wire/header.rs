@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::{Enumeration, Message};
+use saola_storage::types::EpochId;
 
 use super::WireLogId;
 
@@ -59,6 +60,16 @@ pub struct Header {
     /// Sender's release, for messages to people.
     #[prost(string, tag = "16")]
     pub release: String,
+    /// See [`EpochId::plan`](saola_storage::types::EpochId::plan).
+    #[prost(fixed64, tag = "17")]
+    pub plan: u64,
+}
+
+impl Header {
+    /// The sender's lineage.
+    pub fn epoch_id(&self) -> EpochId {
+        EpochId { number: self.epoch, plan: self.plan }
+    }
 }
 
 /// Why a message was not taken, and what to do.
@@ -73,7 +84,7 @@ pub struct Refusal {
     /// For NotLeader: who is, 0: unknown.
     #[prost(uint64, tag = "3")]
     pub leader: u64,
-    /// For WrongEpoch: the recovery record of the receiver's epoch, bytes of a `SignedPlan`; empty: it knows none.
+    /// For WrongEpoch and TwinEpoch: the recovery record of the receiver's epoch, bytes of a `SignedPlan`; empty: it knows none.
     #[prost(bytes = "bytes", tag = "4")]
     pub record: Bytes,
 }
@@ -124,6 +135,8 @@ pub enum RefusalCode {
     GateBusy = 19,
     /// May or may not count: it waits for the other site.
     GateWait = 20,
+    /// An epoch of the same number, which another plan began.
+    TwinEpoch = 21,
 }
 
 impl Refusal {

@@ -176,6 +176,29 @@ pub struct Standing {
     /// It comes back, and has not got the records of its epoch yet.
     #[prost(bool, tag = "26")]
     pub reinstating: bool,
+    /// The epochs that forced promotions began, as far as it is in them, the newest last.
+    #[prost(message, repeated, tag = "27")]
+    pub epochs: Vec<EpochBegan>,
+}
+
+/// An epoch that a forced promotion began.
+#[derive(Clone, PartialEq, Message)]
+pub struct EpochBegan {
+    /// Its number.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// See [`EpochId::plan`](saola_storage::types::EpochId::plan).
+    #[prost(fixed64, tag = "2")]
+    pub plan: u64,
+    /// The epoch that ended.
+    #[prost(uint64, tag = "3")]
+    pub former: u64,
+    /// The newest entry of that one which goes on.
+    #[prost(message, optional, tag = "4")]
+    pub base: Option<LogIdRow>,
+    /// Store-wide revision there, or an earlier one.
+    #[prost(uint64, tag = "5")]
+    pub revision: u64,
 }
 
 /// What a node was sent that came back.

@@ -20,7 +20,7 @@ pub use admin::{Admin, AdminVerb, Adopt, DigestAt, Identity, Members, ReplaceWit
 pub use call::{Answer, Barrier, Nothing, PeerReply, PeerRequest, Question};
 pub use copy::{CopyAsk, CopyState, CopyVerb};
 pub use header::{Header, Refusal, RefusalCode, WIRE_VERSION};
-pub use lineage::{Came, GateSeen, LineageAsk, LineageVerb, ReinstateAs, Standing};
+pub use lineage::{Came, EpochBegan, GateSeen, LineageAsk, LineageVerb, ReinstateAs, Standing};
 pub use log::{
     AppendReply, AppendRequest, AppendResult, Ballot, BallotReply, Flushed, TakeOver, TakeOverReply, WireEntry,
     WireLogId, WireVote,
@@ -122,7 +122,7 @@ mod tests {
             Question::PreVote(ballot),
             Question::Append(append()),
             Question::TransferLeader(TakeOver { from_leader: Some(VOTE), to: 2, last: Some(AT) }),
-            Question::Adopt(Adopt { cluster_id: id(1), epoch: 1, member: Some(member()) }),
+            Question::Adopt(Adopt { cluster_id: id(1), epoch: 1, member: Some(member()), record: Bytes::new() }),
             Question::Digest(DigestAt { index: 9 }),
             Question::Admin(AdminVerb { verb: Some(add) }),
             Question::Greet(Nothing {}),
@@ -172,6 +172,7 @@ mod tests {
         let own = NodeIdentity {
             cluster_id: [1; 16],
             epoch: 1,
+            plan: 0,
             node_id: 2,
             folder_id: [2; 16],
             role: Role::Voter,

@@ -13,8 +13,9 @@ use rustix::fs::FlockOperation;
 
 pub use self::identity::{FORMAT, Fence, IdentityFile, Lineage, Numbered, Promise, Reinstating, hex};
 use crate::member::Role;
+use crate::promotion::epoch_id;
 use crate::release::{RELEASE, UnknownFormat};
-use crate::types::NodeId;
+use crate::types::{EpochId, NodeId};
 
 mod identity;
 
@@ -47,6 +48,8 @@ pub struct NodeIdentity {
     pub cluster_id: [u8; 16],
     /// Lineage.
     pub epoch: u64,
+    /// See [`EpochId::plan`].
+    pub plan: u64,
     /// Node id.
     pub node_id: NodeId,
     /// The folder's own random id.
@@ -59,6 +62,13 @@ pub struct NodeIdentity {
     pub name: String,
     /// Raft group, 0.
     pub group_id: u64,
+}
+
+impl NodeIdentity {
+    /// Lineage, told from another one of the same number.
+    pub fn epoch_id(&self) -> EpochId {
+        EpochId { number: self.epoch, plan: self.plan }
+    }
 }
 
 /// Why a data folder cannot be used.
@@ -241,10 +251,11 @@ impl DataFolder {
 
     /// Which node of which cluster lives here; `None` until a cluster has adopted it.
     pub fn identity(&self) -> Option<NodeIdentity> {
-        let (claim, IdentityFile { folder_id, membership, .. }) = (&self.claim, &self.file);
+        let (claim, IdentityFile { folder_id, membership, lineage, .. }) = (&self.claim, &self.file);
         membership.map(|(cluster_id, epoch)| NodeIdentity {
             cluster_id,
             epoch,
+            plan: epoch_id(epoch, lineage.record.as_ref()).plan,
             node_id: claim.node_id,
             folder_id: *folder_id,
             role: claim.role,
@@ -296,12 +307,18 @@ impl DataFolder {
         self.path.join(format!("{name}.left-behind-by-{before}"))
     }
 
-    /// Records durably that the node belongs to a cluster.
+    /// Records durably that the node belongs to a cluster, in this epoch; `record`: how that began.
     ///
     /// # Errors
     /// The identity file cannot be written.
-    pub fn adopt(&mut self, cluster_id: [u8; 16], epoch: u64) -> Result<NodeIdentity, FolderError> {
+    pub fn adopt(
+        &mut self,
+        cluster_id: [u8; 16],
+        epoch: u64,
+        record: Option<Bytes>,
+    ) -> Result<NodeIdentity, FolderError> {
         self.file.membership = Some((cluster_id, epoch));
+        self.file.lineage.record = record;
         self.write()?;
         Ok(self.identity().expect("the membership was set two lines above"))
     }
@@ -437,7 +454,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut folder = DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
         assert_eq!(folder.identity(), None);
-        let identity = folder.adopt([9; 16], 3).unwrap();
+        let identity = folder.adopt([9; 16], 3, None).unwrap();
         drop(folder);
         let again = DataFolder::open(dir.path(), claim(1), [8; 16]).unwrap();
         assert_eq!(again.identity(), Some(identity));
@@ -487,7 +504,7 @@ mod tests {
     fn the_folder_says_which_release_wrote_it_and_a_newer_one_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let mut folder = DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
-        folder.adopt([9; 16], 3).unwrap();
+        folder.adopt([9; 16], 3, None).unwrap();
         drop(folder);
         let release = || StoppedFolder::open(dir.path()).unwrap().identity().unwrap().unwrap().release;
         assert_eq!(release(), RELEASE);
@@ -510,7 +527,7 @@ mod tests {
         let open = || DataFolder::open(dir.path(), learner.clone(), [7; 16]).unwrap();
         let text = || fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
         let mut folder = open();
-        folder.adopt([9; 16], 1).unwrap();
+        folder.adopt([9; 16], 1, None).unwrap();
         assert!(text().starts_with("saola-folder 1\n"));
         let plan = Bytes::from_static(b"\x00plan\xff");
         let fenced = Fence { why: "by an\noperator".into(), record: Some(plan.clone()) };
@@ -542,7 +559,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = || DataFolder::open(dir.path(), claim(1), [7; 16]).unwrap();
         let mut folder = open();
-        folder.adopt([9; 16], 1).unwrap();
+        folder.adopt([9; 16], 1, None).unwrap();
         let reinstating = Reinstating { members: Bytes::from_static(b"members"), left_behind: Bytes::new() };
         folder.reinstate((6, [8; 16]), 2, Bytes::from_static(b"plan"), reinstating.clone()).unwrap();
         drop(folder);

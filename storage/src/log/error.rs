@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::types::EpochId;
+
 /// An error of the log. All but [`LogError::Closed`] end the life of this log in this process: what was
 /// acknowledged is safe, what was not is unknown until it is opened again.
 #[derive(Clone, Debug, Error)]
@@ -86,6 +88,20 @@ pub enum LogError {
         found_segment: u64,
         /// Group id in the head.
         found_group: u64,
+    },
+    /// The log goes on in an epoch that the node's identity does not know.
+    #[error(
+        "log segment {segment:016x} was written in {found}, and the folder's identity file says {own}: an older identity file \
+         was put back beside this log; put back the one that belongs to it, or replace this node with \
+         `saola cluster replace`"
+    )]
+    OtherEpoch {
+        /// Segment id.
+        segment: u64,
+        /// Of the segment.
+        found: EpochId,
+        /// Of the identity.
+        own: EpochId,
     },
     /// A damaged log cannot be made whole.
     #[error("the damaged log cannot be repaired: {reason}; replace this node with `saola cluster replace`")]

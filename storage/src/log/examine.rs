@@ -11,6 +11,7 @@ use super::raw::Raw;
 use super::segment::{newest_run, segment_name};
 use super::{LogError, LogState};
 use crate::disk::{Disk, DiskFile};
+use crate::types::EpochId;
 
 /// A place where the log is not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub enum Item<'a> {
         file_bytes: u64,
         /// The log as it was when the segment began.
         state: LogState,
+        /// The epoch in which it was written.
+        epoch: EpochId,
         /// The release that wrote it.
         release: String,
     },
@@ -183,8 +186,9 @@ impl<V: FnMut(Item<'_>)> Look<V> {
                 let file_bytes = file.len().map_err(LogError::io("measure log segment", &segment_name(segment)))?;
                 self.found.state = head.state;
                 self.follows = true;
-                let Head { group_id, state, .. } = *head;
-                (self.visit)(Item::Head { segment, group_id, file_bytes, state, release: head.release.clone() });
+                let Head { group_id, state, epoch, .. } = *head;
+                let release = head.release.clone();
+                (self.visit)(Item::Head { segment, group_id, file_bytes, state, epoch, release });
                 return Ok(true);
             }
             Ok(head) => DamageKind::Foreign { found_segment: head.segment, found_group: head.group_id },

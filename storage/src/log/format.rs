@@ -4,14 +4,14 @@
 //! a head of 4,096 bytes and then records, each starting at a multiple of 8, up to the first place where no
 //! valid record stands. The log is what its records say in order: nothing is ever overwritten.
 //!
-//! Head (144 bytes used, the rest zero). It repeats what the records before it add up to, so older segments
+//! Head (160 bytes used, the rest zero). It repeats what the records before it add up to, so older segments
 //! can go as soon as their entries are purged:
 //!
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `SAOLALOG` |
 //! | 8 | 4 | format version, 1 |
-//! | 12 | 4 | CRC-32 of bytes 0–11 and 16–143 |
+//! | 12 | 4 | CRC-32 of bytes 0–11 and 16–159 |
 //! | 16 | 8 | group id |
 //! | 24 | 8 | segment id |
 //! | 32 | 4 | where the records of the segment before this one end; all of them were synced before this one existed |
@@ -21,6 +21,8 @@
 //! | 80 | 24 | last log id, likewise |
 //! | 104 | 24 | committed log id, likewise |
 //! | 128 | 16 | release that wrote the segment, ASCII, padded with zeros |
+//! | 144 | 8 | epoch in which the segment was written; a start writes the newest one anew |
+//! | 152 | 8 | first 8 bytes of the hash of the plan that began it, as a big-endian number; 0: none did |
 //!
 //! Magic, format version and release keep their places in every later format, so that a release which does not know
 //! a version can still name the one that does. What the CRC covers may change with the version.
@@ -46,7 +48,7 @@ use crc32fast::Hasher;
 
 use super::LogState;
 use crate::release::RELEASE;
-use crate::types::{LeaderId, LogId, Vote};
+use crate::types::{EpochId, LeaderId, LogId, Vote};
 
 /// Bytes before the first record: a page of its own, so that a torn first record cannot hurt the head.
 pub(super) const HEAD_BYTES: u32 = 4096;
@@ -58,8 +60,9 @@ pub(super) const MAX_PAYLOAD: u32 = 1 << 30;
 const MAGIC: [u8; 8] = *b"SAOLALOG";
 /// Format version of the log that this release writes and reads.
 pub const VERSION: u32 = 1;
-const HEAD_USED: usize = 144;
+const HEAD_USED: usize = 160;
 const RELEASE_AT: usize = 128;
+const EPOCH_AT: usize = 144;
 
 const VOTE: u32 = 1;
 const VOTE_COMMITTED: u32 = 2;
@@ -76,6 +79,8 @@ pub(super) struct Head {
     pub previous_end: u32,
     /// The log as it was when this segment began.
     pub state: LogState,
+    /// The epoch in which it was written.
+    pub epoch: EpochId,
     /// The release that wrote the segment.
     pub release: String,
 }
@@ -112,8 +117,10 @@ impl Head {
             put_leader(&mut page, id.leader);
             page.extend_from_slice(&id.index.to_le_bytes());
         }
-        page.extend_from_slice(&self.release.as_bytes()[..self.release.len().min(HEAD_USED - RELEASE_AT)]);
-        page.resize(HEAD_USED, 0);
+        page.extend_from_slice(&self.release.as_bytes()[..self.release.len().min(EPOCH_AT - RELEASE_AT)]);
+        page.resize(EPOCH_AT, 0);
+        page.extend_from_slice(&self.epoch.number.to_le_bytes());
+        page.extend_from_slice(&self.epoch.plan.to_le_bytes());
         let crc = head_crc(&page);
         page[12..16].copy_from_slice(&crc.to_le_bytes());
         page.resize(HEAD_BYTES as usize, 0);
@@ -128,7 +135,7 @@ impl Head {
         let plausible = version <= u32::from(u16::MAX) && version != VERSION;
         if page[..8] == MAGIC && plausible && !is_first_version(page) {
             // This release writes no other version: such a head has rotted.
-            let release = release_at(&page[RELEASE_AT..]).filter(|release| release != RELEASE);
+            let release = release_at(&page[RELEASE_AT..EPOCH_AT]).filter(|release| release != RELEASE);
             let release = release.ok_or(HeadError::Damaged)?;
             return Err(HeadError::UnknownVersion { version, release });
         }
@@ -151,7 +158,8 @@ impl Head {
                 last: log_id(80, LAST),
                 committed: log_id(104, COMMITTED),
             },
-            release: release_at(&page[RELEASE_AT..]).unwrap_or_default(),
+            epoch: EpochId { number: u64_at(page, EPOCH_AT), plan: u64_at(page, EPOCH_AT + 8) },
+            release: release_at(&page[RELEASE_AT..EPOCH_AT]).unwrap_or_default(),
         })
     }
 }
@@ -405,6 +413,7 @@ mod tests {
                 last: Some(id),
                 committed: None,
             },
+            epoch: EpochId { number: 2, plan: 0x0102 },
             release: "0.1.0".into(),
         };
         assert_eq!(
@@ -412,7 +421,7 @@ mod tests {
             concat!(
                 "53414f4c414c4f47",
                 "01000000",
-                "9b627dc3",
+                "36754878",
                 "0100000000000000",
                 "0500000000000000",
                 "28100000",
@@ -422,7 +431,8 @@ mod tests {
                 "000000000000000000000000000000000000000000000000",
                 "030000000000000002000000000000000700000000000000",
                 "000000000000000000000000000000000000000000000000",
-                "302e312e300000000000000000000000"
+                "302e312e300000000000000000000000",
+                "02000000000000000201000000000000"
             )
         );
     }
@@ -463,19 +473,21 @@ mod tests {
 
         #[test]
         fn heads_come_back_as_written(
-            group_id: u64, segment: u64, previous_end: u32, vote in prop::option::of(vote()),
+            group_id: u64, segment: u64, previous_end: u32, number: u64, plan: u64, vote in prop::option::of(vote()),
             ids in prop::array::uniform3(prop::option::of(log_id())),
         ) {
             let [last_purged, last, committed] = ids;
             let state = LogState { vote, last_purged, last, committed };
-            let head = Head { group_id, segment, previous_end, state, release: RELEASE.into() };
+            let epoch = EpochId { number, plan };
+            let head = Head { group_id, segment, previous_end, state, epoch, release: RELEASE.into() };
             prop_assert_eq!(Head::decode(&head.encode()), Ok(head));
         }
 
         #[test]
         fn a_damaged_head_is_never_taken(group_id: u64, bit in 0..HEAD_USED * 8) {
             let (state, release) = (LogState::default(), RELEASE.into());
-            let head = Head { group_id, segment: 1, previous_end: 0, state, release };
+            let epoch = EpochId { number: 1, plan: 0 };
+            let head = Head { group_id, segment: 1, previous_end: 0, state, epoch, release };
             let mut page = head.encode();
             page[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(Head::decode(&page), Err(HeadError::Damaged));

@@ -11,7 +11,7 @@ use super::format::MAX_PAYLOAD;
 use super::memory::{Found, Index, Location};
 use super::{Done, LogEntry, LogError, LogOp, LogSettings, LogState, LogStats, LogWriter, open, raw};
 use crate::disk::{Disk, DiskFile};
-use crate::types::LogId;
+use crate::types::{EpochId, LogId};
 
 /// The log, for submitters and readers. Clones share it; when the last one is dropped the log closes.
 #[derive(Clone)]
@@ -42,6 +42,8 @@ pub(super) struct Inner {
     pub files: BTreeMap<u64, Arc<dyn DiskFile>>,
     pub syncs: u64,
     pub bytes_written: u64,
+    /// For the heads of segments that begin.
+    pub epoch: EpochId,
 }
 
 /// An operation on its way to the writer.
@@ -65,6 +67,11 @@ impl Log {
     pub fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Log, LogWriter<D>), LogError> {
         let (shared, writer) = open::open(disk, settings)?;
         Ok((Log(Arc::new(Handle(shared))), writer))
+    }
+
+    /// The node belongs to a cluster from now on: segments that begin say so.
+    pub fn set_epoch(&self, epoch: EpochId) {
+        self.0.0.inner.lock().epoch = epoch;
     }
 
     /// Hands an operation to the writer. Readers see its effect when this returns; `done` is called once, in
@@ -210,7 +217,7 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    pub fn new(index: Index, files: BTreeMap<u64, Arc<dyn DiskFile>>) -> Arc<Shared> {
+    pub fn new(index: Index, files: BTreeMap<u64, Arc<dyn DiskFile>>, epoch: EpochId) -> Arc<Shared> {
         let inner = Inner {
             index,
             queue: VecDeque::new(),
@@ -222,6 +229,7 @@ impl Shared {
             files,
             syncs: 0,
             bytes_written: 0,
+            epoch,
         };
         Arc::new(Shared { inner: Mutex::new(inner), work: Condvar::new(), on_work: Mutex::new(None) })
     }

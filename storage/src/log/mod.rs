@@ -31,7 +31,7 @@ mod writer;
 
 use bytes::Bytes;
 
-use crate::types::{LogId, Vote};
+use crate::types::{EpochId, LogId, Vote};
 
 pub use error::LogError;
 pub use examine::{Damage, DamageKind, Examination, Item, examine};
@@ -85,6 +85,8 @@ pub struct LogState {
 pub struct LogSettings {
     /// The Raft group whose log this is; stands in every segment.
     pub group_id: u64,
+    /// The epoch that the node belongs to, which stands there too; [`Log::set_epoch`] changes it. Number 0: not known.
+    pub epoch: EpochId,
     /// Length of a segment file, 8 KiB to 1 GiB. An entry that does not fit gets a longer one.
     pub segment_bytes: u64,
     /// Payload bytes of synced entries that are kept in memory for readers.
@@ -96,7 +98,8 @@ pub struct LogSettings {
 impl Default for LogSettings {
     /// Group 0, segments of 64 MiB, a tail of 32 MiB, a reserve of 64 MiB.
     fn default() -> LogSettings {
-        LogSettings { group_id: 0, segment_bytes: 64 << 20, tail_bytes: 32 << 20, reserve_bytes: 64 << 20 }
+        let epoch = EpochId::default();
+        LogSettings { group_id: 0, epoch, segment_bytes: 64 << 20, tail_bytes: 32 << 20, reserve_bytes: 64 << 20 }
     }
 }
 

@@ -18,22 +18,24 @@ use super::writer::LogWriter;
 use super::{LogError, LogSettings, LogState};
 use crate::disk::Disk;
 use crate::release::RELEASE;
-use crate::types::Vote;
+use crate::types::{EpochId, Vote};
 
 const FIRST_SEGMENT: u64 = 1;
 
 pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<Shared>, LogWriter<D>), LogError> {
-    let LogSettings { group_id, segment_bytes, tail_bytes, reserve_bytes } = settings;
+    let LogSettings { group_id, epoch, segment_bytes, tail_bytes, reserve_bytes } = settings;
     if !(8 << 10..=1 << 30).contains(&segment_bytes) {
         return Err(LogError::Settings { segment_bytes });
     }
     let mut files = Files::find(disk, segment_bytes, reserve_bytes)?;
     let heads = read_heads(&files, group_id)?;
+    check_epochs(&files, &heads, epoch)?;
     let (mut index, batch, file) = match heads.first() {
         None => {
             files.discard_strays()?;
             let state = LogState::default();
-            let head = Head { group_id, segment: FIRST_SEGMENT, previous_end: 0, state, release: RELEASE.into() };
+            let release = RELEASE.into();
+            let head = Head { group_id, segment: FIRST_SEGMENT, previous_end: 0, state, epoch, release };
             let file = files.create(&head, 0)?;
             (Index::new(state, tail_bytes), Batch::at(FIRST_SEGMENT, HEAD_BYTES), file)
         }
@@ -46,6 +48,7 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<
             files.discard_strays()?;
             let segment = first.segment + (heads.len() - 1) as u64;
             newest.seal(segment, index.state().vote);
+            newest.written_in(&heads[heads.len() - 1], epoch);
             let file = files.replace_newest(segment, &newest.0)?;
             (index, Batch::at(segment, newest.end()), file)
         }
@@ -54,7 +57,7 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<
 
     let readable: BTreeMap<_, _> = files.live().iter().map(|s| (s.id, s.file.clone())).collect();
     let written = index.state();
-    let shared = Shared::new(index, readable);
+    let shared = Shared::new(index, readable, epoch);
     let mut writer = LogWriter::new(shared.clone(), files, group_id, file, batch, written);
     writer.release()?;
     Ok((shared, writer))
@@ -70,6 +73,13 @@ fn read_heads<D: Disk>(files: &Files<D>, group_id: u64) -> Result<Vec<Head>, Log
     Ok(heads)
 }
 
+/// Refuses segments of an epoch that the node has not begun by what its identity says: it would go back to a former one.
+fn check_epochs<D: Disk>(files: &Files<D>, heads: &[Head], own: EpochId) -> Result<(), LogError> {
+    let is_other = |found: EpochId| found.number > own.number || found.is_twin_of(own);
+    let other = files.live().iter().zip(heads).find(|(_, head)| own.number > 0 && is_other(head.epoch));
+    other.map_or(Ok(()), |(it, head)| Err(LogError::OtherEpoch { segment: it.id, found: head.epoch, own }))
+}
+
 /// The good part of the newest segment, head and records.
 #[derive(Default)]
 struct Content(Vec<u8>);
@@ -83,6 +93,13 @@ impl Content {
     fn seal(&mut self, segment: u64, vote: Option<Vote>) {
         let end = self.end();
         self.0.extend_from_slice(&encode_record(segment, end, end, &Record::Mark(vote)));
+    }
+
+    /// Its head says who writes it anew, and in which epoch.
+    fn written_in(&mut self, head: &Head, epoch: EpochId) {
+        let epoch = if epoch.number == 0 { head.epoch } else { epoch };
+        let head = Head { epoch, release: RELEASE.into(), ..head.clone() };
+        self.0[..HEAD_BYTES as usize].copy_from_slice(&head.encode());
     }
 }
 

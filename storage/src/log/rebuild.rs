@@ -196,8 +196,8 @@ impl<'a, D: Disk> Out<'a, D> {
         state: LogState,
         left: u64,
     ) -> Result<Out<'a, D>, LogError> {
-        let LogSettings { group_id, segment_bytes, .. } = settings;
-        let head = Head { group_id, segment, previous_end: 0, state, release: RELEASE.into() };
+        let LogSettings { group_id, epoch, segment_bytes, .. } = settings;
+        let head = Head { group_id, segment, previous_end: 0, state, epoch, release: RELEASE.into() };
         let capacity = segment_bytes.min(u64::from(HEAD_BYTES) + left);
         let file = files.create_new(segment, capacity)?;
         let buffer = head.encode();

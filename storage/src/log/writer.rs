@@ -236,7 +236,8 @@ impl<D: Disk> LogWriter<D> {
     fn rotate(&mut self, room: u32) -> Result<(), LogError> {
         let segment = self.batch.segment() + 1;
         let (group_id, previous_end, state) = (self.group_id, self.batch.end(), self.written);
-        let head = Head { group_id, segment, previous_end, state, release: RELEASE.into() };
+        let epoch = self.shared.inner.lock().epoch;
+        let head = Head { group_id, segment, previous_end, state, epoch, release: RELEASE.into() };
         (self.file, self.capacity) = self.files.create(&head, room)?;
         self.batch = Batch::at(segment, HEAD_BYTES);
         self.unmarked_bytes = 0;

@@ -28,7 +28,7 @@ use saola_storage::member::{Member, MembershipRecord, Role, Seat, VoterSet};
 use saola_storage::payload::{self, BLANK, PayloadKind};
 use saola_storage::seal::{self, Dek, DekId, SealContext};
 use saola_storage::store::{ApplyEntry, ApplyPayload, At, Keeps, Store, StoreSettings, VersionOp, View};
-use saola_storage::types::{LeaderId, LogId, Vote};
+use saola_storage::types::{EpochId, LeaderId, LogId, Vote};
 use zeroize::Zeroizing;
 
 use crate::state_support::{command, delete};
@@ -38,7 +38,13 @@ const INCARNATION: [u8; 16] = [3; 16];
 const FIRST_US: u64 = 1_751_328_000_000_000; // 2025-07-01T00:00:00Z
 const OLD: &str = r#"{"name":"Phường Trúc Bạch"}"#;
 const NEW: &str = r#"{"name":"Phường Ba Đình"}"#;
-const LOG: LogSettings = LogSettings { group_id: 0, segment_bytes: 8 << 10, tail_bytes: 1 << 20, reserve_bytes: 0 };
+const LOG: LogSettings = LogSettings {
+    group_id: 0,
+    epoch: EpochId { number: 1, plan: 0 },
+    segment_bytes: 8 << 10,
+    tail_bytes: 1 << 20,
+    reserve_bytes: 0,
+};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1")
@@ -152,7 +158,7 @@ fn write(into: &Path) {
     let node = into.join("node");
     let claim = FolderClaim { node_id: 1, name: "main-1".into(), site: "main".into(), role: Role::Voter };
     let mut folder = DataFolder::open(&node, claim, [0xf1; 16]).unwrap();
-    folder.adopt([8; 16], 1).unwrap();
+    folder.adopt([8; 16], 1, None).unwrap();
 
     fs::create_dir(node.join("log")).unwrap();
     let (log, mut writer) = Log::open(Arc::new(RealDisk::open(&node.join("log")).unwrap()), LOG).unwrap();

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::{Operation, SimDisk};
 use saola_storage::log::{Item, Log, LogError, LogOp, LogSettings, Record, Wait, examine};
+use saola_storage::types::EpochId;
 
 use crate::log_support::{Model, Running, SETTINGS, append, entry, id, vote};
 
@@ -192,6 +193,38 @@ fn a_segment_of_another_group_or_place_is_refused() {
     assert!(matches!(Running::open_with(&disk, other), Err(LogError::Foreign { group: 8, found_group: 7, .. })));
     disk.rename(FIRST, "0000000000000002.seg").unwrap();
     assert!(matches!(Running::open(&disk), Err(LogError::Foreign { segment: 2, found_segment: 1, .. })));
+}
+
+/// Heads say in which epoch a segment was written: an identity file of before does not go with what came after.
+#[test]
+fn an_older_identity_beside_a_newer_log_is_refused() {
+    let epoch = |number, plan| LogSettings { epoch: EpochId { number, plan }, ..SETTINGS };
+    let disk = SimDisk::new(0);
+    let mut running = Running::open_with(&disk, epoch(1, 0)).unwrap();
+    running.write(append(1, 0..20, 800));
+    drop(running);
+    // A start writes the newest segment anew, whether or not it adds anything.
+    drop(Running::open_with(&disk, epoch(2, 7)).unwrap());
+    let error = Running::open_with(&disk, epoch(1, 0)).err().unwrap();
+    assert!(matches!(error, LogError::OtherEpoch { own: EpochId { number: 1, .. }, .. }), "{error}");
+    assert!(error.to_string().contains("epoch 2 (plan 0000000000000007)"), "{error}");
+    let twin = Running::open_with(&disk, epoch(2, 8)).err().unwrap();
+    assert!(matches!(twin, LogError::OtherEpoch { found: EpochId { plan: 7, .. }, .. }), "{twin}");
+    // A node that has just been made part of a cluster says so in the next segment.
+    let mut running = Running::open_with(&disk, epoch(2, 7)).unwrap();
+    running.log.set_epoch(EpochId { number: 3, plan: 9 });
+    running.write(append(1, 20..40, 800));
+    drop(running);
+    assert!(Running::open_with(&disk, epoch(2, 7)).is_err());
+    assert_eq!(Running::open_with(&disk, epoch(3, 9)).unwrap().entries().len(), 40);
+    let mut epochs = Vec::new();
+    let heads = |item: Item<'_>| {
+        if let Item::Head { epoch, .. } = item {
+            epochs.push(epoch.number)
+        }
+    };
+    examine(&disk, None, heads).unwrap();
+    assert!(epochs.first() == Some(&1) && epochs.contains(&2) && epochs.last() == Some(&3), "{epochs:?}");
 }
 
 #[test]

@@ -7,11 +7,17 @@ use std::thread;
 
 use saola_storage::disk::{Disk, RealDisk};
 use saola_storage::log::{Log, LogOp, LogSettings};
+use saola_storage::types::EpochId;
 
 use crate::log_support::{Model, append, id, vote};
 
-const SETTINGS: LogSettings =
-    LogSettings { group_id: 1, segment_bytes: 64 << 10, tail_bytes: 16 << 10, reserve_bytes: 64 << 10 };
+const SETTINGS: LogSettings = LogSettings {
+    group_id: 1,
+    epoch: EpochId { number: 1, plan: 0 },
+    segment_bytes: 64 << 10,
+    tail_bytes: 16 << 10,
+    reserve_bytes: 64 << 10,
+};
 
 #[test]
 fn restart_keeps_every_acknowledged_operation() {

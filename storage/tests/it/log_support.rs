@@ -10,11 +10,16 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Log, LogEntry, LogError, LogOp, LogSettings, LogState, LogWriter};
-use saola_storage::types::{LeaderId, LogId, Vote};
+use saola_storage::types::{EpochId, LeaderId, LogId, Vote};
 
 /// Small segments, so that every test crosses some, a tail that soon sends readers to the disk, and a small reserve.
-pub const SETTINGS: LogSettings =
-    LogSettings { group_id: 7, segment_bytes: 8 << 10, tail_bytes: 600, reserve_bytes: 16 << 10 };
+pub const SETTINGS: LogSettings = LogSettings {
+    group_id: 7,
+    epoch: EpochId { number: 0, plan: 0 },
+    segment_bytes: 8 << 10,
+    tail_bytes: 600,
+    reserve_bytes: 16 << 10,
+};
 
 pub fn id(term: u64, index: u64) -> LogId {
     LogId { leader: LeaderId { term, node_id: 1 }, index }

@@ -120,7 +120,10 @@ fn a_fork_is_refused_in_a_folder_in_use_on_a_full_disk_and_when_its_stream_ends_
     assert_eq!(left, None, "no node begins on it");
 
     let own = dir.path().join("own");
-    DataFolder::open(&own, claim(), [6; 16]).expect("it is new").adopt([1; 16], 1).expect("it belongs to a cluster");
+    DataFolder::open(&own, claim(), [6; 16])
+        .expect("it is new")
+        .adopt([1; 16], 1, None)
+        .expect("it belongs to a cluster");
     let refused = Fork::begin(&own, claim(), [5; 16], 0).map(drop).expect_err("a node lives there");
     assert!(matches!(refused, ForkError::Folder(_)), "{refused}");
 }

@@ -10,15 +10,22 @@ use bytes::Bytes;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Log, LogEntry, LogOp, LogSettings, LogState, examine};
-use saola_storage::types::{LeaderId, LogId, Vote};
+use saola_storage::types::{EpochId, LeaderId, LogId, Vote};
 
 use crate::{Seed, input};
 
 const CHECKSUMS: u8 = 1;
-const HEAD_USED: usize = 144;
+const HEAD_USED: usize = 160;
 const HEAD_BYTES: usize = 4096;
 const RECORD_BYTES: usize = 40;
-const SETTINGS: LogSettings = LogSettings { group_id: 0, segment_bytes: 8 << 10, tail_bytes: 64, reserve_bytes: 0 };
+const SETTINGS: LogSettings = LogSettings {
+    group_id: 0,
+    // A forged head may name any epoch.
+    epoch: EpochId { number: 0, plan: 0 },
+    segment_bytes: 8 << 10,
+    tail_bytes: 64,
+    reserve_bytes: 0,
+};
 
 /// A log of one segment that opens must say the same when it is opened again, and take one more entry.
 ///

@@ -71,7 +71,7 @@ pub(super) async fn tend(sites: &mut Sites) {
 
 /// Carries a plan out, repeating it until the epoch has begun and somebody leads in it; nodes of the site crash meanwhile.
 /// A crash may take what was not on a disk yet: then the plan is made anew. Answers the epoch, and what was carried out.
-async fn carry_out(sites: &mut Sites, first: Plan, crashes: u64) -> Plan {
+pub(super) async fn carry_out(sites: &mut Sites, first: Plan, crashes: u64) -> Plan {
     let (dr, began, mut left) = (sites.dr.clone(), Instant::now(), crashes);
     let attested = first.attested.clone().unwrap_or_default();
     let (mut planned, mut record) = (first.clone(), approved(&first));

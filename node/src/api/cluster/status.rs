@@ -72,6 +72,7 @@ fn own_status(node: &Node, status: &ReplicaStatus) -> NodeStatus {
         protection: convert::protection_status(status),
         failover: convert::failover_status(status),
         trouble: node.troubles().describe(),
+        twin_epoch: status.twin_epoch.clone().unwrap_or_default(),
     }
 }
 

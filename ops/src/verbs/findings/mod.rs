@@ -7,7 +7,7 @@ use saola_client::proto::{Member, NodeStatus, ProtectionMode, Role, StatusRespon
 use super::cluster::Digests;
 use super::explain::{losses, site_loss};
 use super::status::lag;
-use super::verdict::{alarm, is_out, without_quorum};
+use super::verdict::{TWO_EPOCHS_NEXT, alarm, is_out, two_epochs, without_quorum};
 use super::{goal, links};
 
 pub mod node;
@@ -65,6 +65,7 @@ pub fn findings(
     approvers: Option<usize>,
 ) -> Vec<Finding> {
     let mut found = leadership(status);
+    found.extend(two_epochs(status).map(|what| blocks("TWO_EPOCHS", what, TWO_EPOCHS_NEXT)));
     if found.is_empty() {
         found.extend(protection(status));
         match question {
@@ -91,6 +92,7 @@ pub fn findings(
 /// What is amiss now, whatever is asked: neither what was chosen so, nor what ends in some days.
 pub fn amiss(status: &StatusResponse) -> Vec<Finding> {
     let mut found = leadership(status);
+    found.extend(two_epochs(status).map(|what| blocks("TWO_EPOCHS", what, TWO_EPOCHS_NEXT)));
     if found.is_empty() {
         found.extend(protection(status));
     }
