@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use crate::engine::{EngineError, KeyRange, Kind, Row};
+use crate::engine::{EngineError, EngineView, KeyRange, Kind, Row};
 use crate::error::StoreError;
 use crate::export::{ExportedRow, RowList};
 use crate::import::ImportError;
@@ -224,9 +224,9 @@ impl Difference {
     }
 
     /// Puts the writes that the state which came does not have in their place, durably.
-    pub fn keep_orphans(&mut self) -> Result<u64, StoreError> {
+    pub fn keep_orphans(&mut self, new: &dyn EngineView) -> Result<u64, StoreError> {
         let Some(orphans) = &mut self.orphans else { return Ok(0) };
-        orphans.finish(&self.old)
+        orphans.finish(&self.old, new)
     }
 
     /// All of the outline has come.

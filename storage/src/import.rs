@@ -345,7 +345,7 @@ impl Import {
         }
         // Only now is it certain that this state takes the place of the old one.
         if let Some(mut difference) = self.difference.take() {
-            self.shipped.orphans = difference.keep_orphans()?;
+            self.shipped.orphans = difference.keep_orphans(&*self.engine.view())?;
         }
         self.whole = Some((manifest, machine));
         Ok(())

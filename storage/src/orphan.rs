@@ -15,9 +15,10 @@ use prost::{Message, Oneof};
 use sha2::{Digest, Sha256};
 
 use crate::command::{Decision, RequestId, WrappedDek};
-use crate::engine::{EngineError, KeyRange, Kind};
+use crate::engine::{EngineError, EngineView, KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::collections::{self, Collection};
+use crate::keyspace::heads;
 use crate::keyspace::meta::LogIdRow;
 use crate::keyspace::requests::RequestRow;
 use crate::keyspace::versions::{self, VersionRow};
@@ -190,6 +191,8 @@ pub(crate) struct OrphanWriter {
     requests: BTreeMap<u64, RequestId>,
     /// Revisions and keys of the versions that go into it, which are found in the order of their keys.
     found: BTreeSet<(u64, Bytes)>,
+    /// Those from before the base: policy may have removed them on the side that goes on.
+    doubtful: BTreeSet<(u64, Bytes)>,
 }
 
 impl OrphanWriter {
@@ -204,7 +207,7 @@ impl OrphanWriter {
         let failed = failed(&path);
         fs::create_dir_all(folder).map_err(&failed)?;
         let file = BufWriter::new(File::create(path.with_extension("new")).map_err(&failed)?);
-        let (base_revision, requests) = (head.base_revision, calls_beyond(old, head.base_revision, base)?);
+        let (base_revision, requests) = (head.base_revision, calls(old, base)?);
         let mut writer = OrphanWriter {
             path,
             file: Some(file),
@@ -212,6 +215,7 @@ impl OrphanWriter {
             base_revision,
             requests,
             found: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
         };
         writer.write(Part::Head(Head { format: FORMAT, release: RELEASE.to_owned(), ..head }))?;
         for row in old.state.rows.scan(Kind::Collections, KeyRange::all(), false) {
@@ -227,15 +231,32 @@ impl OrphanWriter {
 
     /// A version that the state which comes does not have; `taken`: it has another one of that generation.
     pub(crate) fn note(&mut self, revision: u64, key: &Bytes, taken: bool) {
-        // What policy has removed there since was common before.
-        if revision > self.base_revision || taken {
-            self.found.insert((revision, key.clone()));
+        let is_beyond = revision > self.base_revision || taken;
+        let place = if is_beyond { &mut self.found } else { &mut self.doubtful };
+        place.insert((revision, key.clone()));
+    }
+
+    /// What policy has removed on the side that goes on has had a successor there. What has none was never there: up to the
+    /// base both logs have as many revisions, but where a leader was lost just before they need not be the same.
+    fn settle(&mut self, new: &dyn EngineView) -> Result<(), StoreError> {
+        for (revision, key) in std::mem::take(&mut self.doubtful) {
+            let (collection, id, generation) = versions::decode_key(&key)?;
+            let place = heads::key(collection, &id);
+            let newest = match new.get(Kind::Heads, &place)? {
+                Some(row) => decode_value::<heads::Head>(Kind::Heads, &place, row)?.generation,
+                None => 0,
+            };
+            if newest < generation {
+                self.found.insert((revision, key));
+            }
         }
+        Ok(())
     }
 
     /// Writes the bundle and puts it in its place, durably; answers how many writes are in it. Without a single one there
-    /// is none.
-    pub(crate) fn finish(&mut self, old: &View) -> Result<u64, StoreError> {
+    /// is none. `new`: the rows that take the place of the old ones.
+    pub(crate) fn finish(&mut self, old: &View, new: &dyn EngineView) -> Result<u64, StoreError> {
+        self.settle(new)?;
         let draft = self.path.with_extension("new");
         let failed = failed(&self.path);
         let found = std::mem::take(&mut self.found);
@@ -292,15 +313,15 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> StoreError + use<> {
     move |source| EngineError { what: what.clone(), source: source.into(), damage: false }.into()
 }
 
-/// The calls that wrote a revision beyond the base. What a client said that it had seen is cut to the base: the log that
-/// goes on has other entries behind that.
-fn calls_beyond(old: &View, base_revision: u64, base_index: u64) -> Result<BTreeMap<u64, RequestId>, StoreError> {
+/// The calls that wrote something. What a client said that it had seen is cut to the base: the log that goes on has other
+/// entries behind that.
+fn calls(old: &View, base_index: u64) -> Result<BTreeMap<u64, RequestId>, StoreError> {
     let mut calls = BTreeMap::new();
     for row in old.state.rows.scan(Kind::Requests, KeyRange::all(), false) {
         let (client, value) = row?;
         let row: RequestRow = decode_value(Kind::Requests, &client, value)?;
         for call in row.calls {
-            if call.outcome.revision > base_revision && matches!(call.outcome.decision, Some(Decision::Written(_))) {
+            if matches!(call.outcome.decision, Some(Decision::Written(_))) {
                 let (since, done_below) = (row.since.min(base_index), row.done_below);
                 let request = RequestId { client: client.clone(), since, sequence: call.sequence, done_below };
                 calls.insert(call.outcome.revision, request);

@@ -116,10 +116,10 @@ pub(super) async fn watch<RT: Runtime>(replica: Replica<RT>) {
         if !shared.is_leader() {
             continue;
         }
-        let (former, own) = (shared.former_members(), shared.identity().map_or(0, |own| own.epoch));
+        let former = shared.former_members();
         for (_, answer) in replica.standings_of(&former, LineageVerb::AskEpoch(Nothing {})).await {
-            // Of those that are fenced nobody need be told.
-            let is_news = |it: &Standing| !it.record.is_empty() && (it.epoch > own || it.fenced.is_empty());
+            // Those that people have fenced are to give way, whatever their number.
+            let is_news = |it: &Standing| !it.record.is_empty() && it.fenced.is_empty();
             if let Some(standing) = answer.ok().filter(is_news) {
                 replica.meet(&standing.record).await;
             }
@@ -211,23 +211,31 @@ fn began(epoch: &Epoch) -> Option<EpochBegan> {
     Some(EpochBegan { number, plan: hash, former: plan.former_epoch, base: plan.base, revision: epoch.revision })
 }
 
+fn by_own(next: &EpochBegan) -> Fork {
+    Fork { epoch: next.number, base: next.base, revision: next.revision }
+}
+
 /// Where a node was left behind that is in the epochs `theirs`, by those who are in `own`: all goes on that both began with.
 /// Mostly that is all up to the base of the first of the own epochs that it is not in. If it is in one that is none of the
 /// own ones, it is all up to the older of two bases. Of a chain with a hole nothing is known to go on.
 pub(super) fn fork(own: &[EpochBegan], theirs: &[EpochBegan]) -> Fork {
+    // A plan stands for all that was before it; a node whose rows are behind, and a witness, show no more than that.
+    let last = theirs.last().map(|it| it.plan);
+    if let Some(known) = own.iter().rposition(|it| Some(it.plan) == last) {
+        return own.get(known + 1).map(by_own).unwrap_or_default();
+    }
     let is_same = |(one, other): &(&EpochBegan, &EpochBegan)| one.plan == other.plan;
     let common = own.iter().zip(theirs).take_while(is_same).count();
     let Some(next) = own.get(common) else { return Fork::default() };
-    let by_own = Fork { epoch: next.number, base: next.base, revision: next.revision };
     let numbers = std::iter::once(1).chain(theirs.iter().map(|it| it.number));
     let is_whole = theirs.iter().zip(numbers).all(|(epoch, before)| epoch.former == before);
     match theirs.get(common) {
         _ if !is_whole => Fork { epoch: next.number, base: None, revision: 0 },
-        None => by_own,
+        None => by_own(next),
         Some(other) => {
             let index = |base: &Option<LogIdRow>| base.map_or(0, |base| base.index);
             let base = if index(&other.base) < index(&next.base) { other.base } else { next.base };
-            Fork { base, revision: next.revision.min(other.revision), ..by_own }
+            Fork { base, revision: next.revision.min(other.revision), ..by_own(next) }
         }
     }
 }
@@ -253,6 +261,8 @@ mod tests {
         assert_eq!(left(&own, &[]), (2, 50, 5));
         assert_eq!(left(&own, &own[..1]), (4, 90, 9));
         assert_eq!(left(&own, &own), (0, 0, 0), "it is in all of them");
+        let own = [own.to_vec(), vec![began(5, 4, 9, 12)]].concat();
+        assert_eq!(left(&own, &own[1..2]), (5, 120, 12), "a witness shows the newest one alone");
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl<RT: Runtime> Replica<RT> {
         others: &[Member],
         verb: LineageVerb,
     ) -> Vec<(Member, Result<Standing, String>)> {
-        let question = &Question::Lineage(LineageAsk { verb: Some(verb) });
+        let question = &Question::Lineage(LineageAsk { verb: Some(verb), record: self.shared.record() });
         let asked = others.iter().map(|member| async move {
             let answer = match self.ask(member, question.clone(), ASK_LIMIT).await {
                 Ok(Answer::Standing(standing)) => Ok(*standing),
@@ -183,6 +183,9 @@ impl<RT: Runtime> Replica<RT> {
             return;
         }
         let checked = match read {
+            Ok((_, plan)) if meeting(&own, &lineage, &plan, record) == Meeting::Nothing && plan.epoch > own.epoch => {
+                return;
+            }
             Ok((_, plan)) if plan.epoch <= own.epoch && !twin(plan.epoch).is_twin_of(own.epoch_id()) => return,
             Ok((signed, plan)) => shared.check_record(&signed, &plan).await.map(|()| plan),
             Err(why) => Err(why),
@@ -258,8 +261,11 @@ impl<RT: Runtime> Replica<RT> {
             let message = format!("node {} does not belong to the sender's cluster", shared.claim.node_id);
             return Err(Refusal::new(RefusalCode::WrongCluster, message));
         };
-        if header.epoch > own.epoch || header.epoch_id().is_twin_of(own.epoch_id()) {
-            shared.look_for_epoch(vec![header.from]);
+        // It may know the sender by another number, or not at all.
+        match header.epoch > own.epoch || header.epoch_id().is_twin_of(own.epoch_id()) {
+            true if ask.record.is_empty() => shared.look_for_epoch(vec![header.from]),
+            true => shared.meet_later(ask.record.clone()),
+            false => {}
         }
         let bad = || Refusal::new(RefusalCode::BadMessage, "a question about epochs without its content");
         match ask.verb.ok_or_else(bad)? {

@@ -216,7 +216,7 @@ impl<RT: Runtime> Replica<RT> {
         if member.node_id == self.shared.claim.node_id {
             return self.take_step(step).await;
         }
-        let question = Question::Lineage(LineageAsk { verb: Some(step) });
+        let question = Question::Lineage(LineageAsk { verb: Some(step), record: Bytes::new() });
         self.ask(member, question, limit).await.map(drop)
     }
 

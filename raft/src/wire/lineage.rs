@@ -14,6 +14,9 @@ pub struct LineageAsk {
     /// What.
     #[prost(oneof = "LineageVerb", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub verb: Option<LineageVerb>,
+    /// The record that began the sender's epoch; empty: it has none to show.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub record: Bytes,
 }
 
 /// See [`LineageAsk`].

@@ -130,7 +130,7 @@ mod tests {
             Question::Copy(CopyAsk { verb: Some(CopyVerb::At(DigestAt { index: 9 })) }),
             Question::OfferSnapshot(offer()),
             Question::Entries(EntriesFrom { from: 4, end: 9, max_bytes: 1 }),
-            Question::Lineage(LineageAsk { verb: Some(LineageVerb::Promise(id(3))) }),
+            Question::Lineage(LineageAsk { verb: Some(LineageVerb::Promise(id(3))), record: id(4) }),
         ]
     }
 

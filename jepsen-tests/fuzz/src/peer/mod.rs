@@ -195,7 +195,7 @@ pub fn seeds() -> Vec<Seed> {
         Question::Admin(Default::default()),
     ];
     questions.push(Question::TransferLeader(TakeOver { from_leader: vote(20, true), to: 1, last: Some(last()) }));
-    let ask = |verb| Question::Lineage(LineageAsk { verb: Some(verb) });
+    let ask = |verb| Question::Lineage(LineageAsk { verb: Some(verb), record: Bytes::new() });
     let (_, plan) = crate::disk::files::plan_seeds().remove(0);
     questions.push(ask(LineageVerb::Stand(Default::default())));
     questions.push(ask(LineageVerb::Promise(plan.clone().into())));
