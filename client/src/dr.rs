@@ -150,7 +150,8 @@ impl Client {
         Ok(())
     }
 
-    /// Which epochs forced promotions began, and who may approve the next one.
+    /// Which epochs forced promotions began, and who may approve the next one; where no leader answers, as the asked
+    /// node has it (`outdated` says so).
     ///
     /// # Errors
     /// [`Error::Unavailable`] when no node answers.

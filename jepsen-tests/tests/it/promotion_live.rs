@@ -90,6 +90,9 @@ async fn a_site_goes_on_alone_by_the_command_and_the_old_one_is_fenced_when_it_c
     assert!(stderr(&healthy).contains("a quorum of voters answers"), "{}", stderr(&healthy));
     cluster.kill(&main).await.expect("they run");
     let stopped = saola_ops::time::iso(now_us());
+    let list = run_at(&cluster, "dr-1", strings(&["approver", "list"])).await;
+    assert!(stderr(&list).contains("which may be outdated: no leader"), "{}", stderr(&list));
+    assert!(said(list).contains("2 of 3 must approve"));
 
     let shown = said(run_at(&cluster, "dr-1", promote(&["--unchanged", "--stopped-at", &stopped])).await);
     assert!(shown.contains("loss: PROVEN ZERO: no acknowledged write is lost"), "{shown}");

@@ -25,6 +25,8 @@ use crate::node::Node;
 
 /// New approvers wait so long for a leader with a quorum, an election included.
 const QUORUM_LIMIT: Duration = Duration::from_secs(10);
+/// Who asks for epochs waits so long for a leader; on the worst day there is none, and what this node has will do.
+const CURRENT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Answers calls about epochs.
 pub struct DrService(pub Arc<Node>);
@@ -91,7 +93,9 @@ impl Dr for DrService {
     }
 
     async fn epochs(&self, request: Request<EpochsRequest>) -> Result<Response<EpochsResponse>, Status> {
-        admit(&self.0, request.metadata())?;
+        let deadline = admit(&self.0, request.metadata())?;
+        let current = self.0.replica().read_point(deadline.left().min(CURRENT_LIMIT)).await;
+        let outdated = current.err().map(|error| error.to_string()).unwrap_or_default();
         let store = self.0.store();
         let shown = |it: saola_storage::epoch::Epoch| Epoch {
             number: it.number,
@@ -106,6 +110,7 @@ impl Dr for DrService {
             epochs: store.epochs().into_iter().map(shown).collect(),
             approvers: list.into_iter().map(|it| Approver { name: it.name, public_key: it.public_key }).collect(),
             needed,
+            outdated,
         }))
     }
 

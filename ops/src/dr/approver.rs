@@ -8,7 +8,7 @@ use saola_storage::promotion::{ApproverKey, read_public_key};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::about_plan;
+use super::{about_plan, tell_if_outdated};
 use crate::cli::ApproverVerb;
 use crate::exit::{Exit, Failure, doing};
 use crate::output::{Format, hex, print_json, print_line, table};
@@ -55,9 +55,13 @@ fn keygen(out: &Path, format: Format) -> Result<Exit, Failure> {
 
 async fn list(client: &Client, format: Format) -> Result<Exit, Failure> {
     let known = client.epochs().await.map_err(doing("ask for the approvers"))?;
+    tell_if_outdated(&known);
     if format == Format::Json {
         let approvers = known.approvers.iter().map(|it| json!({ "name": it.name, "public_key": hex(&it.public_key) }));
-        print_json("approver-list", json!({ "needed": known.needed, "approvers": approvers.collect::<Vec<_>>() }))?;
+        let body = json!({
+            "needed": known.needed, "approvers": approvers.collect::<Vec<_>>(), "outdated": known.outdated,
+        });
+        print_json("approver-list", body)?;
         return Ok(Exit::Done);
     }
     if known.approvers.is_empty() {

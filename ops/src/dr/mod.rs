@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cli::{DrPlanVerb, DrVerb, EpochVerb, PromoteArgs, SiteVerb};
 use crate::exit::{Exit, Failure, doing};
-use crate::output::{Format, hex, print_json, print_line, table};
+use crate::output::{Format, hex, print_json, print_line, table, tell};
 use crate::run::CLUSTER_TIMEOUT;
 use crate::time;
 use crate::verbs::cluster::{ask, confirmed};
@@ -210,7 +210,7 @@ async fn goes_on(client: &Client, plan: &Plan) -> Option<String> {
         let one = client.at_endpoint(&member.client_address).ok()?.with_deadline(LOOK_LIMIT);
         let status = one.cluster_status(true).await.ok()?;
         let is_there = status.header?.epoch == plan.epoch && status.leader == member.node_id;
-        let known = one.epochs().await.ok().filter(|_| is_there)?;
+        let known = if is_there { one.epochs().await.ok()? } else { return None };
         (known.epochs.last()?.number == plan.epoch).then(|| member.name.clone())
     });
     futures::future::join_all(looks).await.into_iter().flatten().next()
@@ -272,6 +272,13 @@ pub async fn site(client: &Client, verb: SiteVerb, format: Format) -> Result<Exi
     Ok(if silent.is_empty() && refused.is_empty() { Exit::Done } else { Exit::Degraded })
 }
 
+/// Where no leader answers, one node's state is shown, and that is said.
+fn tell_if_outdated(known: &saola_client::proto::EpochsResponse) {
+    if !known.outdated.is_empty() {
+        tell(&format!("as the asked node has it, which may be outdated: {}", known.outdated));
+    }
+}
+
 /// Runs a verb of `saola epoch`.
 ///
 /// # Errors
@@ -279,6 +286,7 @@ pub async fn site(client: &Client, verb: SiteVerb, format: Format) -> Result<Exi
 pub async fn epoch(client: &Client, verb: EpochVerb, format: Format) -> Result<Exit, Failure> {
     let EpochVerb::History = verb;
     let known = client.epochs().await.map_err(doing("ask for the epochs"))?;
+    tell_if_outdated(&known);
     let read = known.epochs.iter().map(|it| Ok((it, SignedPlan::from_bytes(&it.signed_plan).map_err(about_plan)?)));
     let read: Vec<_> = read.collect::<Result<_, Failure>>()?;
     if format == Format::Json {
@@ -288,7 +296,7 @@ pub async fn epoch(client: &Client, verb: EpochVerb, format: Format) -> Result<E
                 "plan": plan_text::document(signed, plan),
             })
         });
-        print_json("epoch-history", json!({ "epochs": shown.collect::<Vec<_>>() }))?;
+        print_json("epoch-history", json!({ "epochs": shown.collect::<Vec<_>>(), "outdated": known.outdated }))?;
         return Ok(Exit::Done);
     }
     if read.is_empty() {
