@@ -1,6 +1,6 @@
 //! A folder of log segments, opened, read, written to and opened again.
 //!
-//! Each part is a segment: the 144 bytes of its head that are used, then its records. Mode bit 0: magic, version, ids
+//! Each part is a segment: the 160 bytes of its head that are used, then its records. Mode bit 0: magic, version, ids
 //! and checksums are put right, as `storage/src/log/format.rs` lays them out, so that the records are replayed.
 
 use std::io::IoSlice;
@@ -33,19 +33,12 @@ const SETTINGS: LogSettings = LogSettings {
 /// It does not.
 pub fn run(bytes: &[u8]) {
     let (mode, bytes) = input::mode(bytes);
-    let disk = Arc::new(SimDisk::new(1));
     let segments: Vec<_> = input::parts(bytes).into_iter().take(4).collect();
-    for (part, id) in segments.iter().zip(1..) {
-        let mut content = part.to_vec();
-        let records = content.split_off(HEAD_USED.min(content.len()));
-        content.resize(HEAD_BYTES, 0);
-        content.extend_from_slice(&records);
+    let disk = folder_of(segments.iter().copied(), |id, content| {
         if mode & CHECKSUMS != 0 {
-            put_right(id, &mut content);
+            put_right(id, content);
         }
-        write(&disk, id, &content);
-    }
-    disk.sync_dir().expect("nothing fails here");
+    });
     let found = examine(&*disk, Some(SETTINGS.group_id), |_| {}).expect("nothing fails here");
     let opened = Log::open(disk.clone(), SETTINGS);
     assert_eq!(opened.is_ok(), found.damaged == 0, "an examination and a start agree on {found:?}");
@@ -152,7 +145,30 @@ fn written(segments: usize, payload: usize) -> Vec<Vec<u8>> {
     names.retain(|name| name.ends_with(".seg"));
     names.sort();
     assert!(names.len() >= segments, "{names:?}");
-    names.iter().map(|name| part(&disk, name)).collect()
+    let parts: Vec<_> = names.iter().map(|name| part(&disk, name)).collect();
+    assert_is_all_of_it(&parts, &log);
+    parts
+}
+
+/// A seed that has lost part of a head opens as no log at all, and then nothing behind it is ever reached.
+fn assert_is_all_of_it(parts: &[Vec<u8>], log: &Log) {
+    let disk = folder_of(parts.iter().map(Vec::as_slice), |_, _| {});
+    let (again, _writer) = Log::open(disk, SETTINGS).expect("what the writer left opens");
+    assert_eq!((again.state(), entries(&again)), (log.state(), entries(log)), "HEAD_USED is not what the format uses");
+}
+
+fn folder_of<'a>(parts: impl Iterator<Item = &'a [u8]>, put_right: impl Fn(u64, &mut [u8])) -> Arc<SimDisk> {
+    let disk = Arc::new(SimDisk::new(1));
+    for (part, id) in parts.zip(1..) {
+        let mut content = part.to_vec();
+        let records = content.split_off(HEAD_USED.min(content.len()));
+        content.resize(HEAD_BYTES, 0);
+        content.extend_from_slice(&records);
+        put_right(id, &mut content);
+        write(&disk, id, &content);
+    }
+    disk.sync_dir().expect("nothing fails here");
+    disk
 }
 
 fn part(disk: &SimDisk, name: &str) -> Vec<u8> {
