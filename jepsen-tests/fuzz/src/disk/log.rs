@@ -124,7 +124,9 @@ pub fn seeds() -> Vec<Seed> {
 
 fn written(segments: usize, payload: usize) -> Vec<Vec<u8>> {
     let disk = Arc::new(SimDisk::new(1));
-    let (log, mut writer) = Log::open(disk.clone(), SETTINGS).expect("an empty log opens");
+    // Of an epoch whose bytes are not zero, as those behind what is kept of a head are.
+    let settings = LogSettings { epoch: EpochId { number: 2, plan: 0x0123_4567_89ab_cdef }, ..SETTINGS };
+    let (log, mut writer) = Log::open(disk.clone(), settings).expect("an empty log opens");
     let id = |index| LogId { leader: LeaderId { term: 1, node_id: 2 }, index };
     let entry = |index| LogEntry { log_id: id(index), payload: vec![b'p'; payload].into() };
     let steps = [
