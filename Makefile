@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: setup build demo test lint fmt bench fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
+.PHONY: setup build demo test lint fmt bench sim fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
 .NOTPARALLEL:
 
 # One build folder for all clones of this repository, so that RocksDB is compiled once per machine.
@@ -45,7 +45,7 @@ demo: setup build
 	$(BIN)/saola demo
 
 # Everything that must hold before a change is merged; .ci/run calls it.
-test: setup check-fmt lint check-seams build check-tests
+test: setup check-fmt lint check-seams build check-tests sim
 
 check-fmt:
 	$(call section,format)
@@ -71,6 +71,17 @@ check-seams:
 check-tests:
 	$(call section,tests)
 	RUST_BACKTRACE=0 cargo test --locked --workspace
+
+# Random lives of simulated clusters (jepsen-tests/README.md). The seeds begin at the commit's own number, so that each commit
+# lives new ones.
+#   make sim SEEDS=20000
+#   make sim SEED=34
+SEEDS ?= 1000
+SEED ?=
+FROM ?= $(shell printf '%d' "0x$$(git rev-parse --short=8 HEAD 2>/dev/null | cut -c1-8)" 2>/dev/null || echo 0)
+sim: build
+	$(call section,simulation)
+	'$(BIN)/saola-sim' $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --from $(FROM))
 
 fmt:
 	cargo fmt --all

@@ -23,10 +23,10 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::operation::{Action, Operation, Outcome};
 
@@ -46,6 +46,8 @@ pub struct Fault {
 pub struct Recorder {
     started: Instant,
     next: AtomicU64,
+    /// Newest time told: no two moments are the same, so that the order of all calls is known.
+    newest_ns: AtomicU64,
     operations: Mutex<Vec<Operation>>,
     faults: Mutex<Vec<Fault>>,
 }
@@ -74,6 +76,7 @@ impl Default for Recorder {
         Recorder {
             started: Instant::now(),
             next: AtomicU64::new(0),
+            newest_ns: AtomicU64::new(0),
             operations: Mutex::default(),
             faults: Mutex::default(),
         }
@@ -121,7 +124,11 @@ impl Recorder {
 
     fn now_ns(&self) -> u64 {
         // 2^64 ns are 584 years.
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let later = |newest: u64| Some(now.max(newest.saturating_add(1)));
+        match self.newest_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later) {
+            Ok(newest) | Err(newest) => now.max(newest.saturating_add(1)),
+        }
     }
 }
 

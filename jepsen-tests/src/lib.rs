@@ -9,8 +9,8 @@
 //! - [`check`]: the checkers: linearizable per record, revision order, once only, durable;
 //! - [`sim`]: whole clusters in one thread on virtual time, decided by a seed.
 //!
-//! The harnesses are this crate's integration tests: `tests/it/live.rs` runs five real processes,
-//! `tests/it/simulation.rs` the simulated clusters.
+//! The harnesses are `saola-sim` (random lives of simulated clusters, by the thousand) and this crate's integration tests:
+//! `tests/it/live.rs` runs five real processes, `tests/it/scenarios` simulated clusters with a plot.
 //! A call without an answer is *unknown*, never *failed*: its effect may come later or never.
 
 pub mod check;

@@ -65,16 +65,20 @@ impl<I: Instant> HeardBack<I> {
 
     /// A leader has received this answer, and counts an acknowledgement that is older by this much at most.
     pub(crate) fn heard(&mut self, answer: u64, before: Duration, now: Moment<I>) {
-        if !(self.first..self.next).contains(&answer) {
-            return;
-        }
-        // The oldest ones may have been forgotten.
-        let Some((_, sent)) = self.noted.iter().rev().find(|(number, _)| *number <= answer) else { return };
+        let Some(sent) = self.sent(answer) else { return };
         let age = |(sent, before): &(Moment<I>, Duration)| sent.age(now).saturating_add(*before);
-        let newer = (*sent, before);
+        let newer = (sent, before);
         if self.acknowledged.as_ref().is_none_or(|known| age(&newer) < age(known)) {
             self.acknowledged = Some(newer);
         }
+    }
+
+    /// When this answer was sent, at the latest an instant of the few before it that is remembered; none: it is none of this
+    /// process, or forgotten. Whoever tells that it has received it tells so later.
+    pub(crate) fn sent(&self, answer: u64) -> Option<Moment<I>> {
+        let is_own = (self.first..self.next).contains(&answer);
+        let noted = self.noted.iter().rev().find(|(number, _)| *number <= answer);
+        noted.filter(|_| is_own).map(|(_, sent)| *sent)
     }
 
     /// How old the newest acknowledgement is that the leader has told of, at most; none: it has told of none.
@@ -112,6 +116,21 @@ mod tests {
         it.heard(first, ms(0), now);
         assert_eq!(it.age(now), Some(ms(120)), "what is known stays");
         assert_eq!(it.age(at(began, 300)), Some(ms(220)));
+    }
+
+    #[test]
+    fn an_answer_was_sent_when_it_was_or_a_little_earlier_and_that_of_nobody_never() {
+        let began = Clock::now();
+        let mut it = HeardBack::<Clock>::new(10, ms(5));
+        let answers: Vec<u64> = (0..200).map(|number| it.answer(at(began, number))).collect();
+        let sent = |number: usize| it.sent(answers[number]).map(|moment| moment.steady);
+        assert_eq!((sent(195), sent(199)), (Some(began + ms(195)), Some(began + ms(195))));
+        assert_eq!(it.sent(answers[199] + 1), None, "it is still to come");
+        assert_eq!(it.sent(0), None, "the leader has heard none");
+        for number in 200..2_000 {
+            it.answer(at(began, number));
+        }
+        assert_eq!(it.sent(answers[0]), None, "it is forgotten");
     }
 
     #[test]

@@ -239,7 +239,8 @@ impl<RT: Runtime> PeerService<RT> {
                 match admitted.await {
                     Ok(rpc) => {
                         let term = rpc.vote.leader_id.term;
-                        shared.heard_leader(header.from_role, term, frontier_next, needed_from, quorum_age_ms);
+                        shared.heard_leader(header.from_role, term, frontier_next, needed_from);
+                        shared.heard_confirmed(term, frontier_next, quorum_age_ms, heard_answer);
                         shared.links.set_witness_keeps_from(witness_keeps_from);
                         shared.heard_back(heard_answer, acknowledged_age_ms);
                         shared.pins.hear(Announcement { term, round, collection, below }, RT::Instant::now());

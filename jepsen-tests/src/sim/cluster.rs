@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
@@ -42,13 +43,17 @@ struct Node {
     home: Arc<MemoryHome>,
     /// Its log's disk hangs.
     hangs: watch::Sender<bool>,
-    life: Option<Life>,
+    /// What its log's syncs take beyond the usual.
+    slow_us: Arc<AtomicU64>,
+    /// How far its wall clock is ahead.
+    clock_off_us: Arc<AtomicI64>,
+    life: Option<Running>,
     /// Index up to which its log was on disk when it ended.
     stored: u64,
 }
 
 /// What a running node is made of.
-struct Life {
+pub struct Running {
     replica: Replica<SimRuntime>,
     log: Log,
 }
@@ -158,6 +163,8 @@ impl Cluster {
             disk: Arc::new(SimDisk::new(random_u64())),
             home: Arc::new(MemoryHome::new()),
             hangs: watch::Sender::new(false),
+            slow_us: Arc::default(),
+            clock_off_us: Arc::default(),
             life: None,
             stored: 0,
         };
@@ -225,6 +232,32 @@ impl Cluster {
         self.node(id).hangs.send_replace(false);
     }
 
+    /// A sync of a node's log takes so much longer.
+    pub fn slow_log(&self, id: u64, by: Duration) {
+        self.node(id).slow_us.store(by.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Somebody sets a node's wall clock.
+    pub fn step_clock(&self, id: u64, by_us: i64) {
+        self.node(id).clock_off_us.fetch_add(by_us, Ordering::Relaxed);
+    }
+
+    /// Its clock is ahead of the others by so much.
+    pub fn step_clock_to(&self, id: u64, ahead_us: i64) {
+        self.node(id).clock_off_us.store(ahead_us, Ordering::Relaxed);
+    }
+
+    /// A machine is gone for good; it does not run.
+    pub fn forget(&mut self, id: u64) {
+        assert!(self.node(id).life.is_none(), "a running machine stays");
+        self.nodes.remove(&id);
+    }
+
+    /// Ids of all that run.
+    pub fn running_machines(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|(_, node)| node.life.is_some()).map(|(id, _)| *id).collect()
+    }
+
     /// Ids of running data nodes.
     pub fn running(&self) -> Vec<u64> {
         let runs = |node: &Node| node.life.is_some() && node.member.role_value().is_data();
@@ -238,6 +271,21 @@ impl Cluster {
 
     /// The same, for a node that may have to refuse.
     pub async fn try_start(&mut self, id: u64) -> Result<(), StartError> {
+        let running = self.begin_start(id).await?;
+        self.has_started(id, running);
+        Ok(())
+    }
+
+    /// A node that was started runs.
+    pub fn has_started(&mut self, id: u64, running: Running) {
+        let node = self.nodes.get_mut(&id).expect("callers name nodes of this cluster");
+        self.network.connect(id, &node.certified, running.replica.peer_service());
+        node.life = Some(running);
+    }
+
+    /// Starts a node while other things go on: it may wait for others that are to be started too. If that is given up, the
+    /// node must be ended with [`Cluster::give_up_start`].
+    pub fn begin_start(&mut self, id: u64) -> impl Future<Output = Result<Running, StartError>> + Send + use<> {
         let (network, keep_entries) = (self.network.clone(), self.keep_entries);
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
@@ -270,36 +318,48 @@ impl Cluster {
             let opened = open_log::<SimRuntime, _>(on, settings, repair).await;
             opened.map(|(log, writer)| (folder, store, log, writer))
         });
-        let opened = opened.await.expect("nothing aborts a node that opens its log");
         let path = node.folder.clone();
-        let (folder, store, log, writer) = opened.map_err(|source| StartError::Log { path, source })?;
-        drive(id, &log, writer, hangs);
-        let parts = ReplicaParts {
-            folder,
-            log: log.clone(),
-            store,
-            transport,
-            free_bytes: Box::new(move || disk.free_bytes()),
-        };
-        let started_at = clocks_count_from.unwrap_or_else(tokio::time::Instant::now);
-        let settings = ReplicaSettings {
-            timing,
-            min_free_bytes,
-            wall_clock: Arc::new(move || 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64),
-            keep_entries,
-            scrub,
-            snapshot_bytes_per_s,
-            log_keep_bytes,
-            log_keep_for,
-            collector,
-        };
-        // Started from the node's own task, so that everything it spawns belongs to the node.
-        let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))
-            .await
-            .expect("nothing aborts a starting node")?;
-        network.connect(id, &node.certified, replica.peer_service());
-        node.life = Some(Life { replica, log });
-        Ok(())
+        let (slow_us, clock_off_us) = (node.slow_us.clone(), node.clock_off_us.clone());
+        async move {
+            let opened = opened.await.expect("whoever gives a start up does not wait for it");
+            let (folder, store, log, writer) = opened.map_err(|source| StartError::Log { path, source })?;
+            drive(id, &log, writer, hangs, slow_us);
+            let parts = ReplicaParts {
+                folder,
+                log: log.clone(),
+                store,
+                transport,
+                free_bytes: Box::new(move || disk.free_bytes()),
+            };
+            let started_at = clocks_count_from.unwrap_or_else(tokio::time::Instant::now);
+            let settings = ReplicaSettings {
+                timing,
+                min_free_bytes,
+                wall_clock: Arc::new(move || {
+                    let true_us = 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64;
+                    true_us.saturating_add_signed(clock_off_us.load(Ordering::Relaxed))
+                }),
+                keep_entries,
+                scrub,
+                snapshot_bytes_per_s,
+                log_keep_bytes,
+                log_keep_for,
+                collector,
+            };
+            // Started from the node's own task, so that everything it spawns belongs to the node.
+            let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))
+                .await
+                .expect("whoever gives a start up does not wait for it")?;
+            Ok(Running { replica, log })
+        }
+    }
+
+    /// Ends a node that is being started.
+    pub async fn give_up_start(&mut self, id: u64) {
+        self.end(id).await;
+        let node = self.node(id);
+        node.disk.kill();
+        node.home.crash();
     }
 
     /// Starts every node and makes one cluster of them, with a collection to write to.
@@ -391,7 +451,20 @@ impl Cluster {
         let member = Member { peer_address: SimNetwork::address(id), ..original.member.clone() };
         let certified = member.name.clone();
         let hangs = watch::Sender::new(false);
-        let twin = Node { certified, member, folder, folders: 0, disk, home, hangs, life: None, stored: 0 };
+        let (slow_us, clock_off_us) = Default::default();
+        let twin = Node {
+            certified,
+            member,
+            folder,
+            folders: 0,
+            disk,
+            home,
+            hangs,
+            slow_us,
+            clock_off_us,
+            life: None,
+            stored: 0,
+        };
         self.nodes.insert(id, twin);
     }
 
@@ -427,14 +500,21 @@ impl Cluster {
 
 /// Runs the log's writer as a task, as its own thread does in production: syncs take a random while, or as long as the
 /// disk hangs.
-fn drive(id: u64, log: &Log, mut writer: LogWriter<SimDisk>, mut hangs: watch::Receiver<bool>) {
+fn drive(
+    id: u64,
+    log: &Log,
+    mut writer: LogWriter<SimDisk>,
+    mut hangs: watch::Receiver<bool>,
+    slow_us: Arc<AtomicU64>,
+) {
     let work = Arc::new(Notify::new());
     let bell = work.clone();
     log.on_work(Box::new(move || bell.notify_one()));
     spawn_on(id, async move {
         loop {
             let rests = tokio::time::timeout(IDLE, work.notified()).await.is_err();
-            tokio::time::sleep(Duration::from_micros(200 + random_u64() % 4_000)).await;
+            let slow_us = slow_us.load(Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_micros(200 + random_u64() % 4_000 + slow_us)).await;
             if hangs.wait_for(|hangs| !hangs).await.is_err() {
                 return;
             }

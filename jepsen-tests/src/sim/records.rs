@@ -6,15 +6,16 @@ use bytes::Bytes;
 use saola_raft::sim::SimRuntime;
 use saola_raft::{ReadPoint, Replica};
 use saola_storage::command::{
-    Command, CreateCollection, Decision, Op, PutRecord, RequestId, RetentionChange, SetRetention, TakeDigest,
-    WrappedDek,
+    Command, CreateCollection, Decision, DeleteRecord, Expect, ExpectKind, Op, PutRecord, RequestId, RetentionChange,
+    SetRetention, TakeDigest, WrappedDek,
 };
 use saola_storage::error::StoreError;
-use saola_storage::store::{At, Collection, StoredVersion};
+use saola_storage::store::{At, Collection, StoredVersion, VersionOp};
 
 use super::cluster::{Cluster, PATIENCE};
 
-const COLLECTION: &str = "drill";
+/// Its name.
+pub const COLLECTION: &str = "drill";
 const DEK: [u8; 16] = [7; 16];
 const INCARNATION: [u8; 16] = [8; 16];
 /// What stands before the value in an envelope: version, suite, key id, salt and nonce.
@@ -69,6 +70,22 @@ pub fn put(client: u64, sequence: u64, record: u64, padding: usize) -> Command {
     Command { request: Some(request(client, sequence)), op: Some(Op::Put(put)) }
 }
 
+/// The same, if the newest version has this generation.
+pub fn put_if(client: u64, sequence: u64, record: u64, generation: u64) -> Command {
+    let mut command = put(client, sequence, record, 0);
+    if let Some(Op::Put(put)) = &mut command.op {
+        put.expect = Some(Expect { kind: ExpectKind::Generation as i32, generation });
+    }
+    command
+}
+
+/// Deletes a record.
+pub fn delete(client: u64, sequence: u64, record: u64) -> Command {
+    let delete =
+        DeleteRecord { collection: COLLECTION.into(), id: record_id(record).into(), expect: None, provenance: None };
+    Command { request: Some(request(client, sequence)), op: Some(Op::Delete(delete)) }
+}
+
 /// Makes the collection in a new cluster.
 pub async fn create_collection(replica: &Replica<SimRuntime>) {
     let dek = WrappedDek {
@@ -104,6 +121,41 @@ pub fn history_at(replica: &Replica<SimRuntime>, record: u64, point: &ReadPoint)
     let Some(collection) = view.collection(COLLECTION) else { return BTreeMap::new() };
     let versions = view.history(&collection, record_id(record).as_bytes(), point.revision, false);
     versions.map(|version| version.expect("memory reads")).map(|v| (v.generation, value_in(&v))).collect()
+}
+
+/// The newest version of a record at a revision, and its value if it is no deletion.
+///
+/// # Errors
+/// The rows do not read.
+pub fn version_at(
+    replica: &Replica<SimRuntime>,
+    record: u64,
+    revision: u64,
+) -> Result<Option<(StoredVersion, Option<u64>)>, String> {
+    let view = replica.store().view();
+    let Some(collection) = view.collection(COLLECTION) else { return Ok(None) };
+    let version = view.get(&collection, record_id(record).as_bytes(), At::Revision(revision));
+    Ok(version.map_err(|error| error.to_string())?.map(with_value))
+}
+
+/// All versions of a record up to a revision.
+///
+/// # Errors
+/// The rows do not read.
+pub fn versions_at(
+    replica: &Replica<SimRuntime>,
+    record: u64,
+    revision: u64,
+) -> Result<Vec<(StoredVersion, Option<u64>)>, String> {
+    let view = replica.store().view();
+    let Some(collection) = view.collection(COLLECTION) else { return Ok(Vec::new()) };
+    let versions = view.history(&collection, record_id(record).as_bytes(), revision, false);
+    versions.map(|version| version.map(with_value).map_err(|error| error.to_string())).collect()
+}
+
+fn with_value(version: StoredVersion) -> (StoredVersion, Option<u64>) {
+    let value = (version.op != VersionOp::Delete).then(|| value_in(&version));
+    (version, value)
 }
 
 /// The collection as a node has it.

@@ -5,6 +5,7 @@
 //! - `drill_live`: drills, by the command, to their end and broken off;
 //! - `good_history`: where those histories come from;
 //! - `simulation`: whole clusters in one thread, decided by a seed;
+//! - `swarm`: random lives of them: seeds that once failed, and that a seed decides all;
 //! - `scenarios`: simulated clusters with a plot, one promise each;
 //! - `live`: five processes, killed at random;
 //! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
@@ -25,3 +26,4 @@ mod runbooks_live;
 mod scenarios;
 mod second_opinion;
 mod simulation;
+mod swarm;

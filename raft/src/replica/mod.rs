@@ -174,7 +174,7 @@ pub(crate) struct Shared<RT: Runtime> {
     /// What this node waits for before it takes part: other records, or word of its epoch. Unlike `refused` it ends by itself.
     waiting_for: Mutex<Option<String>>,
     stopped: watch::Sender<Option<String>>,
-    /// When a quorum last confirmed the leader, as far as that leader said.
+    /// When a message of a leader was sent at the earliest, and how long before that a quorum had confirmed it.
     quorum_heard: Mutex<Option<(InstantOf<RT>, Duration)>>,
     /// An operator lets this node take part although nobody has told it of its epoch.
     may_go_unasked: AtomicBool,
@@ -409,7 +409,7 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// `role`: the sender's.
-    pub(crate) fn heard_leader(&self, role: i32, term: u64, frontier_next: u64, needed_from: u64, quorum_age_ms: u64) {
+    pub(crate) fn heard_leader(&self, role: i32, term: u64, frontier_next: u64, needed_from: u64) {
         let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
         // A leader of an older term is about to be refused by Raft; what it says counts for nothing.
         if term >= current {
@@ -419,23 +419,32 @@ impl<RT: Runtime> Shared<RT> {
             if role != Role::Witness as i32 {
                 *self.heard_data_leader.lock() = now;
             }
-            // Before its age, or a read in between would call the older state that young.
             self.frontier.heard(frontier_next);
-            self.heard_confirmed(frontier_next, quorum_age_ms);
             self.links.set_needed_from(needed_from);
         }
     }
 
-    /// A leader that is cut off goes on speaking to those that are cut off with it: what counts is its quorum.
-    fn heard_confirmed(&self, frontier_next: u64, quorum_age_ms: u64) {
-        if quorum_age_ms == u64::MAX {
+    /// A leader that is cut off goes on speaking to those that are cut off with it: what counts is its quorum. To be called
+    /// after [`Shared::heard_leader`], or a read in between would call an older state that young.
+    ///
+    /// The message may have been under way for long: it was sent after the answer that the leader had received by then.
+    pub(crate) fn heard_confirmed(&self, term: u64, frontier_next: u64, quorum_age_ms: u64, heard_answer: u64) {
+        let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
+        if quorum_age_ms == u64::MAX || term < current {
             return;
         }
+        let Some(sent) = self.heard_back.lock().sent(heard_answer).map(|it| it.steady) else { return };
         // The wire carries whole milliseconds, rounded down.
         let before = Duration::from_millis(quorum_age_ms.saturating_add(1));
         let applied_next = *self.applied_next.borrow();
-        *self.quorum_heard.lock() = Some((InstantOf::<RT>::now(), before));
-        self.staleness.lock().hear(InstantOf::<RT>::now(), frontier_next, before, applied_next);
+        {
+            let mut heard = self.quorum_heard.lock();
+            let age = |(at, before): (InstantOf<RT>, Duration)| at.elapsed().saturating_add(before);
+            if heard.is_none_or(|known| age((sent, before)) <= age(known)) {
+                *heard = Some((sent, before));
+            }
+        }
+        self.staleness.lock().hear(sent, frontier_next, before, applied_next);
     }
 
     /// Since when no quorum has confirmed this node as leader. `None` if none has, and while its frontier may not cover

@@ -79,7 +79,18 @@ impl<RT: Runtime> Replica<RT> {
                 self.until_back(&former).await?
             }
         };
+        self.until_it_can_join(&back).await;
         self.add_here(back).await
+    }
+
+    /// A node that has just started asks for its epoch first, and nobody may have it take part meanwhile.
+    async fn until_it_can_join(&self, back: &Member) {
+        let until = InstantOf::<RT>::now() + START_LIMIT;
+        while InstantOf::<RT>::now() < until
+            && self.stand(back).await.is_ok_and(|standing| !standing.runs && !standing.reinstating)
+        {
+            RT::sleep(PAUSE).await;
+        }
     }
 
     /// Those that had the records when it began to come back may be gone.

@@ -16,17 +16,22 @@ const MOST: usize = 64;
 struct Sample<I> {
     /// First index that might not be shown then.
     frontier_next: u64,
-    /// When it was heard.
-    heard: I,
+    /// When it was said, at the earliest.
+    said: I,
     /// How long before that a quorum had confirmed the leader.
     before: Duration,
 }
 
 impl<I: Instant> Sample<I> {
     fn age(&self, now: I) -> Duration {
-        // A sample may have been heard by another thread after `now` was asked for.
-        let since = if now > self.heard { now - self.heard } else { Duration::ZERO };
+        // It may have been said to another thread after `now` was asked for.
+        let since = if now > self.said { now - self.said } else { Duration::ZERO };
         since.saturating_add(self.before)
+    }
+
+    fn is_fresher_than(&self, other: &Self) -> bool {
+        let later = if self.said > other.said { self.said } else { other.said };
+        self.age(later) <= other.age(later)
     }
 }
 
@@ -47,13 +52,13 @@ impl<I: Instant> Staleness<I> {
         Self { applied: None, ahead: VecDeque::new(), stride: 1, heard: 0 }
     }
 
-    /// A leader said, now, that everything below `frontier_next` may be shown and that a quorum had confirmed it
+    /// A leader said, at `said` at the earliest, that everything below `frontier_next` may be shown and that a quorum had confirmed it
     /// `before` ago. This node has applied everything below `applied_next`.
-    pub(super) fn hear(&mut self, now: I, frontier_next: u64, before: Duration, applied_next: u64) {
-        self.settle(now, applied_next);
-        let sample = Sample { frontier_next, heard: now, before };
+    pub(super) fn hear(&mut self, said: I, frontier_next: u64, before: Duration, applied_next: u64) {
+        self.settle(applied_next);
+        let sample = Sample { frontier_next, said, before };
         if frontier_next <= applied_next {
-            self.take(now, sample);
+            self.take(sample);
             return;
         }
         if self.ahead.is_empty() {
@@ -76,25 +81,25 @@ impl<I: Instant> Staleness<I> {
 
     /// How old the state below `applied_next` is at most; none before a leader was heard.
     pub(super) fn age(&mut self, now: I, applied_next: u64) -> Option<Duration> {
-        self.settle(now, applied_next);
+        self.settle(applied_next);
         self.applied.map(|sample| sample.age(now))
     }
 
     /// Takes in the samples that have been applied meanwhile.
-    fn settle(&mut self, now: I, applied_next: u64) {
+    fn settle(&mut self, applied_next: u64) {
         let mut ahead = std::mem::take(&mut self.ahead);
         ahead.retain(|sample| {
             let reached = sample.frontier_next <= applied_next;
             if reached {
-                self.take(now, *sample);
+                self.take(*sample);
             }
             !reached
         });
         self.ahead = ahead;
     }
 
-    fn take(&mut self, now: I, sample: Sample<I>) {
-        if self.applied.is_none_or(|applied| sample.age(now) <= applied.age(now)) {
+    fn take(&mut self, sample: Sample<I>) {
+        if self.applied.is_none_or(|applied| sample.is_fresher_than(&applied)) {
             self.applied = Some(sample);
         }
     }

@@ -8,5 +8,7 @@
 mod network;
 mod runtime;
 
-pub use network::{SimNetwork, SimTransport};
-pub use runtime::{SimRuntime, hang_disk, kill, random_u64, release_disk, run, spawn_on};
+pub use network::{Befallen, Fetched, SimNetwork, SimTransport, Weather};
+pub use runtime::{
+    SimRuntime, hang_disk, kill, pause, pause_after, paused, random_u64, release_disk, resume, run, spawn_on,
+};

@@ -26,6 +26,22 @@ const IN_FLIGHT: usize = 64;
 /// A connection that loses messages is closed after so long, as keep-alives do.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
+/// What befalls messages on all links, in thousandths of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weather {
+    /// Take up to a second longer, as when TCP sends again what was lost.
+    pub late_per_mille: u64,
+    /// Are lost, and the connection is closed at once.
+    pub reset_per_mille: u64,
+    /// Calls that arrive twice; the second answer counts.
+    pub repeated_per_mille: u64,
+}
+
+fn befalls(per_mille: u64) -> bool {
+    // Fair weather draws nothing, so that it does not depend on what befalls others.
+    per_mille > 0 && random_u64() % 1_000 < per_mille
+}
+
 /// A message was lost, and the connection with it.
 struct Lost;
 
@@ -50,6 +66,19 @@ struct State {
     /// What messages take beyond the usual, by sender and receiver.
     delays: BTreeMap<(NodeId, NodeId), Duration>,
     fetched: BTreeMap<(NodeId, NodeId), Fetched>,
+    weather: Weather,
+    befallen: Befallen,
+}
+
+/// How many messages were befallen by what, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Befallen {
+    /// Came late.
+    pub late: u64,
+    /// Were lost with their connection.
+    pub reset: u64,
+    /// Arrived twice.
+    pub repeated: u64,
 }
 
 /// What a node has sent of its records to another one so far over connections that were up, whether or not it arrived.
@@ -99,9 +128,40 @@ impl SimNetwork {
         self.state.lock().delays.insert((from, to), by);
     }
 
+    /// What befalls messages from now on.
+    pub fn set_weather(&self, weather: Weather) {
+        self.state.lock().weather = weather;
+    }
+
+    /// What has befallen messages so far.
+    pub fn befallen(&self) -> Befallen {
+        self.state.lock().befallen
+    }
+
     /// No message is lost from now on.
     pub fn heal(&self) {
-        self.state.lock().cuts.clear();
+        let mut state = self.state.lock();
+        state.cuts.clear();
+        state.weather = Weather::default();
+    }
+
+    /// All links take the usual time.
+    pub fn hurry(&self) {
+        self.state.lock().delays.clear();
+    }
+
+    fn is_reset(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_reset = befalls(state.weather.reset_per_mille);
+        state.befallen.reset += u64::from(is_reset);
+        is_reset
+    }
+
+    fn is_repeated(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_repeated = befalls(state.weather.repeated_per_mille);
+        state.befallen.repeated += u64::from(is_repeated);
+        is_repeated
     }
 
     /// What `from` has sent of its records to `to`.
@@ -138,7 +198,12 @@ impl SimNetwork {
 
     /// When a message that is sent now arrives.
     fn arrival(&self, from: NodeId, to: NodeId) -> Instant {
-        let by = self.state.lock().delays.get(&(from, to)).copied().unwrap_or_default();
+        let mut state = self.state.lock();
+        let mut by = state.delays.get(&(from, to)).copied().unwrap_or_default();
+        if befalls(state.weather.late_per_mille) {
+            by += Duration::from_micros(random_u64() % 1_000_000);
+            state.befallen.late += 1;
+        }
         Instant::now() + by + Duration::from_micros(100 + random_u64() % 2_000)
     }
 
@@ -149,6 +214,9 @@ impl SimNetwork {
 
     async fn arrive(&self, from: NodeId, to: NodeId, at: Instant) -> Result<(), Lost> {
         tokio::time::sleep_until(at).await;
+        if self.is_reset() {
+            return Err(Lost);
+        }
         if self.is_cut(from, to) {
             tokio::time::sleep(KEEP_ALIVE).await;
             return Err(Lost);
@@ -230,6 +298,10 @@ impl Transport for SimTransport {
                 network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
                 let service = network.service(target, &to)?;
                 let request = through_bytes(&request);
+                if network.is_repeated() {
+                    let (service, caller, request) = (service.clone(), caller.clone(), request.clone());
+                    spawn_on(target, async move { service.call(&caller, request).await });
+                }
                 let reply = spawn_on(target, async move { service.call(&caller, request).await })
                     .await
                     .map_err(|_| broken(&to, "the peer crashed"))?;

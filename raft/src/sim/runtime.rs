@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use openraft::OptionalSend;
@@ -23,6 +25,8 @@ thread_local! {
     static TASKS: RefCell<BTreeMap<NodeId, Vec<AbortHandle>>> = const { RefCell::new(BTreeMap::new()) };
     static RANDOM: Cell<u64> = const { Cell::new(0) };
     static HUNG: RefCell<BTreeSet<NodeId>> = const { RefCell::new(BTreeSet::new()) };
+    static PAUSED: RefCell<BTreeMap<NodeId, Vec<Waker>>> = const { RefCell::new(BTreeMap::new()) };
+    static PAUSES_AFTER: RefCell<BTreeMap<NodeId, u64>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Tasks of no node: the test itself.
@@ -33,6 +37,8 @@ pub fn run<F: Future>(seed: u64, simulation: F) -> F::Output {
     RANDOM.set(seed);
     TASKS.with_borrow_mut(BTreeMap::clear);
     HUNG.with_borrow_mut(BTreeSet::clear);
+    PAUSED.with_borrow_mut(BTreeMap::clear);
+    PAUSES_AFTER.with_borrow_mut(BTreeMap::clear);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -61,7 +67,7 @@ where
     T: Future + Send + 'static,
     T::Output: Send + 'static,
 {
-    let handle = tokio::task::spawn(NODE.scope(node, future));
+    let handle = tokio::task::spawn(OnNode { node, task: Box::pin(NODE.scope(node, future)) });
     TASKS.with_borrow_mut(|tasks| {
         let own = tasks.entry(node).or_default();
         own.retain(|task| !task.is_finished());
@@ -70,8 +76,71 @@ where
     handle
 }
 
-/// Ends every task of a node at once; returns when they have let go of everything they held.
+/// A task that takes no step while its node is paused.
+struct OnNode<F> {
+    node: NodeId,
+    task: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for OnNode<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        if is_paused(self.node, context) {
+            return Poll::Pending;
+        }
+        self.task.as_mut().poll(context)
+    }
+}
+
+/// Counts a step, and pauses the node if it is the last one before an appointed pause.
+fn is_paused(node: NodeId, context: &Context<'_>) -> bool {
+    let is_last = PAUSES_AFTER.with_borrow_mut(|after| {
+        let Some(left) = after.get_mut(&node) else { return false };
+        *left = left.saturating_sub(1);
+        *left == 0 && after.remove(&node).is_some()
+    });
+    if is_last {
+        pause(node);
+    }
+    PAUSED.with_borrow_mut(|paused| match paused.get_mut(&node) {
+        Some(wakers) => {
+            wakers.push(context.waker().clone());
+            true
+        }
+        None => false,
+    })
+}
+
+/// No task of a node takes a step from now on, as if its process had got a SIGSTOP; its clocks and timers go on.
+pub fn pause(node: NodeId) {
+    PAUSED.with_borrow_mut(|paused| {
+        paused.entry(node).or_default();
+    });
+}
+
+/// The same after so many more steps of its tasks: whatever they are doing then, between any two awaits.
+pub fn pause_after(node: NodeId, steps: u64) {
+    PAUSES_AFTER.with_borrow_mut(|after| after.insert(node, steps.max(1)));
+}
+
+/// Whether a node is paused.
+pub fn paused(node: NodeId) -> bool {
+    PAUSED.with_borrow(|paused| paused.contains_key(&node))
+}
+
+/// Its tasks go on.
+pub fn resume(node: NodeId) {
+    PAUSES_AFTER.with_borrow_mut(|after| after.remove(&node));
+    let wakers = PAUSED.with_borrow_mut(|paused| paused.remove(&node)).unwrap_or_default();
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// Ends every task of a node at once; returns when they have let go of everything they held. What comes after it on that node
+/// is not paused.
 pub async fn kill(node: NodeId) {
+    PAUSES_AFTER.with_borrow_mut(|after| after.remove(&node));
+    PAUSED.with_borrow_mut(|paused| paused.remove(&node));
     let tasks = TASKS.with_borrow_mut(|tasks| tasks.remove(&node)).unwrap_or_default();
     for task in &tasks {
         task.abort();

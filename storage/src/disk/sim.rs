@@ -150,6 +150,13 @@ impl SimDisk {
         self.0.lock().failures.push((operation, n));
     }
 
+    /// Takes back what [`SimDisk::fail_nth`] and [`SimDisk::crash_at_op`] said of operations to come.
+    pub fn mend(&self) {
+        let mut state = self.0.lock();
+        state.failures.clear();
+        state.crash_at = None;
+    }
+
     /// Limits the sum of all file lengths, in bytes.
     pub fn set_capacity(&self, bytes: u64) {
         self.0.lock().capacity = bytes;

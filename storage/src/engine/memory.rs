@@ -25,6 +25,8 @@ struct Table {
     pinned: BTreeMap<u64, usize>,
     /// Newest batch on what stands for stable storage.
     durable: u64,
+    /// Of all rows, with the values that are read still.
+    bytes: u64,
 }
 
 impl Table {
@@ -51,10 +53,11 @@ impl Table {
 
     fn write(&mut self, batch: Batch) {
         self.newest += 1;
-        let Table { rows, newest, pinned, .. } = self;
+        let Table { rows, newest, pinned, bytes, .. } = self;
         for change in batch.changes {
             let rows = &mut rows[usize::from(change.kind.tag()) - 1];
             let values = rows.entry(change.key.clone()).or_default();
+            let before = row_bytes(&change.key, values);
             if values.last().is_some_and(|(batch, _)| batch == newest) {
                 values.pop();
             }
@@ -67,6 +70,7 @@ impl Table {
                 next = batch;
             }
             kept.reverse();
+            *bytes = (*bytes + row_bytes(&change.key, &kept)).saturating_sub(before);
             if kept.iter().all(|(_, value)| value.is_none()) {
                 rows.remove(&change.key);
             } else {
@@ -74,6 +78,13 @@ impl Table {
             }
         }
     }
+}
+
+/// What a row takes; nothing if it has no value.
+fn row_bytes(key: &Bytes, values: &Values) -> u64 {
+    let lengths = values.iter().filter_map(|(_, value)| value.as_ref()).map(Bytes::len);
+    let sum: usize = lengths.sum();
+    if sum == 0 { 0 } else { (key.len() + sum) as u64 }
 }
 
 fn value_at(values: &Values, batch: u64) -> Option<Bytes> {
@@ -155,13 +166,7 @@ impl Engine for MemoryEngine {
     }
 
     fn size_bytes(&self) -> u64 {
-        let table = self.table.read();
-        let mut bytes = 0;
-        for (key, values) in table.rows.iter().flatten() {
-            let values: usize = values.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len)).sum();
-            bytes += (key.len() + values) as u64;
-        }
-        bytes
+        self.table.read().bytes
     }
 }
 

@@ -1,0 +1,209 @@
+//! `saola-sim`: lives simulated clusters by the thousand, tells what they met, and makes small what fails.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use saola_jepsen::sim::swarm::shrink::shrink;
+use saola_jepsen::sim::swarm::{Fault, Life, Report, Topology, live};
+
+/// Simulated clusters, each decided by its seed.
+#[derive(Parser)]
+struct Args {
+    /// So many seeds.
+    #[arg(long, default_value_t = 100, conflicts_with = "seed")]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// This seed alone: tells its story, and what the nodes say if `SAOLA_LOG` is set (`info,openraft=off`).
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Leaves a failing seed as it is instead of looking for the smallest life that fails.
+    #[arg(long)]
+    no_shrink: bool,
+    /// Of one seed: fewer turns.
+    #[arg(long, requires = "seed")]
+    turns: Option<u64>,
+    /// Of one seed: fewer clients.
+    #[arg(long, requires = "seed")]
+    clients: Option<u64>,
+    /// Of one seed: only these faults, separated by commas.
+    #[arg(long, requires = "seed", value_delimiter = ',')]
+    faults: Option<Vec<String>>,
+    /// Threads; one each core if left out.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// One line per seed with the hash of its life.
+    #[arg(long)]
+    hashes: bool,
+    /// Fails if a fault or a protection state was never met.
+    #[arg(long)]
+    complete: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Ok(filter) = std::env::var("SAOLA_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
+    match args.seed {
+        Some(seed) => one(&args, seed),
+        None => many(&args),
+    }
+}
+
+fn chosen(args: &Args, seed: u64) -> Life {
+    let mut life = Life::of(seed);
+    life.turns = args.turns.unwrap_or(life.turns);
+    life.clients = args.clients.unwrap_or(life.clients);
+    if let Some(names) = &args.faults {
+        life.faults.retain(|it| names.iter().any(|name| name == it.name()));
+    }
+    life
+}
+
+fn one(args: &Args, seed: u64) -> ExitCode {
+    let life = chosen(args, seed);
+    println!("seed {seed}: {life}");
+    let report = live(&life);
+    report.story.iter().for_each(|line| println!("{line}"));
+    let [written, read, refused, unknown] = report.calls;
+    println!("{written} writes, {read} reads, {refused} refused, {unknown} unknown, hash {}", short(&report.hash));
+    match failed(&life, &report) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn short(hash: &[u8; 32]) -> String {
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn failed(life: &Life, report: &Report) -> bool {
+    for what in report.violations.iter().take(8) {
+        println!("seed {}: {what}", life.seed);
+    }
+    !report.violations.is_empty()
+}
+
+/// The line that lives a life again.
+fn replay(life: &Life) -> String {
+    let drawn = Life::of(life.seed);
+    let mut line = format!("replay: saola-sim --seed {}", life.seed);
+    if life.turns != drawn.turns {
+        line += &format!(" --turns {}", life.turns);
+    }
+    if life.clients != drawn.clients {
+        line += &format!(" --clients {}", life.clients);
+    }
+    if life.faults != drawn.faults {
+        let names: Vec<&str> = life.faults.iter().map(|it| it.name()).collect();
+        line += &format!(" --faults '{}'", names.join(","));
+    }
+    line
+}
+
+#[derive(Default)]
+struct Sum {
+    lives: u64,
+    faults: BTreeMap<Fault, u64>,
+    states: BTreeMap<&'static str, u64>,
+    topologies: BTreeMap<Topology, u64>,
+    calls: [u64; 4],
+    virtual_ms: u64,
+    failing: Vec<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, life: &Life, report: &Report) {
+        self.lives += 1;
+        for (fault, count) in &report.faults {
+            *self.faults.entry(*fault).or_default() += count;
+        }
+        for (state, count) in &report.states {
+            *self.states.entry(state).or_default() += count;
+        }
+        *self.topologies.entry(life.topology).or_default() += 1;
+        self.calls.iter_mut().zip(report.calls).for_each(|(sum, count)| *sum += count);
+        self.virtual_ms += report.virtual_ms;
+    }
+}
+
+fn many(args: &Args) -> ExitCode {
+    let began = Instant::now();
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |it| it.get()));
+    let (next, sum) = (AtomicU64::new(args.from), Mutex::new(Sum::default()));
+    let end = args.from + args.seeds;
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let life = Life::of(seed);
+                    let report = live(&life);
+                    let fails = failed(&life, &report);
+                    let mut all = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    all.add(&life, &report);
+                    if args.hashes {
+                        println!("{seed} {}", short(&report.hash));
+                    }
+                    if fails {
+                        all.failing.push(seed);
+                        println!("{}", replay(&life));
+                        if !args.no_shrink && all.failing.len() == 1 {
+                            drop(all);
+                            let (small, _) = shrink(&life, report, |_| {});
+                            println!("{}   (the same, smaller)", replay(&small));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tell(&sum, began.elapsed().as_secs_f64());
+    let missing = missing(&sum);
+    if args.complete && !missing.is_empty() {
+        println!("never met: {}", missing.join(" "));
+        return ExitCode::FAILURE;
+    }
+    match sum.failing.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn tell(sum: &Sum, took_s: f64) {
+    let list = |counts: Vec<(&str, u64)>| {
+        counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+    };
+    println!("topologies: {}", list(sum.topologies.iter().map(|(it, count)| (it.name(), *count)).collect()));
+    println!(
+        "faults: {}",
+        list(Fault::ALL.iter().map(|it| (it.name(), sum.faults.get(it).copied().unwrap_or(0))).collect())
+    );
+    println!("states: {}", list(sum.states.iter().map(|(it, count)| (*it, *count)).collect()));
+    let ([written, read, refused, unknown], virtual_s) = (sum.calls, sum.virtual_ms as f64 / 1_000.0);
+    println!(
+        "sim: {} seeds={} failed={} writes={written} reads={read} refused={refused} unknown={unknown} \
+         virtual_s={virtual_s:.0} took_s={took_s:.1} seeds_per_min={:.0} virtual_per_real={:.1}",
+        if sum.failing.is_empty() { "OK" } else { "FAILED" },
+        sum.lives,
+        sum.failing.len(),
+        60.0 * sum.lives as f64 / took_s,
+        virtual_s / took_s,
+    );
+}
+
+fn missing(sum: &Sum) -> Vec<&'static str> {
+    let faults = Fault::ALL.iter().filter(|it| !sum.faults.contains_key(it)).map(|it| it.name());
+    let states = ["SYNCHRONIZED", "SUSPECT", "DEGRADING", "UNSYNCHRONIZED", "RESYNCHRONIZING", "STALLED"];
+    faults.chain(states.into_iter().filter(|it| !sum.states.contains_key(it))).collect()
+}

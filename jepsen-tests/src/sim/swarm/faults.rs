@@ -1,0 +1,259 @@
+//! What may happen to a cluster, and how it is done.
+
+use std::time::Duration;
+
+use saola_raft::sim::{Weather, hang_disk, pause, pause_after, spawn_on};
+use saola_storage::disk::sim::Operation;
+use saola_storage::protection::{Mode, Protection};
+
+use super::dice::Dice;
+use super::life::Topology;
+use super::world::{Site, World};
+use crate::sim::CALL;
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Something that may happen.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Fault { $($(#[$doc])* $name,)* }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: [Fault; [$($text),*].len()] = [$(Fault::$name),*];
+
+            /// As it is written where runs are told of.
+            pub fn name(self) -> &'static str {
+                match self { $(Fault::$name => $text,)* }
+            }
+        }
+    };
+}
+
+faults! {
+    /// A node loses power, and with it what it had not synced.
+    Crash = "crash",
+    /// Its process dies; what it wrote is still there.
+    Kill = "kill",
+    /// It is shut down in order.
+    Stop = "stop",
+    /// A node loses power between any two steps of what it does.
+    CrashAtStep = "crash-at-step",
+    /// A site loses power.
+    CrashSite = "crash-site",
+    /// All lose power.
+    CrashAll = "crash-all",
+    /// One after the other is stopped and started.
+    Rolling = "rolling-restart",
+    /// A node stands still for a while, and goes on.
+    Pause = "pause",
+    /// The leader does.
+    PauseLeader = "pause-leader",
+    /// A node reaches nobody.
+    Isolate = "isolate",
+    /// Messages from one node to another are lost.
+    CutOneWay = "cut-one-way",
+    /// A node is heard by nobody and hears all, or the other way round.
+    CutAllOneWay = "cut-all-one-way",
+    /// The sites do not reach each other.
+    CutSites = "cut-sites",
+    /// Messages from one site to the other are lost.
+    CutSitesOneWay = "cut-sites-one-way",
+    /// A site and the witness do not reach each other.
+    CutWitness = "cut-witness",
+    /// Each node reaches only its neighbours, so that each sees another majority.
+    Ring = "majorities-ring",
+    /// Some messages come late.
+    Late = "late-messages",
+    /// Connections break.
+    Resets = "resets",
+    /// Calls arrive twice.
+    Repeats = "repeated-calls",
+    /// The sites are further apart than usual.
+    Apart = "slow-links",
+    /// A log's disk completes no writes for a while.
+    HangLog = "hang-log",
+    /// A log's disk is slow.
+    SlowLog = "slow-log",
+    /// The disk of a node's records hangs for a while.
+    HangRecords = "hang-records",
+    /// A disk is full.
+    FullDisk = "full-disk",
+    /// A sync fails.
+    SyncError = "sync-error",
+    /// A write fails.
+    WriteError = "write-error",
+    /// Power is lost in the middle of a write.
+    CutInWrite = "power-cut-in-write",
+    /// A clock is set.
+    ClockStep = "clock-step",
+    /// Leadership is handed to a node.
+    Transfer = "transfer",
+    /// Leadership is moved to a site.
+    Switchover = "switchover",
+    /// The protection mode is changed.
+    Mode = "mode-change",
+    /// A node comes and goes again.
+    Churn = "membership-change",
+    /// Bits of a log flip while its node is down.
+    LogRot = "log-rot",
+    /// Sectors of a log cannot be read any more.
+    BadSectors = "bad-sectors",
+    /// An older copy of a node's disk is put back.
+    OldFolder = "old-folder",
+    /// A node's disk is lost, and another node takes its place.
+    Wiped = "wiped-node",
+}
+
+impl Fault {
+    /// Whether it can happen there.
+    pub fn fits(self, topology: Topology) -> bool {
+        let two_sites =
+            [Fault::CrashSite, Fault::CutSites, Fault::CutSitesOneWay, Fault::Apart, Fault::Switchover, Fault::Mode];
+        let has_witness = matches!(topology, Topology::TwoAndTwo | Topology::ThreeAndThree);
+        match topology {
+            Topology::OneSite => !two_sites.contains(&self) && self != Fault::CutWitness,
+            _ => has_witness || self != Fault::CutWitness,
+        }
+    }
+
+    /// What a cluster bears only one of at a time, and only when nothing else is amiss: a disk loses what was promised.
+    pub fn takes_what_was_stored(self) -> bool {
+        matches!(self, Fault::LogRot | Fault::BadSectors | Fault::OldFolder | Fault::Wiped)
+    }
+}
+
+impl World {
+    /// Has it happen, if there is somebody to whom it can.
+    pub(super) async fn strike(&mut self, fault: Fault, dice: &mut Dice) {
+        let all = self.cluster.ids();
+        let running = self.cluster.running_machines();
+        let Some(node) = dice.pick(&running) else { return };
+        let (main, dr) = (self.at(Site::Main), self.at(Site::Dr));
+        let site = if dice.one_in(2) { main.clone() } else { dr.clone() };
+        match fault {
+            Fault::Crash => self.crash(node).await,
+            Fault::Kill => self.kill(node).await,
+            Fault::Stop => self.stop(node).await,
+            Fault::CrashAtStep => {
+                pause_after(node, 1 + dice.below(2_000));
+                self.dies_when_paused(node);
+            }
+            Fault::CrashSite => {
+                for node in site {
+                    self.crash(node).await;
+                }
+            }
+            Fault::CrashAll => {
+                for node in all {
+                    self.crash(node).await;
+                }
+            }
+            Fault::Rolling => {
+                for node in running {
+                    self.stop(node).await;
+                    tokio::time::sleep(dice.ms(1, 300)).await;
+                    self.start(node).await;
+                    tokio::time::sleep(dice.ms(1, 800)).await;
+                }
+            }
+            Fault::Pause => self.pause(node, dice),
+            Fault::PauseLeader => match self.leader() {
+                Some(leader) => self.pause(leader, dice),
+                None => return,
+            },
+            Fault::Isolate => {
+                let others: Vec<u64> = all.into_iter().filter(|other| *other != node).collect();
+                self.cluster.part(&[node], &others);
+            }
+            Fault::CutOneWay => match dice.pick(&all) {
+                Some(other) if other != node => self.cluster.network.cut(node, other),
+                _ => return,
+            },
+            Fault::CutAllOneWay => {
+                let hears = dice.one_in(2);
+                for other in all.into_iter().filter(|other| *other != node) {
+                    let (from, to) = if hears { (node, other) } else { (other, node) };
+                    self.cluster.network.cut(from, to);
+                }
+            }
+            Fault::CutSites => self.cluster.part(&main, &dr),
+            Fault::CutSitesOneWay => {
+                let (from, to) = if dice.one_in(2) { (&main, &dr) } else { (&dr, &main) };
+                from.iter().for_each(|from| to.iter().for_each(|to| self.cluster.network.cut(*from, *to)));
+            }
+            Fault::CutWitness => self.cluster.part(&self.at(Site::Third), &site),
+            Fault::Ring => {
+                let size = all.len();
+                for (at, from) in all.iter().enumerate() {
+                    for (other, to) in all.iter().enumerate() {
+                        let apart = at.abs_diff(other).min(size - at.abs_diff(other));
+                        if apart > size / 4 + 1 {
+                            self.cluster.network.cut(*from, *to);
+                        }
+                    }
+                }
+            }
+            Fault::Late => self.worsen(|it| Weather { late_per_mille: 30, ..it }),
+            Fault::Resets => self.worsen(|it| Weather { reset_per_mille: 5, ..it }),
+            Fault::Repeats => self.worsen(|it| Weather { repeated_per_mille: 100, ..it }),
+            Fault::Apart => {
+                let by = dice.ms(1, 25);
+                for from in &main {
+                    for to in &dr {
+                        self.cluster.network.delay(*from, *to, by);
+                        self.cluster.network.delay(*to, *from, by);
+                    }
+                }
+            }
+            Fault::HangLog => self.cluster.hang_log(node),
+            Fault::SlowLog => self.cluster.slow_log(node, dice.ms(5, 120)),
+            Fault::HangRecords => hang_disk(node),
+            Fault::FullDisk => self.cluster.disk(node).fill(dice.below(self.cluster.min_free_bytes)),
+            Fault::SyncError => self.cluster.disk(node).fail_nth(Operation::Sync, 1 + dice.below(20)),
+            Fault::WriteError => self.cluster.disk(node).fail_nth(Operation::Write, 1 + dice.below(20)),
+            Fault::CutInWrite => {
+                self.cluster.disk(node).crash_at_op(1 + dice.below(60));
+                self.loses_power(node);
+            }
+            Fault::ClockStep => {
+                let seconds = dice.pick(&[-86_400, -5, -1, 1, 5, 3_600]).unwrap_or(1);
+                self.cluster.step_clock(node, seconds * 1_000_000);
+            }
+            Fault::Transfer => self.ask(node, {
+                let to = dice.pick(&all).unwrap_or(node);
+                move |replica| async move { replica.transfer(to).await.map(drop) }
+            }),
+            Fault::Switchover => self.ask(node, {
+                let to = if dice.one_in(2) { "main" } else { "dr" };
+                move |replica| async move { replica.transfer_to_site(to).await.map(drop) }
+            }),
+            Fault::Mode => {
+                let mode = dice.pick(&[Mode::MaximumAvailability, Mode::MaximumProtection, Mode::MaximumPerformance]);
+                let rule = Protection { mode: mode.unwrap_or(Mode::MaximumAvailability), ..Protection::default() };
+                let Some(replica) = self.cluster.replica(node) else { return };
+                drop(spawn_on(node, async move { replica.set_protection(rule, CALL).await }));
+            }
+            Fault::Churn => self.have_one_join(dice).await,
+            Fault::LogRot | Fault::BadSectors | Fault::OldFolder | Fault::Wiped => {
+                return self.damage(fault, node, dice).await;
+            }
+        }
+        self.happened(fault, node);
+    }
+
+    fn pause(&mut self, node: u64, dice: &mut Dice) {
+        pause(node);
+        // Longer than an election, or shorter.
+        self.goes_on_at(node, tokio::time::Instant::now() + dice.ms(20, 2_500));
+    }
+
+    fn worsen(&mut self, how: impl FnOnce(Weather) -> Weather) {
+        self.weather = how(self.weather);
+        self.cluster.network.set_weather(self.weather);
+    }
+}
+
+/// How long a turn lasts at most, milliseconds.
+pub(super) const TURN_MS: u64 = 2_500;
+/// A cluster that nothing troubles any more is whole again within so long.
+pub(super) const WHOLE_WITHIN: Duration = Duration::from_secs(120);

@@ -1,0 +1,78 @@
+//! The end of a life: everything is mended, the cluster must serve, and the history is judged.
+
+use super::clients::{fingerprint, last_writes, path};
+use super::world::World;
+use super::{Report, count};
+use crate::check::{Kept, durability, linearizable, once, revision};
+use crate::sim::PATIENCE;
+use crate::sim::records::{compare_digests, versions_at};
+
+impl World {
+    /// Mends everything, and judges.
+    pub(super) async fn end(mut self) -> Report {
+        self.be_whole().await;
+        self.stop_clients();
+        for caller in std::mem::take(&mut self.callers) {
+            caller.await.expect("a client does not panic; if it does, that was heard");
+        }
+        let mut wrong = last_writes(&self).await;
+        if let Err(problem) = compare_digests(&self.cluster).await {
+            wrong.push(problem);
+        }
+        self.watch.look(&self.cluster);
+        let operations = self.recorder.operations();
+        let mut accuse = |whose: &str, violations: Vec<crate::check::Violation>| {
+            wrong.extend(violations.iter().map(|violation| format!("{whose}{violation}")));
+        };
+        accuse("", linearizable::check(&operations));
+        accuse("", revision::check(&operations));
+        for node in self.cluster.running() {
+            match self.kept_by(node).await {
+                Ok(kept) => {
+                    accuse(&format!("node {node}: "), once::check(&operations, &kept));
+                    accuse(&format!("node {node}: "), durability::check(&operations, &kept));
+                }
+                Err(problem) => accuse(
+                    "",
+                    vec![crate::check::Violation {
+                        check: "reads",
+                        record: String::new(),
+                        op_ids: Vec::new(),
+                        what: problem,
+                    }],
+                ),
+            }
+        }
+        wrong.append(&mut self.watch.violations);
+        let mut shown = self.shown.lock();
+        wrong.append(&mut shown.violations);
+        Report {
+            violations: wrong,
+            faults: self.counts.clone(),
+            states: self.watch.states.clone(),
+            calls: count(&operations),
+            virtual_ms: self.lived_ms(),
+            operations,
+            ..Report::default()
+        }
+    }
+
+    /// All versions of all records, as a linearizable read at a node shows them.
+    async fn kept_by(&self, node: u64) -> Result<Vec<Kept>, String> {
+        let replica = self.cluster.replica(node).ok_or_else(|| format!("node {node} does not run"))?;
+        let point =
+            replica.read_point(PATIENCE).await.map_err(|error| format!("node {node} serves no reads: {error}"))?;
+        let mut kept = Vec::new();
+        for record in 0..self.life.records {
+            for (version, value) in versions_at(&replica, record, point.revision)? {
+                kept.push(Kept {
+                    record: path(record),
+                    generation: version.generation,
+                    revision: version.revision,
+                    value: value.map(fingerprint),
+                });
+            }
+        }
+        Ok(kept)
+    }
+}

@@ -1,0 +1,56 @@
+//! What must hold at every moment, seen from outside: what was reached is not gone back on, and equal log indexes hold equal
+//! states. (Two nodes may lead in one term: leader ids have a term and a node, and the greater one goes before.)
+
+use std::collections::BTreeMap;
+
+use saola_raft::protection::State;
+
+use crate::sim::Cluster;
+
+/// What was seen so far.
+#[derive(Default)]
+pub struct Watch {
+    /// By node, in its present life: frontier, committed, applied, term.
+    reached: BTreeMap<u64, [u64; 4]>,
+    /// State digests by log index, and who told them first.
+    digests: BTreeMap<u64, (u64, [u8; 32])>,
+    pub(super) states: BTreeMap<&'static str, u64>,
+    pub(super) violations: Vec<String>,
+}
+
+impl Watch {
+    /// Looks at all nodes that run.
+    pub(super) fn look(&mut self, cluster: &Cluster) {
+        for node in cluster.running_machines() {
+            let Some(replica) = cluster.replica(node) else { continue };
+            let it = replica.status();
+            let leads = it.state == "leader";
+            if let Some(seen) = it.protection.as_ref().filter(|_| leads).and_then(|it| it.seen.as_ref()) {
+                *self.states.entry(State::as_str(seen.state)).or_default() += 1;
+            }
+            let reached = [it.frontier_index, it.committed_index, it.applied_index, it.term];
+            let before = self.reached.insert(node, reached).unwrap_or_default();
+            for (what, (was, is)) in ["frontier", "committed", "applied", "term"].iter().zip(before.iter().zip(reached))
+            {
+                // A node whose records were replaced applies from where the new ones stand.
+                if is < *was {
+                    self.violations.push(format!("node {node}: its {what} went from {was} back to {is}"));
+                }
+            }
+            let store = replica.store();
+            if let Some(index) = store.newest_digest()
+                && let Some(digest) = store.digest_at(index)
+            {
+                let (first, known) = *self.digests.entry(index).or_insert((node, digest));
+                if known != digest {
+                    self.violations.push(format!("nodes {first} and {node} differ at log index {index}"));
+                }
+            }
+        }
+    }
+
+    /// A node begins a new life: what it knew may be less.
+    pub(super) fn forget(&mut self, node: u64) {
+        self.reached.remove(&node);
+    }
+}

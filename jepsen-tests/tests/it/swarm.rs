@@ -1,0 +1,39 @@
+//! Random lives (`saola_jepsen::sim::swarm`): seeds that nobody has seen before by `make sim`, those that once failed here, and
+//! whether a seed decides everything.
+
+use std::process::Command;
+
+use saola_jepsen::sim::swarm::{Life, live};
+
+const SIM: &str = env!("CARGO_BIN_EXE_saola-sim");
+
+/// A line for each: the seed, and what it found.
+#[test]
+fn seeds_that_once_failed_hold() {
+    let kept = include_str!("../../seeds/swarm.txt");
+    let seeds = kept.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
+    let mut lived = 0;
+    for seed in seeds {
+        let seed = seed.parse().expect("a line begins with its seed");
+        let report = live(&Life::of(seed));
+        assert!(report.violations.is_empty(), "replay: make sim SEED={seed}\n{}", report.violations.join("\n"));
+        lived += 1;
+    }
+    assert!(lived > 0, "some are kept");
+}
+
+#[test]
+fn a_seed_gives_the_same_life_in_two_processes() {
+    let hashes = |jobs: &str| {
+        let args = ["--seeds", "6", "--from", "500", "--hashes", "--jobs", jobs];
+        let run = Command::new(SIM).args(args).output().expect("it is built");
+        let said = String::from_utf8(run.stdout).expect("it speaks UTF-8");
+        assert!(run.status.success(), "{said}");
+        let mut lines: Vec<String> = said.lines().take_while(|it| !it.contains(':')).map(str::to_owned).collect();
+        lines.sort();
+        assert_eq!(lines.len(), 6, "{said}");
+        lines
+    };
+    // Alone in a thread, or beside others.
+    assert_eq!(hashes("1"), hashes("2"));
+}
