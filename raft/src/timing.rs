@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use saola_storage::planted::{self, Bug};
+
 /// Heartbeat and election timers, in milliseconds. Equal on all nodes of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -79,7 +81,7 @@ impl Timing {
             enable_pre_vote: Some(true),
             quorum_loss_probe_interval: Some(4 * self.election_max_ms),
             // With the default a leader that lost its unsynced tail resumes its term, and replicas diverge.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(planted::is(Bug::LeaderRestored)),
             ..Default::default()
         }
     }

@@ -17,6 +17,7 @@ use crate::engine::{KeyRange, Kind};
 use crate::error::StoreError;
 use crate::keyspace::meta::{LogIdRow, MembershipRow};
 use crate::outline::{self, Outline, Span};
+use crate::planted::{self, Bug};
 use crate::read::View;
 use crate::release::RELEASE;
 use crate::types::EpochId;
@@ -265,6 +266,9 @@ impl Export {
             let mut bytes = 0;
             for row in self.view.state.rows.scan(*kind, range, false) {
                 let (key, value) = row?;
+                if planted::is(Bug::RequestsNotShipped) && *kind == Kind::Requests {
+                    continue;
+                }
                 bytes += key.len() + value.len();
                 list.rows.push(ExportedRow { key, value });
                 if bytes >= CHUNK_BYTES {

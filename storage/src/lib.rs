@@ -45,6 +45,8 @@ pub mod member;
 pub mod orphan;
 pub mod outline;
 pub mod payload;
+#[doc(hidden)]
+pub mod planted;
 pub mod promotion;
 pub mod protection;
 pub mod quarantine;

@@ -66,6 +66,8 @@ pub struct Cluster {
     pub timing: Timing,
     /// Entries that a log keeps at least; nodes that start later take it.
     pub keep_entries: u64,
+    /// How often the records are flushed and the log is purged; nodes that start later take it.
+    pub flush_every: Duration,
     /// Bytes that a log holds for dead members; nodes that start later take it.
     pub log_keep_bytes: u64,
     /// How long it holds them; nodes that start later take it.
@@ -91,6 +93,7 @@ impl Cluster {
             network: SimNetwork::new(),
             timing: Timing::LAN,
             keep_entries: 100_000,
+            flush_every: Duration::from_secs(30),
             log_keep_bytes: u64::MAX,
             log_keep_for: Duration::MAX,
             collector: CollectorSettings::default(),
@@ -286,7 +289,7 @@ impl Cluster {
     /// Starts a node while other things go on: it may wait for others that are to be started too. If that is given up, the
     /// node must be ended with [`Cluster::give_up_start`].
     pub fn begin_start(&mut self, id: u64) -> impl Future<Output = Result<Running, StartError>> + Send + use<> {
-        let (network, keep_entries) = (self.network.clone(), self.keep_entries);
+        let (network, keep_entries, flush_every) = (self.network.clone(), self.keep_entries, self.flush_every);
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
         let (snapshot_bytes_per_s, clocks_count_from) = (self.snapshot_bytes_per_s, self.clocks_count_from);
@@ -340,6 +343,7 @@ impl Cluster {
                     true_us.saturating_add_signed(clock_off_us.load(Ordering::Relaxed))
                 }),
                 keep_entries,
+                flush_every,
                 scrub,
                 snapshot_bytes_per_s,
                 log_keep_bytes,

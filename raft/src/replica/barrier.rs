@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
+use saola_storage::planted::{self, Bug};
 use saola_storage::types::EpochId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -84,6 +85,9 @@ impl<RT: Runtime> Replica<RT> {
         let last_refusal = parking_lot::Mutex::new(String::from("no leader is known"));
         let frontier_next = shared
             .until_deadline(until, || async {
+                if planted::is(Bug::LocalRead) {
+                    return Some(shared.frontier.next());
+                }
                 match RT::timeout(until.saturating_duration_since_now(), shared.join_round()).await {
                     Ok(Ok(frontier_next)) => Some(frontier_next),
                     Ok(Err(refusal)) => {
@@ -99,7 +103,8 @@ impl<RT: Runtime> Replica<RT> {
         };
         // A leader's frontier covers its term's first entry, so there is something below it.
         let index = frontier_next.saturating_sub(1);
-        if RT::timeout(until.saturating_duration_since_now(), shared.applied(index)).await.is_err() {
+        let applied = RT::timeout(until.saturating_duration_since_now(), shared.applied(index));
+        if !planted::is(Bug::ReadBeforeApply) && applied.await.is_err() {
             return Err(ReadError::Timeout { waited_ms });
         }
         shared.frontier.heard(frontier_next);
@@ -189,11 +194,17 @@ impl<RT: Runtime> Shared<RT> {
             return Err(Refusal::new(RefusalCode::Stopped, "Raft does not run on this node"));
         }
         let until = InstantOf::<RT>::now() + limit;
-        let leader = rounds.confirm(self, limit).await?;
+        let leader = match planted::is(Bug::UnconfirmedRead) {
+            true => self.leadership()?,
+            false => rounds.confirm(self, limit).await?,
+        };
         // What former leaders have acknowledged lies before this leadership's first entry, and all that this one has
         // acknowledged below its frontier.
         // Less than the asking node waits, so that it hears the reason.
         let patience = until.saturating_duration_since_now().min(limit / 2);
+        if planted::is(Bug::NewLeaderReads) {
+            return Ok(self.frontier.next());
+        }
         let covered = RT::timeout(patience, self.frontier.covers(leader)).await;
         // It may have been fenced while it waited.
         if self.raft().is_none() {
@@ -260,6 +271,9 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             waiting.push(next);
         }
         let result = shared.round(&mut rounds, limit).await;
+        while let Some(late) = queue.try_recv().ok().filter(|_| planted::is(Bug::LateReadJoins)) {
+            waiting.push(late);
+        }
         for reader in waiting {
             let _reader_gone = reader.send(result.clone());
         }

@@ -124,7 +124,7 @@ impl Rounds {
 
 impl<RT: Runtime> Shared<RT> {
     /// The leadership of this node by its own log, which knows of each vote that it has given.
-    fn leadership(&self) -> Result<LeaderId, Refusal> {
+    pub(super) fn leadership(&self) -> Result<LeaderId, Refusal> {
         let own = |vote: &Vote| vote.committed && vote.leader.node_id == self.claim.node_id;
         let vote = self.log.state().vote.filter(own).filter(|_| self.is_leader());
         vote.map(|vote| vote.leader).ok_or_else(|| self.leads_no_more())

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Instant as _;
+use saola_storage::planted::{self, Bug};
 use saola_storage::types::NodeId;
 
 use super::{InstantOf, Replica, Shared};
 use crate::member::Role;
 use crate::types::Runtime;
 
-/// The state machine is flushed, and the log purged up to what no one needs, at this interval.
-const FLUSH_EVERY: Duration = Duration::from_secs(30);
 /// A flush that finds no room would end the node, so below the mark it waits until there is so much. The log keeps what
 /// is not flushed.
 const FLUSH_ROOM: u64 = 64 << 20;
@@ -103,7 +102,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>) {
     let mut leading_since: Option<InstantOf<RT>> = None;
     let mut cut_off = BTreeSet::new();
     loop {
-        RT::sleep(FLUSH_EVERY).await;
+        RT::sleep(shared.flush_every).await;
         let Some(raft) = shared.raft() else { return };
         if shared.stopped.borrow().is_some() {
             return;
@@ -126,7 +125,10 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>) {
             (Replica { shared: shared.clone() }).tend_witness().await;
         }
         let keep_from = purge_below(PurgeView {
-            flushed_next: shared.store.flushed().map_or(0, |log_id| log_id.index + 1),
+            flushed_next: match planted::is(Bug::PurgedTooFar) {
+                true => shared.flushed_next(),
+                false => shared.store.flushed().map_or(0, |log_id| log_id.index + 1),
+            },
             last_next: shared.flushed_next(),
             needed_from: match shared.claim.role {
                 // It may be the only holder of an entry outside a lost site: see `release`.

@@ -23,6 +23,7 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use saola_storage::import::Shipped;
 use saola_storage::log::Log;
+use saola_storage::planted::{self, Bug};
 use saola_storage::release::RELEASE;
 use saola_storage::store::{Collection, Store};
 use saola_storage::types::{LeaderId, LogId, NodeId};
@@ -155,6 +156,7 @@ pub(crate) struct Shared<RT: Runtime> {
     disk_free_bytes: AtomicU64,
     min_free_bytes: u64,
     keep_entries: u64,
+    flush_every: Duration,
     log_keep_bytes: u64,
     log_keep_for: Duration,
     /// On a leader: what the log keeps for members that are dead.
@@ -433,7 +435,10 @@ impl<RT: Runtime> Shared<RT> {
         if quorum_age_ms == u64::MAX || term < current {
             return;
         }
-        let Some(sent) = self.heard_back.lock().sent(heard_answer).map(|it| it.steady) else { return };
+        let Some(mut sent) = self.heard_back.lock().sent(heard_answer).map(|it| it.steady) else { return };
+        if planted::is(Bug::StaleAgeFromArrival) {
+            sent = InstantOf::<RT>::now();
+        }
         // The wire carries whole milliseconds, rounded down.
         let before = Duration::from_millis(quorum_age_ms.saturating_add(1));
         let applied_next = *self.applied_next.borrow();

@@ -9,6 +9,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use prost::Message;
 use saola_storage::command::{Command, CommandBatch, Op, Outcome};
+use saola_storage::planted::{self, Bug};
 use saola_storage::protection::WaitsFor;
 use tokio::sync::{mpsc, oneshot};
 
@@ -266,6 +267,7 @@ impl<RT: Runtime> Shared<RT> {
                 Refusal::new(RefusalCode::GateWait, WITNESS_WAIT)
             }
             true => Refusal::new(RefusalCode::GateWait, GATE_WAIT),
+            false if planted::is(Bug::UnknownRefused) => Refusal::new(RefusalCode::Invalid, otherwise),
             false => Refusal::new(RefusalCode::Unknown, otherwise),
         }
     }

@@ -53,6 +53,8 @@ pub struct ReplicaSettings {
     pub wall_clock: WallClock,
     /// The log keeps at least so many applied entries, so that a follower that was away for a moment needs no snapshot.
     pub keep_entries: u64,
+    /// The state machine is flushed, and the log purged, at this interval.
+    pub flush_every: Duration,
     /// The log may hold so many bytes for members that are dead; then those members need a snapshot.
     pub log_keep_bytes: u64,
     /// It holds them for so long.
@@ -186,6 +188,7 @@ impl<RT: Runtime> Replica<RT> {
             disk_free_bytes: AtomicU64::new(first_free_bytes),
             min_free_bytes: settings.min_free_bytes,
             keep_entries: settings.keep_entries,
+            flush_every: settings.flush_every,
             log_keep_bytes: settings.log_keep_bytes,
             log_keep_for: settings.log_keep_for,
             log_kept: Mutex::default(),
@@ -425,6 +428,8 @@ mod production {
 
     /// Some seconds of a busy cluster.
     const KEEP_ENTRIES: u64 = 100_000;
+    /// What a start replays of the log is at most what came in so long, and a little more.
+    const FLUSH_EVERY: Duration = Duration::from_secs(30);
 
     /// What an operator bounds.
     #[derive(Clone, Copy, Debug)]
@@ -495,6 +500,7 @@ mod production {
                 min_free_bytes: limits.min_free_bytes,
                 wall_clock: wall_clock(),
                 keep_entries: KEEP_ENTRIES,
+                flush_every: FLUSH_EVERY,
                 log_keep_bytes: limits.log_keep_bytes,
                 log_keep_for: limits.log_keep_for,
                 snapshot_bytes_per_s: limits.snapshot_bytes_per_s,

@@ -17,6 +17,7 @@ use crate::keyspace::collections::Collection;
 use crate::keyspace::encode_value;
 use crate::keyspace::heads::{self, Head};
 use crate::keyspace::versions::{self, VersionOp, VersionRow};
+use crate::planted::{self, Bug};
 use crate::seal::envelope_dek_id;
 
 /// A version that has passed all checks.
@@ -104,9 +105,11 @@ impl Machine {
     ) -> Decision {
         let Draw { collection, id, op, envelope, content_type, provenance, value_bytes } = version;
         let was_live = head.as_ref().is_some_and(Head::live);
-        let generation = head.as_ref().map_or(0, |head| head.generation) + 1;
+        let counts = |it: &&Head| it.live() || !planted::is(Bug::GenerationAgain);
+        let generation = head.as_ref().filter(counts).map_or(0, |head| head.generation) + 1;
         let revision = self.applied.revision + 1;
-        let recorded_at_us = self.applied.clock_us.saturating_add(1).max(place.stamp_us);
+        let own = if planted::is(Bug::ClockInApply) { std::ptr::from_ref(self).addr() as u64 % 7 } else { 0 };
+        let recorded_at_us = self.applied.clock_us.saturating_add(1).max(place.stamp_us) + own;
         let digest: [u8; 32] = Sha256::digest(&envelope).into();
         let link = Link {
             incarnation: &collection.incarnation,
@@ -161,7 +164,7 @@ fn check(expect: Option<&Expect>, head: Option<&Head>) -> Option<Conflict> {
         Some(expect) => match ExpectKind::try_from(expect.kind) {
             Ok(ExpectKind::Any) => true,
             Ok(ExpectKind::Absent) => !live,
-            Ok(ExpectKind::Generation) => generation == expect.generation,
+            Ok(ExpectKind::Generation) => generation == expect.generation || planted::is(Bug::ConditionIgnored),
             // A condition that this release cannot read never holds.
             Err(_) => false,
         },

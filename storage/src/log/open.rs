@@ -17,6 +17,7 @@ use super::segment::Files;
 use super::writer::LogWriter;
 use super::{LogError, LogSettings, LogState};
 use crate::disk::Disk;
+use crate::planted::{self, Bug};
 use crate::release::RELEASE;
 use crate::types::{EpochId, Vote};
 
@@ -49,7 +50,10 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<
             let segment = first.segment + (heads.len() - 1) as u64;
             newest.seal(segment, index.state().vote);
             newest.written_in(&heads[heads.len() - 1], epoch);
-            let file = files.replace_newest(segment, &newest.0)?;
+            let file = match files.live().back() {
+                Some(newest) if planted::is(Bug::TailTrusted) => (newest.file.clone(), segment_bytes as u32),
+                _ => files.replace_newest(segment, &newest.0)?,
+            };
             (index, Batch::at(segment, newest.end()), file)
         }
     };
@@ -120,7 +124,7 @@ fn replay<D: Disk>(files: &mut Files<D>, heads: &[Head], index: &mut Index) -> R
             Some(end) => good != end,
             None => raw.may_hide_record(good) || raw.proves(segment, good),
         };
-        if damaged {
+        if damaged && !planted::is(Bug::RotTakenForTail) {
             return Err(rot(&raw, segment, good, index));
         }
         content = raw.into_bytes();

@@ -13,6 +13,7 @@ use super::memory::{Location, Placed};
 use super::segment::{Files, segment_name};
 use super::{LogError, LogOp, LogState};
 use crate::disk::{Disk, DiskFile};
+use crate::planted::{self, Bug};
 use crate::release::RELEASE;
 use crate::types::LogId;
 
@@ -174,6 +175,9 @@ impl<D: Disk> LogWriter<D> {
         if sync_committed || !self.batch.is_empty() {
             self.put_committed()?;
         }
+        if planted::is(Bug::VoteNotSynced) && queue.iter().all(|it| matches!(it.op, LogOp::Vote(_))) {
+            return self.write(false);
+        }
         self.flush()
     }
 
@@ -214,6 +218,10 @@ impl<D: Disk> LogWriter<D> {
 
     /// Writes and syncs the batch; then its entries are durable.
     fn flush(&mut self) -> Result<(), LogError> {
+        self.write(!planted::is(Bug::SyncSkipped))
+    }
+
+    fn write(&mut self, sync: bool) -> Result<(), LogError> {
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -221,7 +229,10 @@ impl<D: Disk> LogWriter<D> {
         self.file
             .write_at(self.batch.start().into(), &self.batch.slices())
             .map_err(LogError::io("write log segment", &name()))?;
-        self.file.sync_data().map_err(LogError::io("sync log segment", &name()))?;
+        match if sync { self.file.sync_data() } else { Ok(()) } {
+            Err(_) if planted::is(Bug::FailedSyncIgnored) => {}
+            synced => synced.map_err(LogError::io("sync log segment", &name()))?,
+        }
         let mut inner = self.shared.inner.lock();
         inner.index.placed(&self.placed);
         inner.syncs += 1;

@@ -225,6 +225,7 @@ impl Node {
             min_free_bytes: 0,
             wall_clock: Arc::new(|| 1_700_000_000_000_000),
             keep_entries: 10,
+            flush_every: Duration::from_secs(30),
             scrub: ScrubSettings::default(),
             snapshot_bytes_per_s: 1 << 30,
             log_keep_bytes: 1 << 20,

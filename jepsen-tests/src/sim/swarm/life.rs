@@ -53,6 +53,8 @@ pub struct Life {
     pub padding: usize,
     /// Entries that a log keeps for those who are behind; beyond them whole states are sent.
     pub keep_entries: u64,
+    /// How often the records are flushed and the log is purged.
+    pub flush_ms: u64,
     /// How often a client calls, milliseconds between two calls at most.
     pub pause_ms: u64,
 }
@@ -79,6 +81,7 @@ impl Life {
             records: 1 + dice.below(6),
             padding: dice.pick(&[0, 0, 200, 4_000]).unwrap_or(0),
             keep_entries: dice.pick(&[20, 100, 100_000]).unwrap_or(100),
+            flush_ms: dice.pick(&[500, 3_000, 30_000]).unwrap_or(3_000),
             pause_ms: dice.pick(&[20, 60, 200]).unwrap_or(60),
         }
     }
@@ -89,13 +92,14 @@ impl fmt::Display for Life {
         let faults: Vec<&str> = self.faults.iter().map(|it| it.name()).collect();
         write!(
             f,
-            "{}, {} turns, {} clients on {} records, padding {}, keeps {} entries, pauses {} ms, faults: {}",
+            "{}, {} turns, {} clients on {} records, padding {}, keeps {} entries, flushes every {} ms, pauses {} ms, faults: {}",
             self.topology.name(),
             self.turns,
             self.clients,
             self.records,
             self.padding,
             self.keep_entries,
+            self.flush_ms,
             self.pause_ms,
             faults.join(" ")
         )

@@ -77,7 +77,14 @@ fn hash(report: &Report) -> [u8; 32] {
         hash.update(line);
     }
     for operation in &report.operations {
-        hash.update(format!("{operation:?}"));
+        let Operation { op_id, record, action, inv_ns, ret_ns, outcome, .. } = operation;
+        // Reasons name folders, which are others each time.
+        let outcome = match outcome {
+            Outcome::Refused { found, .. } => format!("refused {found:?}"),
+            Outcome::Unknown { .. } => "unknown".to_owned(),
+            answered => format!("{answered:?}"),
+        };
+        hash.update(format!("{op_id} {record} {action:?} {inv_ns} {ret_ns} {outcome}"));
     }
     hash.finalize().into()
 }

@@ -98,6 +98,7 @@ impl World {
             Topology::OneSite => Cluster::new(3, false),
         };
         cluster.keep_entries = life.keep_entries;
+        cluster.flush_every = std::time::Duration::from_millis(life.flush_ms);
         cluster.min_free_bytes = ROOM;
         cluster.clocks_count_from = Some(Instant::now());
         cluster.init().await;
@@ -328,6 +329,7 @@ impl World {
             let Some(starts) = self.starting.remove(&node) else { continue };
             match starts.await.expect("a start that is given up is not waited for") {
                 Ok(running) => {
+                    self.refuses.remove(&node);
                     self.cluster.has_started(node, running);
                     self.watch.forget(node);
                     self.open_doors();
@@ -335,8 +337,12 @@ impl World {
                 }
                 Err(error) => {
                     self.cluster.give_up_start(node).await;
-                    self.tell(format!("{node} refuses to start: {error}"));
-                    self.refuses.insert(node, error.to_string());
+                    let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |it| it.source());
+                    let why: Vec<String> = chain.map(ToString::to_string).collect();
+                    self.tell(format!("{node} refuses to start"));
+                    self.refuses.insert(node, why.join(": "));
+                    // A supervisor tries again: room may have been made.
+                    self.down.insert(node);
                 }
             }
         }
