@@ -46,7 +46,7 @@ demo: setup build
 
 # Everything that must hold before a change is merged; .ci/run calls it.
 test: setup check-fmt lint check-seams build check-tests
-	@$(MAKE) --no-print-directory sim SEEDS=300 FROM=0
+	@$(MAKE) --no-print-directory sim SEEDS=200 FROM=0
 
 check-fmt:
 	$(call section,format)
