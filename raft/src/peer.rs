@@ -146,7 +146,9 @@ impl<RT: Runtime> PeerService<RT> {
         let (log, bytes) = (shared.log.clone(), PIECE_BYTES.min(which.max_bytes as usize));
         let read = RT::disk(Takes::Long, move || log.entries(which.from..which.end, bytes)).await;
         let entries = read.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
-        Ok(entries_between(&before, entries, &shared.log.state(), shared.claim.node_id, shared.is_leader()))
+        let reply = entries_between(&before, entries, &shared.log.state(), shared.claim.node_id, shared.is_leader());
+        let (at, members) = shared.store.applied().membership.unzip();
+        Ok(EntriesReply { members_at: at.map(Into::into), members: members.unwrap_or_default(), ..reply })
     }
 
     /// Votes and appends may come from a node that joined while this one was away; what a leader does for others is
@@ -330,6 +332,7 @@ fn entries_between(
         leads,
         purged: after.last_purged.map(Into::into),
         last: after.last.map(Into::into),
+        ..EntriesReply::default()
     }
 }
 

@@ -21,7 +21,7 @@ use saola_storage::disk::Disk;
 use saola_storage::log::{Log, LogEntry, LogError, LogSettings, LogWriter, Salvage};
 use saola_storage::release::RELEASE;
 use saola_storage::store::Store;
-use saola_storage::types::{LogId, Vote};
+use saola_storage::types::{LogId, NodeId, Vote};
 use tokio::sync::watch;
 
 use crate::folder::DataFolder;
@@ -131,6 +131,27 @@ pub(crate) fn judge(salvage: &Salvage, answer: &EntriesReply) -> Verdict {
     ))
 }
 
+/// Whom to ask: the members other than this node, by the newest membership that it has flushed or a peer has applied. Who was
+/// removed while this node was away has nothing more to say, and may be gone for good.
+struct Peers {
+    own: NodeId,
+    /// Entry that set the membership.
+    at: Option<LogId>,
+    members: Vec<Member>,
+}
+
+impl Peers {
+    /// Takes a membership that is newer than the one known.
+    fn learn(&mut self, at: LogId, members: Bytes) {
+        let Ok(record) = MembershipRecord::decode(members) else { return };
+        if Some(at) > self.at {
+            let members = record.seats.into_iter().filter_map(|seat| seat.member);
+            self.members = members.filter(|member| member.node_id != self.own).collect();
+            self.at = Some(at);
+        }
+    }
+}
+
 /// All peers have purged what is missing.
 struct Gone {
     /// The last entry that each of them has purged.
@@ -151,7 +172,7 @@ impl Repair<'_> {
         let is_data = self.folder.claim().role.is_data();
         // A witness keeps the log for others.
         let mut applied = if is_data { self.store.applied().log_id } else { None };
-        let peers = self.peers();
+        let mut peers = self.peers();
         let (salvage, entries, from) = loop {
             let (on, group_id) = (disk.clone(), settings.group_id);
             let salvage = RT::disk(Takes::Long, move || Salvage::read(&*on, group_id, applied)).await?;
@@ -162,14 +183,14 @@ impl Repair<'_> {
             }
             match &salvage.missing {
                 None => break (salvage, Vec::new(), "its own flushed state".to_owned()),
-                Some(_) if peers.is_empty() => {
+                Some(_) if peers.members.is_empty() => {
                     return Err(hopeless(
                         "its flushed state names no other member of the cluster; if it is the only node, restore a backup".into(),
                     ));
                 }
                 Some(_) => {}
             }
-            match self.gather::<RT>(&salvage, &peers).await {
+            match self.gather::<RT>(&salvage, &mut peers).await {
                 Ok((entries, from)) => break (salvage, entries, from),
                 // What every data node has flushed and purged, nobody needs from a witness any more.
                 Err(gone) if !is_data && Some(gone.purged_by_all) > applied => applied = Some(gone.purged_by_all),
@@ -189,23 +210,30 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The other members, as the flushed state knows them, and the entry that set them.
-    fn peers(&self) -> Vec<Member> {
-        let record = self.store.applied().membership.and_then(|(_, bytes)| MembershipRecord::decode(bytes).ok());
-        let members = record.into_iter().flat_map(|record| record.seats).filter_map(|seat| seat.member);
-        members.filter(|member| member.node_id != self.folder.claim().node_id).collect()
+    /// The other members, as the flushed state knows them.
+    fn peers(&self) -> Peers {
+        let mut peers = Peers { own: self.folder.claim().node_id, at: None, members: Vec::new() };
+        if let Some((at, members)) = self.store.applied().membership {
+            peers.learn(at, members);
+        }
+        peers
     }
 
     /// Asks all peers until one has what is missing; answers the entries, and who gave them. An error: none ever will.
-    async fn gather<RT: Runtime>(&self, salvage: &Salvage, peers: &[Member]) -> Result<(Vec<LogEntry>, String), Gone> {
+    async fn gather<RT: Runtime>(
+        &self,
+        salvage: &Salvage,
+        peers: &mut Peers,
+    ) -> Result<(Vec<LogEntry>, String), Gone> {
         let boot_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
         let pause = Duration::from_millis(self.timing.election_max_ms);
         let mut warned: Option<RT::Instant> = None;
         loop {
             let (mut reasons, mut purged) = (Vec::new(), Vec::new());
-            for peer in peers {
+            let before = peers.at;
+            for peer in peers.members.clone() {
                 let who = format!("node {} ({})", peer.node_id, peer.name);
-                match self.ask_for_all(salvage, peer, &boot_id).await {
+                match self.ask_for_all(salvage, &peer, &boot_id, peers).await {
                     Ok(entries) => return Ok((entries, who)),
                     Err(Verdict::Purged(upto)) => {
                         purged.push(upto);
@@ -215,8 +243,11 @@ impl Repair<'_> {
                     Err(Verdict::Take { .. }) => reasons.push(format!("{who} changed while it was asked")),
                 }
             }
+            if peers.at != before {
+                continue;
+            }
             let reasons = reasons.join("; ");
-            if purged.len() == peers.len()
+            if purged.len() == peers.members.len()
                 && let Some(purged_by_all) = purged.into_iter().min_by_key(|upto| upto.index)
             {
                 return Err(Gone { purged_by_all, reasons });
@@ -252,6 +283,7 @@ impl Repair<'_> {
         salvage: &Salvage,
         peer: &Member,
         boot_id: &[u8; 16],
+        peers: &mut Peers,
     ) -> Result<Vec<LogEntry>, Verdict> {
         let not_yet = |reason: &str| Verdict::NotYet(reason.to_owned());
         let missing = salvage.missing.clone().unwrap_or(0..0);
@@ -262,6 +294,9 @@ impl Repair<'_> {
             let question =
                 EntriesFrom { from: next, end: missing.end.saturating_add(1), max_bytes: PIECE_BYTES as u64 };
             let answer = self.ask(peer, boot_id, question).await.map_err(Verdict::NotYet)?;
+            if let Some(at) = answer.members_at {
+                peers.learn(at.into(), answer.members.clone());
+            }
             let (below, leads) = match judge(salvage, &answer) {
                 Verdict::Take { below, leads } => (below, leads),
                 other => return Err(other),

@@ -1,6 +1,7 @@
 //! A simulated cluster: nodes that start, crash, lose their folders and come back on what their disks kept.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -437,8 +438,8 @@ impl Cluster {
         node.home = Arc::new(MemoryHome::new());
     }
 
-    /// Copies the folder of a node that does not run.
-    pub fn copy(&self, id: u64) -> FolderCopy {
+    /// Copies the folder of a node that does not run; fails if a sector of it is bad.
+    pub fn copy(&self, id: u64) -> io::Result<FolderCopy> {
         let node = self.node(id);
         assert!(node.life.is_none(), "the folder of a running node changes under the copy");
         FolderCopy::of(&node.disk, &node.home)
@@ -447,7 +448,7 @@ impl Cluster {
     /// Sets up machine number `id` on a copy of the folder of a node that does not run: the same node with the same
     /// certificate at another address.
     pub fn twin(&mut self, id: u64, of: u64) {
-        let (disk, home) = self.copy(of).restore();
+        let (disk, home) = self.copy(of).expect("its disk reads").restore();
         let original = self.node(of);
         let folder = self.root.path().join(id.to_string());
         std::fs::create_dir(&folder).expect("the machine is new");

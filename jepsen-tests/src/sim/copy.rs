@@ -1,6 +1,6 @@
 //! A copy of a node's disk and records, to be put back later: the mistake of an operator with old backups.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,16 +18,16 @@ pub struct FolderCopy {
 }
 
 impl FolderCopy {
-    /// Reads all files and rows.
-    pub(super) fn of(disk: &SimDisk, home: &MemoryHome) -> Self {
+    /// Reads all files and rows; fails where the disk does.
+    pub(super) fn of(disk: &SimDisk, home: &MemoryHome) -> io::Result<Self> {
         let read = |name: String| {
-            let file = disk.open(&name, false).expect("a listed file opens");
-            let mut bytes = vec![0; file.len().expect("an open file has a length") as usize];
-            let count = file.read_at(0, &mut bytes).expect("no read error is injected here");
+            let file = disk.open(&name, false)?;
+            let mut bytes = vec![0; file.len()? as usize];
+            let count = file.read_at(0, &mut bytes)?;
             bytes.truncate(count);
-            (name, bytes)
+            Ok((name, bytes))
         };
-        let files = disk.list().expect("a powered disk lists").into_iter().map(read).collect();
+        let files = disk.list()?.into_iter().map(read).collect::<io::Result<_>>()?;
         let view = home.open_current().expect("memory opens").view();
         let mut rows = Batch::default();
         for kind in Kind::ALL {
@@ -36,7 +36,7 @@ impl FolderCopy {
                 rows.put(kind, key, value);
             }
         }
-        Self { files, rows, note: home.note().expect("memory reads") }
+        Ok(Self { files, rows, note: home.note().expect("memory reads") })
     }
 
     /// A disk and records with just this content, all of it durable.

@@ -154,6 +154,8 @@ mod tests {
                 leads: true,
                 purged: Some(AT),
                 last: Some(AT),
+                members_at: Some(AT),
+                members: offer().membership,
             }),
         ]
     }

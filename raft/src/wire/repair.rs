@@ -1,5 +1,6 @@
 //! Entries for a member whose log is damaged.
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::{WireEntry, WireLogId, WireVote};
@@ -39,4 +40,10 @@ pub struct EntriesReply {
     /// Newest entry.
     #[prost(message, optional, tag = "6")]
     pub last: Option<WireLogId>,
+    /// Entry that set the newest membership that the node has applied.
+    #[prost(message, optional, tag = "7")]
+    pub members_at: Option<WireLogId>,
+    /// That membership: a [`MembershipRecord`](crate::member::MembershipRecord).
+    #[prost(bytes = "bytes", tag = "8")]
+    pub members: Bytes,
 }

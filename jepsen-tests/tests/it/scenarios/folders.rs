@@ -75,7 +75,7 @@ async fn put_older_copy_back(cluster: &mut Cluster, clerk: &mut Clerk) -> u64 {
     let old = leader(cluster).await % 3 + 1;
     let others: Vec<u64> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
     cluster.kill(old).await;
-    let copy = cluster.copy(old);
+    let copy = cluster.copy(old).expect("its disk reads");
     cluster.start(old).await;
     for record in 0..10 {
         clerk.put_surely(cluster, &others, record, PATIENCE).await;
@@ -159,7 +159,7 @@ fn newest_copy_of_a_folder_put_back_goes_on() {
     under_seeds("folders::newest_copy_of_a_folder_put_back_goes_on", async |_| {
         let (mut cluster, mut clerk) = three_with_a_record().await;
         cluster.kill(2).await;
-        let copy = cluster.copy(2);
+        let copy = cluster.copy(2).expect("its disk reads");
         clerk.put_surely(&cluster, &[1, 3], 0, PATIENCE).await;
         cluster.put_back(2, &copy);
         cluster.start(2).await;

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
-use saola_raft::StartError;
+use saola_raft::{Role, StartError};
 use saola_raft::repair::RepairError;
 use saola_raft::sim::random_u64;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Item, LogError, Record, examine};
 
-use super::{have_lead, leader, pick, replicas_are_equal, status, under_seeds, until};
+use super::{have_lead, leader, on, pick, replicas_are_equal, status, under_seeds, until};
 
 /// The state machines are flushed, and the log is marked, within so long.
 const FLUSHED: Duration = Duration::from_secs(35);
@@ -157,6 +157,42 @@ fn node_with_bad_sectors_in_its_log_repairs_itself_from_its_peers() {
             clerk.check(&cluster, node).await;
         }
         replicas_are_equal(&cluster).await;
+    });
+}
+
+#[test]
+fn rotten_log_is_repaired_though_its_node_still_counts_on_a_member_that_is_gone() {
+    under_seeds("rot::rotten_log_is_repaired_though_its_node_still_counts_on_a_member_that_is_gone", async |seed| {
+        let mut clerk = Clerk::new(1);
+        let mut cluster = Cluster::two_sites();
+        (cluster.keep_entries, cluster.log_keep_for) = (10, Duration::from_secs(1));
+        let mut cluster = settled(cluster, &mut clerk).await;
+        // The witness needs no more what all have purged; a data node finds somebody who still has it.
+        let (id, gone) = if seed % 2 == 0 { (5, 4) } else { (4, 2) };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cluster.kill(id).await;
+        let place = proven_entries(cluster.disk(id)).pop().expect("it has entries");
+        flip(cluster.disk(id), &place);
+        cluster.kill(gone).await;
+        let lead = leader(&cluster).await;
+        let site = if gone == 4 { "dr" } else { "main" };
+        let member = cluster.add(6, site, Role::Voter);
+        cluster.start(6).await;
+        on(&cluster, lead, move |replica| async move { replica.replace_member(gone, member).await })
+            .await
+            .expect("a quorum is there");
+        if id == 5 {
+            let others = cluster.running();
+            for record in 0..20 {
+                clerk.put_surely(&cluster, &others, record, PATIENCE).await;
+            }
+            tokio::time::sleep(2 * FLUSHED).await;
+        }
+        // Nobody ever starts the one that was replaced again.
+        let comes_back = tokio::time::timeout(PATIENCE, cluster.try_start(id)).await;
+        comes_back.expect("it waits for nobody who is gone").expect("what is missing is there, or nobody needs it");
+        let through = cluster.running();
+        goes_on(&cluster, &mut clerk, &through[..2]).await;
     });
 }
 
