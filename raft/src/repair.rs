@@ -220,11 +220,7 @@ impl Repair<'_> {
     }
 
     /// Asks all peers until one has what is missing; answers the entries, and who gave them. An error: none ever will.
-    async fn gather<RT: Runtime>(
-        &self,
-        salvage: &Salvage,
-        peers: &mut Peers,
-    ) -> Result<(Vec<LogEntry>, String), Gone> {
+    async fn gather<RT: Runtime>(&self, salvage: &Salvage, peers: &mut Peers) -> Result<(Vec<LogEntry>, String), Gone> {
         let boot_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
         let pause = Duration::from_millis(self.timing.election_max_ms);
         let mut warned: Option<RT::Instant> = None;

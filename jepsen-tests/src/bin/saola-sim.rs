@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use clap::Parser;
 use saola_jepsen::sim::swarm::shrink::shrink;
-use saola_jepsen::sim::swarm::{Fault, Life, Report, Topology, live};
+use saola_jepsen::sim::swarm::watch::PROMOTED;
+use saola_jepsen::sim::swarm::{Fault, Life, Report, Topology, day, live};
+use saola_raft::protection::State;
 
 /// Simulated clusters, each decided by its seed.
 #[derive(Parser)]
@@ -34,6 +36,9 @@ struct Args {
     /// Of one seed: only these faults, separated by commas.
     #[arg(long, requires = "seed", value_delimiter = ',')]
     faults: Option<Vec<String>>,
+    /// Lives the worst days of the seeds: a site is lost, and the other one is promoted.
+    #[arg(long)]
+    worst_days: bool,
     /// Threads; one each core if left out.
     #[arg(long)]
     jobs: Option<usize>,
@@ -64,8 +69,12 @@ fn main() -> ExitCode {
     }
 }
 
+fn drawn(args: &Args, seed: u64) -> Life {
+    if args.worst_days { Life::of_worst_day(seed) } else { Life::of(seed) }
+}
+
 fn chosen(args: &Args, seed: u64) -> Life {
-    let mut life = Life::of(seed);
+    let mut life = drawn(args, seed);
     life.turns = args.turns.unwrap_or(life.turns);
     life.clients = args.clients.unwrap_or(life.clients);
     if let Some(names) = &args.faults {
@@ -102,6 +111,9 @@ fn failed(life: &Life, report: &Report) -> bool {
 fn replay(life: &Life) -> String {
     let drawn = Life::of(life.seed);
     let mut line = format!("replay: saola-sim --seed {}", life.seed);
+    if life.is_worst_day != drawn.is_worst_day {
+        line += " --worst-days";
+    }
     if life.turns != drawn.turns {
         line += &format!(" --turns {}", life.turns);
     }
@@ -118,7 +130,9 @@ fn replay(life: &Life) -> String {
 #[derive(Default)]
 struct Sum {
     lives: u64,
-    faults: BTreeMap<Fault, u64>,
+    met: BTreeMap<&'static str, u64>,
+    /// Worst days by how they ended: how many, acknowledged writes left behind, verdicts checked.
+    days: BTreeMap<&'static str, [u64; 3]>,
     states: BTreeMap<&'static str, u64>,
     topologies: BTreeMap<Topology, u64>,
     calls: [u64; 4],
@@ -129,8 +143,12 @@ struct Sum {
 impl Sum {
     fn add(&mut self, life: &Life, report: &Report) {
         self.lives += 1;
-        for (fault, count) in &report.faults {
-            *self.faults.entry(*fault).or_default() += count;
+        for (what, count) in &report.met {
+            *self.met.entry(what).or_default() += count;
+        }
+        if let Some(ended) = report.ended {
+            let day = self.days.entry(ended.how).or_default();
+            *day = [day[0] + 1, day[1] + ended.lost, day[2] + u64::from(ended.checked)];
         }
         for (state, count) in &report.states {
             *self.states.entry(state).or_default() += count;
@@ -154,7 +172,7 @@ fn many(args: &Args) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let life = Life::of(seed);
+                    let life = drawn(args, seed);
                     let report = live(&life);
                     let fails = failed(&life, &report);
                     let mut all = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -193,10 +211,12 @@ fn tell(sum: &Sum, took_s: f64) {
         counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
     };
     println!("topologies: {}", list(sum.topologies.iter().map(|(it, count)| (it.name(), *count)).collect()));
-    println!(
-        "faults: {}",
-        list(Fault::ALL.iter().map(|it| (it.name(), sum.faults.get(it).copied().unwrap_or(0))).collect())
-    );
+    println!("met: {}", list(everything().map(|it| (it, sum.met.get(it).copied().unwrap_or(0))).collect()));
+    for (how, [days, lost, checked]) in &sum.days {
+        println!(
+            "worst days, {how}: {days}, {lost} acknowledged writes left behind and kept, {checked} verdicts checked"
+        );
+    }
     println!("states: {}", list(sum.states.iter().map(|(it, count)| (*it, *count)).collect()));
     let ([written, read, refused, unknown], virtual_s) = (sum.calls, sum.virtual_ms as f64 / 1_000.0);
     println!(
@@ -211,9 +231,14 @@ fn tell(sum: &Sum, took_s: f64) {
 }
 
 fn missing(sum: &Sum) -> Vec<&'static str> {
-    let faults = Fault::ALL.iter().filter(|it| !sum.faults.contains_key(it)).map(|it| it.name());
-    let states = ["SYNCHRONIZED", "SUSPECT", "DEGRADING", "UNSYNCHRONIZED", "RESYNCHRONIZING", "STALLED"];
-    faults.chain(states.into_iter().filter(|it| !sum.states.contains_key(it))).collect()
+    let met = everything().filter(|it| !sum.met.contains_key(it));
+    let states = State::ALL.iter().map(|it| it.as_str()).chain(["FENCED", PROMOTED]);
+    met.chain(states.filter(|it| !sum.states.contains_key(it))).collect()
+}
+
+/// All that may be met.
+fn everything() -> impl Iterator<Item = &'static str> {
+    Fault::ALL.iter().map(|it| it.name()).chain(day::MET)
 }
 
 #[cfg(feature = "planted")]

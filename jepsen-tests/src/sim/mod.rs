@@ -8,10 +8,13 @@
 //!
 //! The seed decides all, so a run repeats itself. `tests/it/scenarios` are runs with a plot.
 
+pub mod act;
 mod clerk;
 mod cluster;
 mod copy;
+pub mod promote;
 pub mod records;
+pub mod sites;
 mod smoke;
 pub mod swarm;
 

@@ -13,8 +13,8 @@
 //! - `ruin`: records that apply or a start cannot use;
 //! - `folders`: empty folders and old copies under a known node id;
 //! - `admission`: who may speak as which node;
-//! - `protection`, `availability` with `sites`: what an acknowledgement waits for, and what is done without the other site;
-//! - `switchover`: leadership goes to the other site on purpose; `promotion` and `worst_day`: a site goes on without the other by force;
+//! - `protection`, `availability`: what an acknowledgement waits for, and what is done without the other site;
+//! - `switchover`: leadership goes to the other site on purpose; `promotion`, `two_epochs`: a site goes on without the other by force;
 //! - `table` with `load`: what each loss costs, as printed in `ops/README.md`;
 //! - `failover`: who takes over when a site is lost, and where leadership belongs;
 //! - `shrink`: a site that stays away loses its votes until it is back;
@@ -42,21 +42,16 @@ mod rot;
 mod ruin;
 mod scrub;
 mod shrink;
-mod sites;
 mod snapshots;
 mod switchover;
 mod table;
 mod topologies;
 mod two_epochs;
 mod witness;
-mod worst_day;
 
-use std::time::Duration;
-
-use saola_jepsen::sim::{Clerk, Cluster, PATIENCE, records};
-use saola_raft::sim::{SimRuntime, random_u64, run, spawn_on};
-use saola_raft::{AdminError, Member, Replica, ReplicaStatus};
-use tokio::time::Instant;
+use saola_jepsen::sim::act::{add, have_lead, ids, leader, leads, on, pick, remove, replicas_are_equal, status, until};
+use saola_jepsen::sim::{Clerk, Cluster, PATIENCE, promote, sites};
+use saola_raft::sim::run;
 
 /// Seeds of a run, unless `SAOLA_SEEDS` asks for another number or `SAOLA_SEED` for one seed alone.
 const SEEDS: u64 = 10;
@@ -112,76 +107,4 @@ async fn three_with_a_record() -> (Cluster, Clerk) {
     let mut clerk = Clerk::new(1);
     clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
     (cluster, clerk)
-}
-
-/// One of several, as the seed decides.
-fn pick<T: Copy>(from: &[T]) -> T {
-    from[(random_u64() % from.len() as u64) as usize]
-}
-
-/// Waits until something holds; panics with `what` after `limit`. Answers how long it took.
-async fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) -> Duration {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    began.elapsed()
-}
-
-fn status(cluster: &Cluster, id: u64) -> ReplicaStatus {
-    cluster.replica(id).expect("callers ask nodes that run").status()
-}
-
-fn leads(cluster: &Cluster, id: u64) -> bool {
-    cluster.replica(id).is_some_and(|replica| replica.status().state == "leader")
-}
-
-/// The leader of the highest term, once there is one.
-async fn leader(cluster: &Cluster) -> u64 {
-    let newest = || {
-        let leading = cluster.running().into_iter().filter(|id| leads(cluster, *id));
-        leading.max_by_key(|id| cluster.replica(*id).map(|replica| replica.status().term))
-    };
-    until("a data node leads", PATIENCE, || newest().is_some()).await;
-    newest().expect("it was just seen")
-}
-
-/// Has `to` lead.
-async fn have_lead(cluster: &Cluster, to: u64) {
-    let from = leader(cluster).await;
-    let handed = on(cluster, from, move |replica| async move { replica.transfer(to).await }).await;
-    handed.expect("a quiet cluster hands over");
-    until("the new leader knows it", PATIENCE, || leads(cluster, to)).await;
-}
-
-/// Runs an admin verb at a node, on the node's own task. A node that crashes meanwhile leaves the outcome unknown.
-async fn on<T, F>(
-    cluster: &Cluster,
-    node: u64,
-    act: impl FnOnce(Replica<SimRuntime>) -> F + Send + 'static,
-) -> Result<T, AdminError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, AdminError>> + Send + 'static,
-{
-    let replica = cluster.replica(node).expect("callers name nodes that run");
-    let crashed = |_| AdminError::Unknown(format!("node {node} crashed"));
-    spawn_on(node, async move { act(replica).await }).await.map_err(crashed)?
-}
-
-async fn replicas_are_equal(cluster: &Cluster) {
-    records::compare_digests(cluster).await.unwrap_or_else(|problem| panic!("{problem}"));
-}
-
-async fn add(cluster: &Cluster, through: u64, member: Member) -> Result<Vec<Member>, AdminError> {
-    on(cluster, through, move |replica| async move { replica.add_member(member).await }).await
-}
-
-async fn remove(cluster: &Cluster, through: u64, node: u64) -> Result<Vec<Member>, AdminError> {
-    on(cluster, through, move |replica| async move { replica.remove_member(node).await }).await
-}
-
-fn ids(members: &[Member]) -> Vec<u64> {
-    members.iter().map(|member| member.node_id).collect()
 }

@@ -23,6 +23,21 @@ fn seeds_that_once_failed_hold() {
 }
 
 #[test]
+fn whatever_happens_around_a_promotion_its_verdict_is_true_and_one_side_counts() {
+    let (mut checked, mut begun) = (Vec::new(), 0);
+    for seed in 0..20 {
+        let report = live(&Life::of_worst_day(seed));
+        let wrong = report.violations.join("\n");
+        assert!(wrong.is_empty(), "replay: saola-sim --worst-days --seed {seed}\n{wrong}");
+        let Some(ended) = report.ended else { continue };
+        begun += u64::from(ended.how != "not begun");
+        checked.extend(Some(ended.how).filter(|_| ended.checked));
+    }
+    let says = |how: &str| checked.contains(&how);
+    assert!(begun > 10 && says("PROVEN ZERO") && says("BOUNDED"), "{begun} promotions, checked: {checked:?}");
+}
+
+#[test]
 fn a_seed_gives_the_same_life_in_two_processes() {
     let hashes = |jobs: &str| {
         let args = ["--seeds", "6", "--from", "500", "--hashes", "--jobs", jobs];

@@ -48,7 +48,7 @@ impl World {
         wrong.append(&mut shown.violations);
         Report {
             violations: wrong,
-            faults: self.counts.clone(),
+            met: self.met.clone(),
             states: self.watch.states.clone(),
             calls: count(&operations),
             virtual_ms: self.lived_ms(),

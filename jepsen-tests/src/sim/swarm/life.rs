@@ -41,6 +41,8 @@ pub struct Life {
     pub seed: u64,
     /// Which nodes there are.
     pub topology: Topology,
+    /// A site is lost for good, and people promote the other one ([`day`](super::day)); the faults are that day's own.
+    pub is_worst_day: bool,
     /// What may happen.
     pub faults: Vec<Fault>,
     /// Turns in which something may happen.
@@ -72,9 +74,11 @@ impl Life {
         let share = 1 + dice.below(3);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|it| it.fits(topology)).collect();
         faults.retain(|_| dice.below(4) < share);
+        let is_worst_day = topology != Topology::OneSite && Dice::new(seed, 2).one_in(8);
         Life {
             seed,
             topology,
+            is_worst_day,
             faults,
             turns: 4 + dice.below(12),
             clients: 2 + dice.below(4),
@@ -87,8 +91,19 @@ impl Life {
     }
 }
 
+impl Life {
+    /// The same seed's worst day, if it has two sites.
+    pub fn of_worst_day(seed: u64) -> Life {
+        let drawn = Life::of(seed);
+        Life { is_worst_day: drawn.topology != Topology::OneSite, ..drawn }
+    }
+}
+
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_worst_day {
+            return write!(f, "{}, {} turns and a worst day", self.topology.name(), self.turns);
+        }
         let faults: Vec<&str> = self.faults.iter().map(|it| it.name()).collect();
         write!(
             f,

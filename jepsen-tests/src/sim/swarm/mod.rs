@@ -3,19 +3,21 @@
 //! everything is mended, and the cluster must serve, and is judged by its history.
 //!
 //! - [`life`]: what a seed draws; - [`faults`]: what may happen; - [`world`]: the cluster and what has befallen it so far;
-//! - `clients`: who calls, and writes the history; - `watch`: what must hold at every moment; - `judge`: at the end;
+//! - `clients`: who calls, and writes the history; - [`watch`]: what must hold at every moment; - `judge`: at the end;
+//! - [`day`]: lives of another kind, in which a site goes on without the other by force;
 //! - [`shrink`]: the least part of a failing life that still fails.
 //!
 //! Clients, faults and the product draw from sequences of their own: a life without one of its faults is otherwise the same.
 
 mod clients;
 mod damage;
+pub mod day;
 mod dice;
 pub mod faults;
 mod judge;
 pub mod life;
 pub mod shrink;
-mod watch;
+pub mod watch;
 pub mod world;
 
 use std::collections::BTreeMap;
@@ -34,8 +36,10 @@ use world::World;
 pub struct Report {
     /// What is wrong; empty: nothing.
     pub violations: Vec<String>,
-    /// How often each fault really happened.
-    pub faults: BTreeMap<Fault, u64>,
+    /// How often each fault, and what else may be met, really happened.
+    pub met: BTreeMap<&'static str, u64>,
+    /// How a worst day ended.
+    pub ended: Option<Ended>,
     /// How often the sites were seen to stand so to each other.
     pub states: BTreeMap<&'static str, u64>,
     /// Writes acknowledged, reads answered, calls refused, calls without an answer.
@@ -50,6 +54,17 @@ pub struct Report {
     pub operations: Vec<Operation>,
 }
 
+/// How a worst day ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The verdict of the plan by which an epoch began.
+    pub how: &'static str,
+    /// Acknowledged writes that were left behind, and kept.
+    pub lost: u64,
+    /// What the verdict said could be held against what was lost, and was.
+    pub checked: bool,
+}
+
 /// Lives a life. A panic of a node or of the harness is a violation.
 pub fn live(life: &Life) -> Report {
     let panics = panics::listen();
@@ -58,6 +73,9 @@ pub fn live(life: &Life) -> Report {
     let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         run(life.seed, async {
             let recorder = Arc::new(Recorder::default());
+            if life.is_worst_day {
+                return day::live_day(life, told).await;
+            }
             let mut world = World::begin(life, recorder, told).await;
             world.live().await;
             world.end().await

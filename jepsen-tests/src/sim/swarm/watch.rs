@@ -21,13 +21,10 @@ pub struct Watch {
 impl Watch {
     /// Looks at all nodes that run.
     pub(super) fn look(&mut self, cluster: &Cluster) {
+        count_states(cluster, &mut self.states);
         for node in cluster.running_machines() {
             let Some(replica) = cluster.replica(node) else { continue };
             let it = replica.status();
-            let leads = it.state == "leader";
-            if let Some(seen) = it.protection.as_ref().filter(|_| leads).and_then(|it| it.seen.as_ref()) {
-                *self.states.entry(State::as_str(seen.state)).or_default() += 1;
-            }
             let reached = [it.frontier_index, it.committed_index, it.applied_index, it.term];
             let before = self.reached.insert(node, reached).unwrap_or_default();
             for (what, (was, is)) in ["frontier", "committed", "applied", "term"].iter().zip(before.iter().zip(reached))
@@ -54,3 +51,25 @@ impl Watch {
         self.reached.remove(&node);
     }
 }
+
+/// Counts how the sites stand to each other, as whoever leads sees it, and who is fenced.
+pub(super) fn count_states(cluster: &Cluster, states: &mut BTreeMap<&'static str, u64>) {
+    for node in cluster.running_machines() {
+        let Some(replica) = cluster.replica(node) else { continue };
+        let it = replica.status();
+        let seen = it.protection.as_ref().and_then(|it| it.seen.as_ref());
+        let state = match it.state {
+            "fenced" => "FENCED",
+            "leader" if it.epoch > 1 && !it.members.iter().any(|it| it.site == "main") => PROMOTED,
+            "leader" => match seen {
+                Some(seen) => State::as_str(seen.state),
+                None => continue,
+            },
+            _ => continue,
+        };
+        *states.entry(state).or_default() += 1;
+    }
+}
+
+/// A site goes on alone after a promotion.
+pub const PROMOTED: &str = "PROMOTED_UNPROTECTED";

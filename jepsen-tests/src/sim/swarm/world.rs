@@ -54,7 +54,7 @@ impl Story {
         self.0.lock().clone()
     }
 
-    fn tell(&self, line: String) {
+    pub(super) fn tell(&self, line: String) {
         self.0.lock().push(line);
     }
 }
@@ -68,7 +68,7 @@ pub struct World {
     pub(super) shown: Arc<Mutex<Shown>>,
     pub(super) watch: Watch,
     pub(super) weather: Weather,
-    pub(super) counts: BTreeMap<Fault, u64>,
+    pub(super) met: BTreeMap<&'static str, u64>,
     pub(super) stopped: Arc<AtomicBool>,
     pub(super) callers: Vec<JoinHandle<()>>,
     began: Instant,
@@ -111,7 +111,7 @@ impl World {
             shown: Arc::default(),
             watch: Watch::default(),
             weather: Weather::default(),
-            counts: BTreeMap::new(),
+            met: BTreeMap::new(),
             stopped: Arc::default(),
             callers: Vec::new(),
             began: Instant::now(),
@@ -476,7 +476,7 @@ impl World {
     }
 
     pub(super) fn happened(&mut self, fault: Fault, node: u64) {
-        *self.counts.entry(fault).or_default() += 1;
+        *self.met.entry(fault.name()).or_default() += 1;
         self.tell(format!("{} {node}", fault.name()));
     }
 

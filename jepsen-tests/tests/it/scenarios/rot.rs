@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
-use saola_raft::{Role, StartError};
 use saola_raft::repair::RepairError;
 use saola_raft::sim::random_u64;
+use saola_raft::{Role, StartError};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::log::{Item, LogError, Record, examine};

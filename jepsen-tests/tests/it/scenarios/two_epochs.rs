@@ -11,7 +11,7 @@ use saola_jepsen::sim::{Clerk, PATIENCE};
 use saola_raft::protection::State;
 use saola_raft::sim::random_u64;
 
-use super::promotion::{all_come_back, approved, carry_out, name_approvers, plan, tend, tend_until, vouched};
+use super::promote::{all_come_back, approved, carry_out, name_approvers, plan, tend, tend_until, vouched};
 use super::sites::{Sites, until_state};
 use super::{SEEDS, leads, of_seeds, on, pick, replicas_are_equal, status};
 

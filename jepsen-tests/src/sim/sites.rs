@@ -2,33 +2,39 @@
 
 use std::time::Duration;
 
-use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
 use saola_raft::protection::State;
 use saola_raft::sim::{random_u64, spawn_on};
 use saola_raft::{Member, ProposeError, Role};
 use saola_storage::protection::{Mode, Protection};
 
-use super::{have_lead, leader, pick, status, until};
+use super::act::{have_lead, leader, pick, status, until};
+use super::{CALL, Clerk, Cluster, PATIENCE};
 
 /// Below so many free bytes a node has no room for writes, where a scenario fills disks.
 pub const MARK: u64 = 1 << 20;
 
 /// A cluster, and which of its data nodes are at the main site and at the other one.
 pub struct Sites {
+    /// All nodes.
     pub cluster: Cluster,
+    /// Data nodes of the main site.
     pub main: Vec<u64>,
+    /// Data nodes of the other site.
     pub dr: Vec<u64>,
 }
 
 impl Sites {
+    /// 2+2+w.
     pub fn with_witness() -> Sites {
         Sites { cluster: Cluster::two_sites(), main: vec![1, 2], dr: vec![3, 4] }
     }
 
+    /// 3+2l.
     pub fn with_learners() -> Sites {
         Sites { cluster: Cluster::two_sites_without_witness(), main: vec![1, 2, 3], dr: vec![4, 5] }
     }
 
+    /// 3+3+w.
     pub fn large_with_witness() -> Sites {
         Sites { cluster: Cluster::two_large_sites(), main: vec![1, 2, 3], dr: vec![4, 5, 6] }
     }
@@ -190,14 +196,17 @@ impl Sites {
     }
 }
 
+/// MAXIMUM PROTECTION: so many acknowledgements of the other site.
 pub fn maximum(acks: u32) -> Protection {
     Protection { mode: Mode::MaximumProtection, acks, ..Protection::default() }
 }
 
+/// MAXIMUM PERFORMANCE.
 pub fn performance() -> Protection {
     Protection { mode: Mode::MaximumPerformance, ..Protection::default() }
 }
 
+/// Sets the rule through a node.
 pub async fn set(cluster: &Cluster, node: u64, protection: Protection) -> Result<(), ProposeError> {
     let replica = cluster.replica(node).expect("callers name nodes that run");
     spawn_on(node, async move { replica.set_protection(protection, CALL).await })
