@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: setup build demo test lint fmt bench sim planted fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
+.PHONY: setup build demo test lint fmt bench sim power planted fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
 .NOTPARALLEL:
 
 # One build folder for all clones of this repository, so that RocksDB is compiled once per machine.
@@ -84,12 +84,19 @@ sim: build
 	$(call section,simulation)
 	'$(BIN)/saola-sim' $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --from $(FROM))
 
+# Power cuts of real RocksDB and the real log (jepsen-tests/power).
+#   make power DISKS=250
+DISKS ?= 50
+power: build
+	$(call section,power cuts)
+	'$(BIN)/saola-power' --disks $(DISKS) --from $(FROM)
+
 # Puts each of the bugs of storage/src/planted.rs in, and counts the lives until it is found.
 #   make planted BUGS='local-read sync-skipped'
 BUGS ?=
 planted: setup
 	$(call section,planted bugs)
-	cargo run --locked -p saola-jepsen --features planted --bin saola-sim -- --seeds 300 --planted $(BUGS)
+	cargo run --locked -p saola-jepsen --features planted --bin saola-planted -- $(BUGS)
 
 fmt:
 	cargo fmt --all

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
+use saola_storage::planted::{self, Bug};
 use saola_storage::protection::{ProtectionState, WaitsFor};
 use saola_storage::types::{LeaderId, LogId, NodeId};
 use tokio::sync::watch;
@@ -32,7 +33,8 @@ pub enum Gate {
 
 /// The data nodes of other sites than `own_site`.
 pub fn elsewhere(own_site: &str, members: &[Member]) -> Vec<NodeId> {
-    let there = members.iter().filter(|it| it.role_value().is_data() && it.site != own_site);
+    let counts = |it: &&Member| it.site != own_site || planted::is(Bug::OwnSiteCounts);
+    let there = members.iter().filter(|it| it.role_value().is_data()).filter(counts);
     there.map(|it| it.node_id).collect()
 }
 
@@ -55,6 +57,9 @@ pub fn witness(members: &[Member], voters: &BTreeSet<NodeId>) -> Option<NodeId> 
 /// has the first index that each other node has not flushed. A node that is leaving does not count.
 pub fn frontier(applied_next: u64, gate: &Gate, flushed: &BTreeMap<NodeId, u64>, leaving: Option<NodeId>) -> u64 {
     let Gate::On { members, acks } = gate else { return applied_next };
+    if planted::is(Bug::GateIgnored) {
+        return applied_next;
+    }
     let counted = members.iter().filter(|id| Some(**id) != leaving);
     let mut nexts: Vec<u64> = counted.map(|id| flushed.get(id).copied().unwrap_or(0)).collect();
     nexts.sort_unstable_by(|a, b| b.cmp(a));

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use saola_storage::command::SetApprovers;
 use saola_storage::keyspace::meta::LogIdRow;
+use saola_storage::planted::{self, Bug};
 use saola_storage::promotion::{Attested, FORMAT, Plan, SignedPlan, Survivor, Verdict, epoch_id, is_same_plan};
 use saola_storage::types::{LogId, NodeId};
 
@@ -188,7 +189,8 @@ pub fn plan(view: &View<'_>) -> Result<Plan, NoPlan> {
     let candidates: Vec<&Answered<'_>> = answered.iter().filter(at_site).filter(sound).collect();
     let by_log = |it: &&Answered<'_>| (it.last(), std::cmp::Reverse(it.member.node_id));
     let base = candidates.into_iter().max_by_key(by_log).ok_or(NoPlan::NobodyThere { site: site.clone() })?;
-    let holder = answered.iter().max_by_key(by_log).filter(|it| it.last() > base.last()).unwrap_or(base);
+    let newest_log = answered.iter().max_by_key(by_log).filter(|_| !planted::is(Bug::TailNotShipped));
+    let holder = newest_log.filter(|it| it.last() > base.last()).unwrap_or(base);
     let base_next = base.last().map_or(0, |last| last.index + 1);
     if holder.standing.purged.map(LogId::from).is_some_and(|purged| purged.index >= base_next) {
         let (holder, base) = (holder.member.name.clone(), base.member.name.clone());
@@ -314,7 +316,10 @@ fn verdict(
     }
     match view.attested.last_revision {
         Some(last_revision) => {
-            let lost_revisions = last_revision.saturating_sub(base.standing.revision);
+            let mut lost_revisions = last_revision.saturating_sub(base.standing.revision);
+            if planted::is(Bug::BoundTooLow) {
+                lost_revisions /= 2;
+            }
             because.push(format!(
                 "the other side's newest revision is vouched to be {last_revision}, {} has revision {}: at most \
                  {lost_revisions} revisions are lost",
@@ -477,7 +482,7 @@ fn stopped_in_time(
         ));
         return false;
     };
-    let in_time = stopped_us <= open_us;
+    let in_time = stopped_us <= open_us || planted::is(Bug::ZeroClaimed);
     because.push(match in_time {
         true => format!(
             "the other side stopped {} ms before it could open the gate, as is vouched",

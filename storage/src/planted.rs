@@ -46,6 +46,24 @@ bugs! {
     UnknownRefused = "unknown-refused", "a write whose fate is unknown is said not to be applied";
     OldFolderTaken = "old-folder-taken", "an older copy of a node's folder goes on voting";
     PurgedTooFar = "purged-too-far", "the log is purged before the state machine is flushed";
+    AcknowledgedEarly = "acknowledged-early", "the log answers before it has written anything";
+    TruncationNotLogged = "truncation-not-logged", "entries that a leader took back stand in the log again after a start";
+    VoteHiddenByRot = "vote-hidden-by-rot", "a node votes although damage may hide the vote that it gave";
+    UncommittedRepair = "uncommitted-repair", "a damaged log takes entries from any peer, committed or not";
+    TimeGoesBack = "time-goes-back", "a version takes the proposer's clock as it is";
+    LeaseRead = "lease-read", "a leader that a quorum confirmed a short time ago reads without asking again";
+    OldAnswerConfirms = "old-answer-confirms", "a voter's answer to an earlier round confirms a later one";
+    ReadBeyondFrontier = "read-beyond-frontier", "a read shows what is applied and may not be shown yet";
+    ConflictShownEarly = "conflict-shown-early", "a conflict is told before its entry may be shown";
+    GateIgnored = "gate-ignored", "acknowledgements do not wait for the other site";
+    OwnSiteCounts = "own-site-counts", "nodes of the leader's own site count as the other site's";
+    GateOpensEarly = "gate-opens-early", "the gate opens before the degrade time is over";
+    ZeroClaimed = "zero-claimed", "PROVEN ZERO is said whenever the other side stopped";
+    BoundTooLow = "bound-too-low", "half of what may be lost is said";
+    TailNotShipped = "tail-not-shipped", "a promotion begins without the newest survivor's tail";
+    OldEpochGoesOn = "old-epoch-goes-on", "a node that meets a later epoch takes part in its own";
+    PromiseForgotten = "promise-forgotten", "what a node promised for a later epoch is gone when it starts again";
+    OrphansNotKept = "orphans-not-kept", "writes that a returning node alone has are dropped";
 }
 
 #[cfg(feature = "planted")]

@@ -45,10 +45,6 @@ struct Args {
     /// One line per seed with the hash of its life.
     #[arg(long)]
     hashes: bool,
-    /// Plants each known bug, or those named, and counts the seeds until it is found; needs a build with `--features planted`.
-    #[cfg(feature = "planted")]
-    #[arg(long, num_args = 0.., conflicts_with = "seed")]
-    planted: Option<Vec<String>>,
     /// Fails if a fault or a protection state was never met.
     #[arg(long)]
     complete: bool,
@@ -58,10 +54,6 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if let Ok(filter) = std::env::var("SAOLA_LOG") {
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
-    }
-    #[cfg(feature = "planted")]
-    if let Some(names) = &args.planted {
-        return planted::find(names, args.seeds, args.from);
     }
     match args.seed {
         Some(seed) => one(&args, seed),
@@ -239,59 +231,4 @@ fn missing(sum: &Sum) -> Vec<&'static str> {
 /// All that may be met.
 fn everything() -> impl Iterator<Item = &'static str> {
     Fault::ALL.iter().map(|it| it.name()).chain(day::MET)
-}
-
-#[cfg(feature = "planted")]
-mod planted {
-    //! Sees that what must be found is found.
-
-    use std::process::ExitCode;
-
-    use saola_jepsen::sim::swarm::{Life, live};
-    use saola_storage::planted::{Bug, plant};
-
-    /// Each bug is looked for so often, from seeds apart, so that there is a median.
-    const TIMES: u64 = 3;
-
-    pub fn find(names: &[String], seeds: u64, from: u64) -> ExitCode {
-        let chosen = |bug: &&Bug| names.is_empty() || names.iter().any(|name| name == bug.name());
-        let bugs: Vec<Bug> = Bug::ALL.iter().filter(chosen).copied().collect();
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let jobs = std::thread::available_parallelism().map_or(1, |it| it.get());
-        let missed = std::sync::atomic::AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..jobs {
-                scope.spawn(|| {
-                    loop {
-                        let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        let Some(bug) = bugs.get(at).copied() else { return };
-                        let mut tries: Vec<Option<u64>> =
-                            (0..TIMES).map(|time| until_found(bug, from + time * 100_000, seeds)).collect();
-                        tries.sort_by_key(|it| it.unwrap_or(u64::MAX));
-                        let found = tries.iter().flatten().count() as u64;
-                        let median = tries[tries.len() / 2].map_or("-".into(), |it| it.to_string());
-                        println!(
-                            "{:<24} found {found} of {TIMES}, median {median:>4} seeds: {}",
-                            bug.name(),
-                            bug.what()
-                        );
-                        if found < TIMES {
-                            missed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        }
-                    }
-                });
-            }
-        });
-        let missed = missed.into_inner();
-        println!("planted: {} bugs={} missed={missed}", if missed == 0 { "OK" } else { "FAILED" }, bugs.len());
-        if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-
-    /// How many lives it took.
-    fn until_found(bug: Bug, from: u64, seeds: u64) -> Option<u64> {
-        plant(Some(bug));
-        let found = (0..seeds).find(|seed| !live(&Life::of(from + seed)).violations.is_empty());
-        plant(None);
-        found.map(|seed| seed + 1)
-    }
 }

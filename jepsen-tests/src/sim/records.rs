@@ -138,6 +138,18 @@ pub fn version_at(
     Ok(version.map_err(|error| error.to_string())?.map(with_value))
 }
 
+/// Generation of a record at a time; 0 when it was not there.
+///
+/// # Errors
+/// The rows do not read.
+pub fn generation_as_of(replica: &Replica<SimRuntime>, record: u64, at_us: u64) -> Result<u64, String> {
+    let view = replica.store().view();
+    let Some(collection) = view.collection(COLLECTION) else { return Ok(0) };
+    let revision = view.revision_at_time(at_us).map_err(|error| error.to_string())?;
+    let version = view.get(&collection, record_id(record).as_bytes(), At::Revision(revision));
+    Ok(version.map_err(|error| error.to_string())?.map_or(0, |version| version.generation))
+}
+
 /// All versions of a record up to a revision.
 ///
 /// # Errors

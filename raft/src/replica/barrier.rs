@@ -120,6 +120,10 @@ impl<RT: Runtime> Replica<RT> {
                 (own, shared.revision_at(own).ok_or(ReadError::Timeout { waited_ms })?)
             }
         };
+        let revision = match planted::is(Bug::ReadBeyondFrontier) {
+            true => shared.store.applied().revision,
+            false => revision,
+        };
         // It may have been fenced while it waited: then another epoch may have gone on since the round.
         if let Some(reason) = shared.refused.lock().clone() {
             return Err(ReadError::Stopped(reason));
@@ -196,6 +200,9 @@ impl<RT: Runtime> Shared<RT> {
         let until = InstantOf::<RT>::now() + limit;
         let leader = match planted::is(Bug::UnconfirmedRead) {
             true => self.leadership()?,
+            false if planted::is(Bug::LeaseRead) && self.quorum_age().is_some_and(|age| age < limit / 2) => {
+                self.leadership()?
+            }
             false => rounds.confirm(self, limit).await?,
         };
         // What former leaders have acknowledged lies before this leadership's first entry, and all that this one has

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
+use saola_storage::planted::{self, Bug};
 use saola_storage::promotion::{Plan, SignedPlan, epoch_id, is_same_plan, short_hash};
 use saola_storage::types::NodeId;
 
@@ -202,6 +203,7 @@ impl<RT: Runtime> Replica<RT> {
         }
         match meeting(&own, &lineage, &plan, record) {
             Meeting::Nothing => return,
+            Meeting::IsFenced if planted::is(Bug::OldEpochGoesOn) => return,
             Meeting::GoesAlong => return self.go_along(plan.epoch, record).await,
             Meeting::IsFenced => {}
         }

@@ -8,7 +8,7 @@ use openraft::Instant as _;
 use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use prost::Message;
-use saola_storage::command::{Command, CommandBatch, Op, Outcome};
+use saola_storage::command::{Command, CommandBatch, Decision, Op, Outcome};
 use saola_storage::planted::{self, Bug};
 use saola_storage::protection::WaitsFor;
 use tokio::sync::{mpsc, oneshot};
@@ -320,7 +320,10 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             match result {
                 Ok(Ok(response)) => {
                     let decided = answers.into_iter().zip(ids).zip(response.data.0);
-                    let (now, later): (Vec<_>, Vec<_>) = decided.partition(|((_, is_id), _)| *is_id);
+                    let (now, later): (Vec<_>, Vec<_>) = decided.partition(|((_, is_id), outcome)| {
+                        let is_conflict = matches!(outcome.decision, Some(Decision::Conflict(_)));
+                        *is_id || planted::is(Bug::ConflictShownEarly) && is_conflict
+                    });
                     // A caller that gave up finds the outcome in the request table.
                     let send = |decided: Vec<((Caller, bool), Outcome)>| {
                         decided.into_iter().for_each(|((answer, _), outcome)| drop(answer.send(Ok(outcome))));

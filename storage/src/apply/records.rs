@@ -109,7 +109,10 @@ impl Machine {
         let generation = head.as_ref().filter(counts).map_or(0, |head| head.generation) + 1;
         let revision = self.applied.revision + 1;
         let own = if planted::is(Bug::ClockInApply) { std::ptr::from_ref(self).addr() as u64 % 7 } else { 0 };
-        let recorded_at_us = self.applied.clock_us.saturating_add(1).max(place.stamp_us) + own;
+        let recorded_at_us = match planted::is(Bug::TimeGoesBack) {
+            true => place.stamp_us,
+            false => self.applied.clock_us.saturating_add(1).max(place.stamp_us) + own,
+        };
         let digest: [u8; 32] = Sha256::digest(&envelope).into();
         let link = Link {
             incarnation: &collection.incarnation,

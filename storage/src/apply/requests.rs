@@ -125,6 +125,8 @@ impl RequestTable {
         let Some(client) = self.clients.get_mut(&request.client) else {
             return;
         };
+        // The command may have had all rows settled, to take their digest.
+        self.touched.insert(request.client.clone());
         let before = client.size();
         client.calls.insert(request.sequence, outcome);
         client.done_below = client.done_below.max(request.done_below);

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, InfoLogger,
-    IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Env, FlushOptions,
+    InfoLogger, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
 use self_cell::self_cell;
 
@@ -43,8 +43,9 @@ impl RocksSettings {
     /// For a witness, which keeps two rows.
     pub const LOG_IDS_ONLY: RocksSettings = RocksSettings { write_buffer_bytes: 256 << 10, block_cache_bytes: 1 << 20 };
 
-    fn options(&self) -> Options {
+    fn options(&self, env: Option<&Env>) -> Options {
         let mut options = Options::default();
+        env.into_iter().for_each(|env| options.set_env(env));
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_atomic_flush(true);
@@ -56,7 +57,7 @@ impl RocksSettings {
         options
     }
 
-    fn kind_options(&self, kind: Kind, cache: &Cache) -> Options {
+    fn kind_options(&self, kind: Kind, cache: &Cache, env: Option<&Env>) -> Options {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(cache);
         // So that memory does not grow with the number of records; the newest files' are needed by every read.
@@ -73,6 +74,7 @@ impl RocksSettings {
         let rewrites = format!("bottommost_file_compaction_delay={REWRITE_AFTER_S}");
         let options = Options::default().get_options_from_string(rewrites);
         let mut options = options.expect("RocksDB has this option, and it takes a number of seconds");
+        env.into_iter().for_each(|env| options.set_env(env));
         options.set_block_based_table_factory(&blocks);
         options.set_write_buffer_size(self.write_buffer_bytes);
         // With ten million records of 256 B there are two levels, the fewest merges.
@@ -96,10 +98,11 @@ struct RocksEngine {
     folder: PathBuf,
     settings: RocksSettings,
     cache: Cache,
+    env: Option<Env>,
 }
 
 impl RocksEngine {
-    fn open(folder: &Path, settings: &RocksSettings) -> Result<RocksEngine, EngineError> {
+    fn open(folder: &Path, settings: &RocksSettings, env: Option<&Env>) -> Result<RocksEngine, EngineError> {
         if folder.join("CURRENT").exists() {
             known_kinds(folder)?;
         } else if holds_rows(folder) {
@@ -110,12 +113,13 @@ impl RocksEngine {
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
         let kinds = Kind::ALL
             .into_iter()
-            .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache)));
-        let db = DB::open_cf_descriptors(&settings.options(), folder, kinds).map_err(|source| {
+            .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache, env)));
+        let db = DB::open_cf_descriptors(&settings.options(env), folder, kinds).map_err(|source| {
             let next = "see that no other process uses it and that its files are whole and may be written";
             failed(format!("open database {}: {next}", folder.display()), source)
         })?;
-        Ok(RocksEngine { db: Arc::new(db), folder: folder.to_owned(), settings: *settings, cache })
+        let (folder, env) = (folder.to_owned(), env.cloned());
+        Ok(RocksEngine { db: Arc::new(db), folder, settings: *settings, cache, env })
     }
 
     fn failed(&self, verb: &str, source: rocksdb::Error) -> EngineError {
@@ -169,7 +173,8 @@ fn open_read_only(folder: &Path, kinds: &[Kind]) -> Result<DB, EngineError> {
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |level, line| {
         tracing::debug!(?level, line, "RocksDB");
     }));
-    let kinds = kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache)));
+    let kinds =
+        kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache, None)));
     DB::open_cf_descriptors_read_only(&options, folder, kinds, false).map_err(|source| {
         let next = "see that its files are whole and may be read";
         failed(format!("read database {}: {next}", folder.display()), source)
@@ -218,8 +223,8 @@ impl Engine for RocksEngine {
 
     fn loader(&self) -> Box<dyn Loader> {
         let db = Arc::clone(&self.db);
-        let (folder, settings, cache) = (self.folder.clone(), self.settings, self.cache.clone());
-        Box::new(RocksLoader::new(db, folder, settings, cache))
+        let kind_options = (self.settings, self.cache.clone(), self.env.clone());
+        Box::new(RocksLoader::new(db, self.folder.clone(), kind_options))
     }
 
     fn flush(&self) -> Result<(), EngineError> {

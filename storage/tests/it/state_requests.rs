@@ -1,6 +1,6 @@
 //! Promises about retried calls.
 
-use saola_storage::command::{Decision, ExpectKind};
+use saola_storage::command::{Decision, ExpectKind, Op, TakeDigest};
 use saola_storage::store::{Store, StoreSettings};
 
 use crate::state_support::*;
@@ -35,6 +35,22 @@ fn a_retry_takes_effect_once_and_is_answered_as_before() {
         assert!(again.replayed && !first.replayed);
         assert_eq!((again.index, again.revision, again.decision), (first.index, first.revision, first.decision));
         assert_eq!(store.view().counts().versions, 2);
+    }
+}
+
+/// A command that has all rows settled is kept in the table as any other: found by power cuts (`saola-power`), where a node that
+/// had started again knew less than the others.
+#[test]
+fn a_digest_that_a_client_asked_for_is_remembered_after_a_start() {
+    for home in homes() {
+        let store = small(&home, 100);
+        let call = by(1, 1, 1, 1, command(Op::TakeDigest(TakeDigest {})));
+        let first = apply(&store, vec![call.clone()]).remove(0);
+        store.flush().expect("a sound disk");
+        drop(store);
+        let store = open_with(&home, StoreSettings { max_request_entries: 100 });
+        let again = apply(&store, vec![call]).remove(0);
+        assert_eq!((again.replayed, again.index), (true, first.index));
     }
 }
 

@@ -1,11 +1,13 @@
 //! The end of a life: everything is mended, the cluster must serve, and the history is judged.
 
+use std::collections::BTreeMap;
+
 use super::clients::{fingerprint, last_writes, path};
 use super::world::World;
 use super::{Report, count};
 use crate::check::{Kept, durability, linearizable, once, revision};
 use crate::sim::PATIENCE;
-use crate::sim::records::{compare_digests, versions_at};
+use crate::sim::records::{compare_digests, generation_as_of, versions_at};
 
 impl World {
     /// Mends everything, and judges.
@@ -62,9 +64,17 @@ impl World {
         let replica = self.cluster.replica(node).ok_or_else(|| format!("node {node} does not run"))?;
         let point =
             replica.read_point(PATIENCE).await.map_err(|error| format!("node {node} serves no reads: {error}"))?;
-        let mut kept = Vec::new();
+        let (mut kept, mut recorded) = (Vec::new(), BTreeMap::new());
         for record in 0..self.life.records {
             for (version, value) in versions_at(&replica, record, point.revision)? {
+                recorded.insert(version.revision, version.recorded_at_us);
+                let then = generation_as_of(&replica, record, version.recorded_at_us)?;
+                if then != version.generation {
+                    let (generation, at) = (version.generation, version.recorded_at_us);
+                    return Err(format!(
+                        "node {node}: r{record} as of {at} us, when generation {generation} was recorded, is {then}"
+                    ));
+                }
                 kept.push(Kept {
                     record: path(record),
                     generation: version.generation,
@@ -72,6 +82,10 @@ impl World {
                     value: value.map(fingerprint),
                 });
             }
+        }
+        let times: Vec<(u64, u64)> = recorded.into_iter().collect();
+        if let Some(pair) = times.windows(2).find(|pair| pair[1].1 <= pair[0].1) {
+            return Err(format!("node {node}: later revisions are recorded earlier: {pair:?} (revision, us)"));
         }
         Ok(kept)
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rocksdb::DB;
+use rocksdb::{DB, Env};
 
 use super::{RocksEngine, RocksSettings};
 use crate::engine::{Engine, EngineError, EngineHome};
@@ -55,6 +55,8 @@ pub struct RocksHome {
     folder: PathBuf,
     note: PathBuf,
     settings: RocksSettings,
+    /// Through which RocksDB reaches its files; none: its own.
+    env: Option<Env>,
     /// Databases that may still be open, so that none is removed under a reader.
     open: Mutex<OpenDatabases>,
 }
@@ -63,7 +65,13 @@ impl RocksHome {
     /// A home in `folder`, which is made when it is missing.
     pub fn new(folder: impl Into<PathBuf>, settings: RocksSettings) -> RocksHome {
         let folder = folder.into();
-        RocksHome { note: folder.join("note"), folder, settings, open: Mutex::default() }
+        RocksHome { note: folder.join("note"), folder, settings, env: None, open: Mutex::default() }
+    }
+
+    /// Reaches its databases' files through `env`, for tests that take power away.
+    #[cfg(feature = "sim")]
+    pub fn in_env(self, env: Env) -> RocksHome {
+        RocksHome { env: Some(env), ..self }
     }
 
     /// Keeps the note there: outside the folder it also survives the loss of all databases.
@@ -76,7 +84,7 @@ impl RocksHome {
     }
 
     fn open_database(&self, open: &mut OpenDatabases, generation: u64) -> Result<Arc<dyn Engine>, EngineError> {
-        let engine = RocksEngine::open(&self.database(generation), &self.settings)?;
+        let engine = RocksEngine::open(&self.database(generation), &self.settings, self.env.as_ref())?;
         open.insert(generation, Arc::downgrade(&engine.db));
         Ok(Arc::new(engine))
     }

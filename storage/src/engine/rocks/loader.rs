@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rocksdb::{Cache, DB, IngestExternalFileOptions, Options, SstFileWriter};
+use rocksdb::{Cache, DB, Env, IngestExternalFileOptions, Options, SstFileWriter};
 use self_cell::self_cell;
 
 use super::{RocksSettings, failed_write, family};
@@ -28,23 +28,23 @@ self_cell!(
 pub(super) struct RocksLoader {
     db: Arc<DB>,
     folder: PathBuf,
-    settings: RocksSettings,
-    cache: Cache,
+    kind_options: (RocksSettings, Cache, Option<Env>),
     open: Option<(Kind, PathBuf, OpenFile)>,
     files: u64,
 }
 
 impl RocksLoader {
-    pub(super) fn new(db: Arc<DB>, folder: PathBuf, settings: RocksSettings, cache: Cache) -> RocksLoader {
-        RocksLoader { db, folder, settings, cache, open: None, files: 0 }
+    pub(super) fn new(db: Arc<DB>, folder: PathBuf, kind_options: (RocksSettings, Cache, Option<Env>)) -> RocksLoader {
+        RocksLoader { db, folder, kind_options, open: None, files: 0 }
     }
 
     fn begin(&mut self, kind: Kind) -> Result<(), EngineError> {
         self.files += 1;
         // No name that RocksDB gives a file, so it neither uses nor removes it before it is handed over.
         let path = self.folder.join(format!("load-{}.sst", self.files));
-        let writer =
-            OpenFile::new(self.settings.kind_options(kind, &self.cache), |options| SstFileWriter::create(options));
+        let (settings, cache, env) = &self.kind_options;
+        let options = settings.kind_options(kind, cache, env.as_ref());
+        let writer = OpenFile::new(options, |options| SstFileWriter::create(options));
         writer.borrow_dependent().open(&path).map_err(|source| self.failed(source))?;
         self.open = Some((kind, path, writer));
         Ok(())

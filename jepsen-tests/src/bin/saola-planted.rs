@@ -1,0 +1,91 @@
+//! `saola-planted`: puts known bugs (`saola_storage::planted`) into the simulated nodes, one after the other, and counts the lives
+//! until it is found: a net that catches nothing proves nothing.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use clap::Parser;
+use saola_jepsen::sim::swarm::{Life, live};
+use saola_storage::planted::{Bug, plant};
+
+/// Puts known bugs in, and counts the lives until each is found.
+#[derive(Parser)]
+struct Args {
+    /// These bugs alone.
+    bugs: Vec<String>,
+    /// So many of all bugs, which `from` chooses.
+    #[arg(long, conflicts_with = "bugs")]
+    sample: Option<usize>,
+    /// Lives in which each must be found.
+    #[arg(long, default_value_t = 300)]
+    lives: u64,
+    /// Searches of each, from seeds apart, so that there is a median.
+    #[arg(long, default_value_t = 3)]
+    searches: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+}
+
+/// Seeds from one search to the next.
+const APART: u64 = 100_000;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let bugs = match chosen(&args) {
+        Ok(bugs) => bugs,
+        Err(problem) => {
+            eprintln!("saola-planted: {problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let jobs = std::thread::available_parallelism().map_or(1, |it| it.get());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut tries: Vec<Option<u64>> = (0..args.searches)
+                        .map(|search| until_found(*bug, args.from + search * APART, args.lives))
+                        .collect();
+                    tries.sort_by_key(|it| it.unwrap_or(u64::MAX));
+                    let found = tries.iter().flatten().count() as u64;
+                    let median = tries[tries.len() / 2].map_or("-".into(), |it| it.to_string());
+                    let searches = args.searches;
+                    println!("{:<22} {median:>4} {found}/{searches} {}", bug.name(), bug.what());
+                    missed.fetch_add(usize::from(found < searches), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let missed = missed.into_inner();
+    println!("planted: {} bugs={} missed={missed}", if missed == 0 { "OK" } else { "FAILED" }, bugs.len());
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn chosen(args: &Args) -> Result<Vec<Bug>, String> {
+    if let Some(count) = args.sample {
+        let all = Bug::ALL.len();
+        return Ok((0..count.min(all)).map(|at| Bug::ALL[(args.from as usize * count + at) % all]).collect());
+    }
+    if args.bugs.is_empty() {
+        return Ok(Bug::ALL.to_vec());
+    }
+    let named = |name: &String| {
+        let bug = Bug::ALL.iter().find(|bug| bug.name() == name).copied();
+        bug.ok_or_else(|| format!("there is no bug {name}; storage/src/planted.rs lists them"))
+    };
+    args.bugs.iter().map(named).collect()
+}
+
+/// How many lives it took: a random one and a worst day in turn.
+fn until_found(bug: Bug, from: u64, lives: u64) -> Option<u64> {
+    plant(Some(bug));
+    let life = |at: u64| match at % 2 {
+        0 => Life { is_worst_day: false, ..Life::of(from + at) },
+        _ => Life::of_worst_day(from + at),
+    };
+    let found = (0..lives).find(|at| !live(&life(*at)).violations.is_empty());
+    plant(None);
+    found.map(|at| at + 1)
+}
