@@ -18,10 +18,11 @@ use bytes::Bytes;
 use openraft::Instant as _;
 use prost::Message;
 use saola_storage::disk::Disk;
+use saola_storage::error::StoreError;
 use saola_storage::log::{Log, LogEntry, LogError, LogSettings, LogWriter, Salvage};
 use saola_storage::planted::{self, Bug};
 use saola_storage::release::RELEASE;
-use saola_storage::store::Store;
+use saola_storage::store::{ApplyEntry, ApplyPayload, Store};
 use saola_storage::types::{LogId, NodeId, Vote};
 use tokio::sync::watch;
 
@@ -45,6 +46,9 @@ pub enum RepairError {
     /// The log, and no repair helps.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The witness's own two rows.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The damage cannot be repaired from peers.
     #[error(
         "{damage}; it cannot be repaired from peers: {reason}; keep the folder for inquiry and replace this node with \
@@ -141,17 +145,19 @@ struct Peers {
     own: NodeId,
     /// Entry that set the membership.
     at: Option<LogId>,
+    /// Its bytes.
+    record: Bytes,
     members: Vec<Member>,
 }
 
 impl Peers {
     /// Takes a membership that is newer than the one known.
-    fn learn(&mut self, at: LogId, members: Bytes) {
-        let Ok(record) = MembershipRecord::decode(members) else { return };
+    fn learn(&mut self, at: LogId, bytes: Bytes) {
+        let Ok(record) = MembershipRecord::decode(bytes.clone()) else { return };
         if Some(at) > self.at {
             let members = record.seats.into_iter().filter_map(|seat| seat.member);
             self.members = members.filter(|member| member.node_id != self.own).collect();
-            self.at = Some(at);
+            (self.at, self.record) = (Some(at), bytes);
         }
     }
 }
@@ -197,7 +203,10 @@ impl Repair<'_> {
             match self.gather::<RT>(&salvage, &mut peers).await {
                 Ok((entries, from)) => break (salvage, entries, from),
                 // What every data node has flushed and purged, nobody needs from a witness any more.
-                Err(gone) if !is_data && Some(gone.purged_by_all) > applied => applied = Some(gone.purged_by_all),
+                Err(gone) if !is_data && Some(gone.purged_by_all) > applied => {
+                    self.skip_to::<RT>(gone.purged_by_all, &peers).await?;
+                    applied = Some(gone.purged_by_all);
+                }
                 Err(gone) => return Err(hopeless(gone.reasons)),
             }
         };
@@ -214,9 +223,24 @@ impl Repair<'_> {
         Ok(())
     }
 
+    /// A witness goes on behind an entry that nobody has any more, as after a snapshot: what its log will begin behind has to
+    /// be applied.
+    async fn skip_to<RT: Runtime>(&self, to: LogId, peers: &Peers) -> Result<(), StoreError> {
+        let applied = self.store.applied().log_id;
+        let members = peers.at.filter(|at| *at <= to).map(|at| (at, ApplyPayload::Membership(peers.record.clone())));
+        let blank = (members.as_ref().map(|(at, _)| *at) != Some(to)).then_some((to, ApplyPayload::Blank));
+        let entries = members.into_iter().chain(blank).filter(|(at, _)| Some(*at) > applied);
+        let entries: Vec<ApplyEntry> = entries.map(|(log_id, payload)| ApplyEntry { log_id, payload }).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let store = self.store.clone();
+        RT::disk(Takes::Long, move || store.apply(entries).and_then(|_| store.flush())).await.map(drop)
+    }
+
     /// The other members, as the flushed state knows them.
     fn peers(&self) -> Peers {
-        let mut peers = Peers { own: self.folder.claim().node_id, at: None, members: Vec::new() };
+        let mut peers = Peers { own: self.folder.claim().node_id, at: None, record: Bytes::new(), members: Vec::new() };
         if let Some((at, members)) = self.store.applied().membership {
             peers.learn(at, members);
         }

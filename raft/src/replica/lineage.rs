@@ -112,6 +112,7 @@ impl<RT: Runtime> Replica<RT> {
                 if replica.shared.refused.lock().is_none()
                     && let Err(error) = replica.run_raft(&identity).await
                 {
+                    tracing::error!("Raft does not start on node {}: {error}", identity.node_id);
                     replica.shared.stopped.send_replace(Some(error.to_string()));
                 }
             }

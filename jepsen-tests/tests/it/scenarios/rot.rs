@@ -191,6 +191,10 @@ fn rotten_log_is_repaired_though_its_node_still_counts_on_a_member_that_is_gone(
         // Nobody ever starts the one that was replaced again.
         let comes_back = tokio::time::timeout(PATIENCE, cluster.try_start(id)).await;
         comes_back.expect("it waits for nobody who is gone").expect("what is missing is there, or nobody needs it");
+        until("it takes part again", PATIENCE, || {
+            ["leader", "follower", "witness"].contains(&status(&cluster, id).state)
+        })
+        .await;
         let through = cluster.running();
         goes_on(&cluster, &mut clerk, &through[..2]).await;
     });
