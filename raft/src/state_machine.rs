@@ -16,6 +16,7 @@ use prost::Message;
 use saola_storage::error::StoreError;
 use saola_storage::export::Export;
 use saola_storage::import::Import;
+use saola_storage::planted::{self, Bug};
 use saola_storage::store::{Applied, ApplyEntry, ApplyPayload, Store};
 use saola_storage::types::LogId;
 use tokio::sync::watch;
@@ -286,7 +287,10 @@ impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
     /// A snapshot is a flush: what was flushed is read back and copied nowhere.
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig<RT>, SnapshotBody>, io::Error> {
         let store = self.store.clone();
-        let flushed = RT::disk(Takes::Long, move || store.flush()).await.map_err(store_io)?;
+        let flushed = match planted::is(Bug::PurgedTooFar) {
+            true => store.applied(),
+            false => RT::disk(Takes::Long, move || store.flush()).await.map_err(store_io)?,
+        };
         let export = match self.store.export() {
             Ok(export) => Some(export).filter(|export| *export.applied() == flushed),
             // The log may be purged all the same: what is wrong here is mended from another node's rows.

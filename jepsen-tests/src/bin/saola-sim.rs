@@ -1,12 +1,14 @@
 //! `saola-sim`: lives simulated clusters by the thousand, tells what they met, and makes small what fails.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
+use saola_jepsen::history::save;
 use saola_jepsen::sim::swarm::shrink::shrink;
 use saola_jepsen::sim::swarm::watch::PROMOTED;
 use saola_jepsen::sim::swarm::{Fault, Life, Report, Topology, day, live};
@@ -39,6 +41,9 @@ struct Args {
     /// Lives the worst days of the seeds: a site is lost, and the other one is promoted.
     #[arg(long)]
     worst_days: bool,
+    /// Of one seed: writes its history there (`src/history.rs` documents it).
+    #[arg(long, requires = "seed")]
+    history: Option<PathBuf>,
     /// Threads; one each core if left out.
     #[arg(long)]
     jobs: Option<usize>,
@@ -80,6 +85,12 @@ fn one(args: &Args, seed: u64) -> ExitCode {
     println!("seed {seed}: {life}");
     let report = live(&life);
     report.story.iter().for_each(|line| println!("{line}"));
+    if let Some(file) = &args.history
+        && let Err(error) = save(file, &report.operations)
+    {
+        eprintln!("saola-sim: write {}: {error}", file.display());
+        return ExitCode::FAILURE;
+    }
     let [written, read, refused, unknown] = report.calls;
     println!("{written} writes, {read} reads, {refused} refused, {unknown} unknown, hash {}", short(&report.hash));
     match failed(&life, &report) {

@@ -81,6 +81,35 @@ impl<RT: Runtime> Replica<RT> {
             return Err(ReadError::Stopped(shared.refused.lock().clone().unwrap_or_default()));
         }
         let until = InstantOf::<RT>::now() + deadline;
+        let (index, revision) = loop {
+            if let Some(point) = self.point_at_frontier(until, deadline).await? {
+                break point;
+            }
+            // What this node had applied when it started may not be shown yet, however committed it is: the leader has not
+            // applied it, or the other site lacks it. All others read below it.
+            if until.saturating_duration_since_now() <= shared.pause() {
+                return Err(ReadError::Timeout { waited_ms: deadline.as_millis() as u64 });
+            }
+            RT::sleep(shared.pause()).await;
+        };
+        let revision = match planted::is(Bug::ReadBeyondFrontier) {
+            true => shared.store.applied().revision,
+            false => revision,
+        };
+        // It may have been fenced while it waited: then another epoch may have gone on since the round.
+        if let Some(reason) = shared.refused.lock().clone() {
+            return Err(ReadError::Stopped(reason));
+        }
+        Ok(ReadPoint { index, revision, epoch: identity.epoch_id(), age_ms: None })
+    }
+
+    /// The leader's frontier, once this node has applied it, and the revision there; none if this node knows only a later one.
+    async fn point_at_frontier(
+        &self,
+        until: InstantOf<RT>,
+        deadline: Duration,
+    ) -> Result<Option<(u64, u64)>, ReadError> {
+        let shared = &self.shared;
         let waited_ms = deadline.as_millis() as u64;
         let last_refusal = parking_lot::Mutex::new(String::from("no leader is known"));
         let frontier_next = shared
@@ -108,27 +137,7 @@ impl<RT: Runtime> Replica<RT> {
             return Err(ReadError::Timeout { waited_ms });
         }
         shared.frontier.heard(frontier_next);
-        // A node that has just started may have applied more than may be shown: it waits until that may be.
-        let own = shared.store.applied().log_id.map_or(0, |last| last.index);
-        let (index, revision) = match shared.revision_at(index) {
-            Some(revision) => (index, revision),
-            None => {
-                let reached = shared.frontier.reached(own);
-                if RT::timeout(until.saturating_duration_since_now(), reached).await.is_err() {
-                    return Err(ReadError::Timeout { waited_ms });
-                }
-                (own, shared.revision_at(own).ok_or(ReadError::Timeout { waited_ms })?)
-            }
-        };
-        let revision = match planted::is(Bug::ReadBeyondFrontier) {
-            true => shared.store.applied().revision,
-            false => revision,
-        };
-        // It may have been fenced while it waited: then another epoch may have gone on since the round.
-        if let Some(reason) = shared.refused.lock().clone() {
-            return Err(ReadError::Stopped(reason));
-        }
-        Ok(ReadPoint { index, revision, epoch: identity.epoch_id(), age_ms: None })
+        Ok(shared.store.revision_at_index(index).map(|revision| (index, revision)))
     }
 
     /// What this node has, without asking anyone, and how old that is at most; `None` before this node has applied what
@@ -140,7 +149,7 @@ impl<RT: Runtime> Replica<RT> {
         let applied_next = *shared.applied_next.borrow();
         let age_ms = shared.data_age(asked, quorum_age, applied_next)?.as_micros().div_ceil(1000) as u64;
         let index = shared.frontier.next().min(applied_next).checked_sub(1)?;
-        let revision = shared.revision_at(index)?;
+        let revision = shared.store.revision_at_index(index)?;
         Some(ReadPoint { index, revision, epoch: identity.epoch_id(), age_ms: Some(age_ms) })
     }
 
@@ -200,7 +209,7 @@ impl<RT: Runtime> Shared<RT> {
         let until = InstantOf::<RT>::now() + limit;
         let leader = match planted::is(Bug::UnconfirmedRead) {
             true => self.leadership()?,
-            false if planted::is(Bug::LeaseRead) && self.quorum_age().is_some_and(|age| age < limit / 2) => {
+            false if planted::is(Bug::LeaseRead) && self.quorum_age().is_some_and(|age| age < limit) => {
                 self.leadership()?
             }
             false => rounds.confirm(self, limit).await?,
@@ -247,13 +256,6 @@ impl<RT: Runtime> Shared<RT> {
             voters.iter().filter(reached).count(),
             voters.len()
         )
-    }
-
-    /// Revision to read at for an index that this node has applied. The store remembers recent indexes; for an older
-    /// one what is applied now may be shown as well, unless the gate is on: then it may be ahead of the frontier.
-    pub(super) fn revision_at(&self, index: u64) -> Option<u64> {
-        let known = self.store.revision_at_index(index);
-        known.or_else(|| (!self.frontier.is_gated()).then(|| self.store.applied().revision))
     }
 
     /// How old the state below `applied_next` is at most. A quorum had confirmed this node `quorum_age` before `asked`,

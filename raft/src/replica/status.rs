@@ -136,7 +136,12 @@ impl<RT: Runtime> Replica<RT> {
             committed_index,
             applied_index: applied.log_id.map_or(0, |id| id.index),
             frontier_index: shared.frontier.next().saturating_sub(1),
-            frontier_revision: shared.frontier.next().checked_sub(1).and_then(|at| shared.revision_at(at)).unwrap_or(0),
+            frontier_revision: shared
+                .frontier
+                .next()
+                .checked_sub(1)
+                .and_then(|at| shared.store.revision_at_index(at))
+                .unwrap_or(0),
             protection: shared.protection_status(),
             failover: shared.failover_status(),
             goal: shared.goal_status(),

@@ -35,6 +35,17 @@ impl World {
                 self.replace(node).await;
             }
             _ => {
+                // Others may have entries that were never committed, or lack what was.
+                if dice.one_in(2)
+                    && let Some(apart) = self.leader().filter(|leader| *leader != node)
+                {
+                    self.tell(format!("{apart} is cut off"));
+                    let others: Vec<u64> = self.cluster.ids().into_iter().filter(|other| *other != apart).collect();
+                    self.cluster.part(&[apart], &others);
+                    self.pass(dice.ms(0, TURN_MS)).await;
+                    self.cluster.network.heal();
+                    self.cluster.part(&[apart], &others.into_iter().filter(|other| *other != node).collect::<Vec<_>>());
+                }
                 match dice.one_in(2) {
                     true => self.crash(node).await,
                     false => self.kill(node).await,
@@ -65,6 +76,7 @@ impl World {
     /// Starts a node whose disk is not what it was: it goes on, or says that it must be replaced.
     async fn comes_back_or_is_replaced(&mut self, node: u64) {
         self.start(node).await;
+        self.cluster.network.heal();
         let began = Instant::now();
         loop {
             if self.refuses.contains_key(&node) {

@@ -38,6 +38,8 @@ faults! {
     Stop = "stop",
     /// A node loses power between any two steps of what it does.
     CrashAtStep = "crash-at-step",
+    /// The leader is cut off, and whoever votes for another one loses power right after and is back at once.
+    CrashVoters = "crash-voters",
     /// A site loses power.
     CrashSite = "crash-site",
     /// All lose power.
@@ -138,6 +140,10 @@ impl World {
                 pause_after(node, 1 + dice.below(2_000));
                 self.dies_when_paused(node);
             }
+            Fault::CrashVoters => match self.leader() {
+                Some(leader) => self.crash_who_votes(leader, dice).await,
+                None => return,
+            },
             Fault::CrashSite => {
                 for node in site {
                     self.crash(node).await;
@@ -239,6 +245,27 @@ impl World {
             }
         }
         self.happened(fault, node);
+    }
+
+    async fn crash_who_votes(&mut self, leader: u64, dice: &mut Dice) {
+        let others: Vec<u64> = self.cluster.ids().into_iter().filter(|other| *other != leader).collect();
+        self.cluster.part(&[leader], &others);
+        let terms = |world: &World| -> Vec<(u64, u64)> {
+            let term = |node: &u64| Some((*node, world.cluster.replica(*node)?.status().term));
+            others.iter().filter_map(term).collect()
+        };
+        let (mut before, until) = (terms(self), tokio::time::Instant::now() + dice.ms(300, 2_000));
+        while tokio::time::Instant::now() < until {
+            self.pass(dice.ms(1, 6)).await;
+            let now = terms(self);
+            for (node, term) in &now {
+                if before.iter().any(|(other, was)| other == node && was < term) && dice.one_in(2) {
+                    self.crash(*node).await;
+                    self.start(*node).await;
+                }
+            }
+            before = now;
+        }
     }
 
     fn pause(&mut self, node: u64, dice: &mut Dice) {

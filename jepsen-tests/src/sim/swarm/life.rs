@@ -61,6 +61,15 @@ pub struct Life {
     pub pause_ms: u64,
 }
 
+/// Where there is a witness a verdict is seldom needed, and seldom more than unknown.
+fn worst_day_topology(seed: u64) -> Topology {
+    match Dice::new(seed, 3).below(5) {
+        0 => Topology::TwoAndTwo,
+        1 => Topology::ThreeAndThree,
+        _ => Topology::TwoSites,
+    }
+}
+
 impl Life {
     /// What this seed draws.
     pub fn of(seed: u64) -> Life {
@@ -74,7 +83,8 @@ impl Life {
         let share = 1 + dice.below(3);
         let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|it| it.fits(topology)).collect();
         faults.retain(|_| dice.below(4) < share);
-        let is_worst_day = topology != Topology::OneSite && Dice::new(seed, 2).one_in(8);
+        let is_worst_day = Dice::new(seed, 2).one_in(8);
+        let topology = if is_worst_day { worst_day_topology(seed) } else { topology };
         Life {
             seed,
             topology,
@@ -92,10 +102,9 @@ impl Life {
 }
 
 impl Life {
-    /// The same seed's worst day, if it has two sites.
+    /// The same seed's worst day.
     pub fn of_worst_day(seed: u64) -> Life {
-        let drawn = Life::of(seed);
-        Life { is_worst_day: drawn.topology != Topology::OneSite, ..drawn }
+        Life { is_worst_day: true, topology: worst_day_topology(seed), ..Life::of(seed) }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use saola_jepsen::sim::records::generation_at;
-use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
-use saola_raft::sim::{hang_disk, random_u64, release_disk};
+use saola_jepsen::sim::{CALL, Clerk, Cluster, PATIENCE};
+use saola_raft::sim::{hang_disk, random_u64, release_disk, spawn_on};
 use tokio::time::{Instant, sleep};
 
-use super::{leader, pick, replicas_are_equal, under_seeds, until};
+use super::{have_lead, leader, pick, replicas_are_equal, status, under_seeds, until};
 
 /// An age leaves out the way of the leader's message, which takes up to so long here.
 const ON_THE_WAY: Duration = Duration::from_millis(3);
@@ -158,5 +158,39 @@ fn a_node_that_is_its_own_quorum_is_never_behind() {
         sleep(Duration::from_secs(1)).await;
         let age_ms = cluster.replica(1).unwrap().stale_point().and_then(|point| point.age_ms);
         assert!(age_ms.is_some_and(|age_ms| age_ms <= 1), "{age_ms:?}");
+    });
+}
+
+#[test]
+fn a_node_that_has_started_shows_nothing_that_its_leader_has_not_applied() {
+    under_seeds("reads::a_node_that_has_started_shows_nothing_that_its_leader_has_not_applied", async |_| {
+        let mut cluster = Cluster::new(3, false);
+        cluster.flush_every = Duration::from_millis(200);
+        cluster.init().await;
+        let mut clerk = Clerk::new(1);
+        clerk.put_surely(&cluster, &[1, 2, 3], 0, PATIENCE).await;
+        have_lead(&cluster, 1).await;
+        let before = status(&cluster, 1).applied_index;
+        hang_disk(1);
+        // Committed, applied by the others, and known to nobody: the leader does not come to answer.
+        let unknown = clerk.put(&cluster, 1, 0).await;
+        assert!(unknown.is_err(), "{unknown:?}");
+        until("a follower has applied it", PATIENCE, || status(&cluster, 2).applied_index > before).await;
+        sleep(Duration::from_millis(500)).await;
+        cluster.kill(2).await;
+        cluster.start(2).await;
+        until("it has flushed what the leader lacks", PATIENCE, || status(&cluster, 2).applied_index > before).await;
+        let read = async |node: u64| {
+            let replica = cluster.replica(node).expect("it runs");
+            let point = spawn_on(node, async move { replica.read_point(CALL).await }).await.expect("it does not crash");
+            point.ok().map(|point| generation_at(&cluster.replica(node).expect("it runs"), 0, &point))
+        };
+        let (first, second) = (read(2).await, read(3).await);
+        assert!(second.is_none() || first <= second, "node 2 shows generation {first:?}, then node 3 {second:?}");
+        release_disk(1);
+        for node in [1, 2, 3] {
+            clerk.check(&cluster, node).await;
+        }
+        replicas_are_equal(&cluster).await;
     });
 }
