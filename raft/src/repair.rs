@@ -425,6 +425,7 @@ mod tests {
             leads,
             purged: purged.map(|index| id(3, index).into()),
             last: Some(id(3, last).into()),
+            ..EntriesReply::default()
         }
     }
 

@@ -49,7 +49,7 @@ async fn make() -> Home {
     let status = cluster.replica(ID).expect("it runs").status();
     let last = cluster.log(ID).and_then(|log| log.last).expect("making a cluster writes entries");
     cluster.kill(ID).await;
-    let copy = cluster.copy(ID);
+    let copy = cluster.copy(ID).expect("its disk reads");
     cluster.kill(2).await;
     Home {
         members: status.members,
