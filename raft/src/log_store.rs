@@ -156,7 +156,9 @@ impl<RT: Runtime> RaftLogStorage<TypeConfig<RT>> for LogStore<RT> {
             .collect();
         let done = Box::new(move |result: Result<(), LogError>| callback.io_completed(result.map_err(to_io)));
         self.log.submit(LogOp::Append(entries), Some(done));
-        Ok(())
+        // What was appended must be there to be read, and a log that has ended took nothing: openraft would hold entries for
+        // applied that nobody could give it.
+        self.log.ended().map_or(Ok(()), |error| Err(to_io(error)))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogIdOf<TypeConfig<RT>>>) -> Result<(), io::Error> {
@@ -166,5 +168,31 @@ impl<RT: Runtime> RaftLogStorage<TypeConfig<RT>> for LogStore<RT> {
     async fn purge(&mut self, log_id: LogIdOf<TypeConfig<RT>>) -> Result<(), io::Error> {
         self.log.submit(LogOp::Purge(log_id_from::<RT>(&log_id)), None);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use openraft::entry::RaftEntry as _;
+    use saola_storage::disk::RealDisk;
+    use saola_storage::log::LogSettings;
+
+    use super::*;
+    use crate::types::TokioRuntime;
+
+    /// Else openraft would hold an entry for applied that nobody could give it (`make sim SEED=15` found it).
+    #[tokio::test]
+    async fn a_log_that_has_ended_says_so_to_whoever_appends() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let disk = Arc::new(RealDisk::open(folder.path()).expect("it is there"));
+        let (log, writer) = Log::open(disk, LogSettings::default()).expect("an empty folder");
+        drop(writer);
+        let mut store = LogStore::<TokioRuntime>::new(log);
+        let leader = saola_storage::types::LeaderId { term: 1, node_id: 1 };
+        let log_id = log_id_to::<TokioRuntime>(&saola_storage::types::LogId { leader, index: 0 });
+        let appended = store.append([Entry::<TokioRuntime>::new_blank(log_id)], IOFlushed::noop()).await;
+        assert!(appended.is_err(), "nothing was appended");
     }
 }

@@ -109,6 +109,11 @@ impl Log {
         self.0.0.inner.lock().index.state()
     }
 
+    /// Why the log takes nothing any more, if so.
+    pub fn ended(&self) -> Option<LogError> {
+        self.0.0.inner.lock().stopped.clone()
+    }
+
     /// The entries from the start of `range` on, without a gap: all of them, or as many as fit `max_bytes` of
     /// payload (at least one), or up to the first that is not in the log. Empty if the first is not in it.
     /// Older entries come from the disk: then this waits for it, and fails with [`LogError::Rot`] if a
