@@ -20,7 +20,7 @@ use saola_storage::planted::{self, Bug};
 use saola_storage::protection::{Mode, WaitsFor};
 
 /// How sites stand to each other. The names are those of `saola status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum State {
     /// Every acknowledged write is at the other site.
     Synchronized,
@@ -139,7 +139,7 @@ impl Limits {
 }
 
 /// What a leader proposes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Open the gate.
     Degrade,
@@ -150,7 +150,7 @@ pub enum Action {
 }
 
 /// What a leader remembers from one look to the next. Times are milliseconds of a clock that never goes back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Watch {
     /// The state.
     pub state: State,

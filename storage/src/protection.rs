@@ -44,7 +44,7 @@ pub struct Timers {
 }
 
 /// For whom acknowledgements wait, beside a quorum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WaitsFor {
     /// For nobody: the gate is open.
     #[default]

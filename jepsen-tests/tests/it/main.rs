@@ -9,6 +9,7 @@
 //! - `scenarios`: simulated clusters with a plot, one promise each;
 //! - `live`: five processes, killed at random;
 //! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
+//! - `models`: state machines of the product in every order of events within a small scope;
 //! - `promotion_live`: a site goes on without the other by force, by the command;
 //! - `protection_live`: two sites under maximum protection and maximum availability, by the command;
 //! - `runbooks_live`: the commands of each runbook, on a cluster in that state;
@@ -20,6 +21,7 @@ mod drill_live;
 mod good_history;
 mod live;
 mod membership_live;
+mod models;
 mod promotion_live;
 mod protection_live;
 mod runbooks_live;

@@ -7,7 +7,7 @@
 //! - [`SimDisk::crash`] is a power loss: each unsynced sector is kept, dropped or torn, each unsynced change
 //!   of a name is kept or lost, independently.
 //! - [`SimDisk::kill`] is the death of a process: what it wrote stays visible, and stays unsynced.
-//! - [`SimDisk::fail_nth`], [`SimDisk::crash_at_op`], [`SimDisk::set_capacity`], [`SimDisk::fill`],
+//! - [`SimDisk::fail_nth`] (errors, and writes that the disk only says it did), [`SimDisk::crash_at_op`], [`SimDisk::set_capacity`], [`SimDisk::fill`],
 //!   [`SimDisk::flip_bit`] and [`SimDisk::make_unreadable`] are the faults. A failed sync forgets which sectors were dirty, as Linux does: they remain visible but
 //!   no later sync writes them.
 //!
@@ -35,6 +35,10 @@ pub enum Operation {
     Sync,
     /// [`Disk::sync_dir`].
     SyncDir,
+    /// [`DiskFile::write_at`], and the disk says that it did it: programs see it until the power goes, and no sync keeps it.
+    LostWrite,
+    /// The same, and what was written stands in the place of something else.
+    MisdirectedWrite,
 }
 
 /// A simulated folder. Clones share it.
@@ -145,7 +149,7 @@ impl SimDisk {
         self.0.lock().ops
     }
 
-    /// Makes the `n`th `operation` from now (1 is the next) fail with an I/O error.
+    /// Makes the `n`th `operation` from now (1 is the next) fail with an I/O error, or go where it should not.
     pub fn fail_nth(&self, operation: Operation, n: u64) {
         self.0.lock().failures.push((operation, n));
     }
@@ -275,6 +279,22 @@ impl Content {
         }
         self.visible[offset..end].copy_from_slice(bytes);
         self.dirty.extend(offset / SECTOR..=(end - 1) / SECTOR);
+    }
+
+    /// No sync keeps what was written there.
+    fn forget(&mut self, bytes: Range<usize>) {
+        let sectors = bytes.start / SECTOR..bytes.end.div_ceil(SECTOR);
+        self.dirty.retain(|sector| !sectors.contains(sector));
+    }
+
+    /// The beginning of what was written takes the place of a sector that is kept.
+    fn write_astray(&mut self, bytes: &[u8], rng: &mut SplitMix) {
+        let sectors = self.durable.len() / SECTOR;
+        if sectors > 0 {
+            let start = rng.below(sectors) * SECTOR;
+            let count = bytes.len().min(SECTOR);
+            self.durable[start..start + count].copy_from_slice(&bytes[..count]);
+        }
     }
 
     fn sync(&mut self) {
@@ -445,6 +465,8 @@ impl DiskFile for SimFile {
         self.with(|state| {
             let cut = state.count()?;
             let failed = state.fails(Operation::Write);
+            let astray = state.fails(Operation::MisdirectedWrite);
+            let lost = state.fails(Operation::LostWrite) || astray;
             let bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
             let offset = offset as usize;
             state.grow(self.file, offset + bytes.len())?;
@@ -454,6 +476,12 @@ impl DiskFile for SimFile {
                 return Err(io::Error::other("injected write error"));
             }
             content.write(offset, &bytes);
+            if lost {
+                content.forget(offset..offset + bytes.len());
+            }
+            if astray {
+                content.write_astray(&bytes, rng);
+            }
             if cut { state.powered() } else { Ok(()) }
         })
     }

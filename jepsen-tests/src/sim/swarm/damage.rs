@@ -4,6 +4,7 @@
 use saola_raft::Role;
 use saola_raft::sim::spawn_on;
 use saola_storage::disk::Disk;
+use saola_storage::disk::sim::Operation;
 use tokio::time::Instant;
 
 use super::dice::Dice;
@@ -33,6 +34,23 @@ impl World {
                 self.happened(fault, node);
                 self.pass(dice.ms(0, TURN_MS)).await;
                 self.replace(node).await;
+            }
+            Fault::LostWrite | Fault::MisdirectedWrite => {
+                let how = match fault {
+                    Fault::LostWrite => Operation::LostWrite,
+                    _ => Operation::MisdirectedWrite,
+                };
+                self.cluster.disk(node).fail_nth(how, 1 + dice.below(12));
+                self.pass(dice.ms(100, TURN_MS)).await;
+                // What it acknowledged meanwhile is at all others too.
+                self.be_whole().await;
+                match dice.one_in(4) {
+                    true => self.kill(node).await,
+                    false => self.crash(node).await,
+                }
+                self.happened(fault, node);
+                self.pass(dice.ms(0, 500)).await;
+                self.comes_back_or_is_replaced(node).await;
             }
             _ => {
                 // Others may have entries that were never committed, or lack what was.

@@ -100,6 +100,10 @@ faults! {
     LogRot = "log-rot",
     /// Sectors of a log cannot be read any more.
     BadSectors = "bad-sectors",
+    /// A disk says that it did a write, and did not.
+    LostWrite = "lost-write",
+    /// A write goes to another place.
+    MisdirectedWrite = "misdirected-write",
     /// An older copy of a node's disk is put back.
     OldFolder = "old-folder",
     /// A node's disk is lost, and another node takes its place.
@@ -120,7 +124,15 @@ impl Fault {
 
     /// What a cluster bears only one of at a time, and only when nothing else is amiss: a disk loses what was promised.
     pub fn takes_what_was_stored(self) -> bool {
-        matches!(self, Fault::LogRot | Fault::BadSectors | Fault::OldFolder | Fault::Wiped)
+        matches!(
+            self,
+            Fault::LogRot
+                | Fault::BadSectors
+                | Fault::LostWrite
+                | Fault::MisdirectedWrite
+                | Fault::OldFolder
+                | Fault::Wiped
+        )
     }
 }
 
@@ -240,7 +252,12 @@ impl World {
                 drop(spawn_on(node, async move { replica.set_protection(rule, CALL).await }));
             }
             Fault::Churn => self.have_one_join(dice).await,
-            Fault::LogRot | Fault::BadSectors | Fault::OldFolder | Fault::Wiped => {
+            Fault::LogRot
+            | Fault::BadSectors
+            | Fault::LostWrite
+            | Fault::MisdirectedWrite
+            | Fault::OldFolder
+            | Fault::Wiped => {
                 return self.damage(fault, node, dice).await;
             }
         }
