@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: setup build demo test lint fmt bench sim power planted fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
+.PHONY: setup build demo test lint fmt bench sim power planted live fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
 .NOTPARALLEL:
 
 # One build folder for all clones of this repository, so that RocksDB is compiled once per machine.
@@ -15,8 +15,9 @@ export PATH := /usr/lib/ccache:$(PATH):$(HOME)/.cargo/bin
 endif
 
 BIN := $(CARGO_TARGET_DIR)/debug
-# What RocksDB's build and its bindings need beyond Rust's own linker.
-PACKAGES := clang libclang-dev ccache g++
+# What RocksDB's build and its bindings need beyond Rust's own linker; then what `saola-live` does its faults with.
+PACKAGES := clang libclang-dev ccache g++ \
+  iproute2 util-linux e2fsprogs xfsprogs strace
 section = @printf '\n=== %s ===\n' '$(1)'
 
 # Installs what is missing; does nothing, and needs no network, when all is there.
@@ -47,6 +48,7 @@ demo: setup build
 # Everything that must hold before a change is merged; .ci/run calls it.
 test: setup check-fmt lint check-seams build check-tests
 	@$(MAKE) --no-print-directory sim SEEDS=200 FROM=0
+	@$(MAKE) --no-print-directory live MINUTES=4
 
 check-fmt:
 	$(call section,format)
@@ -90,6 +92,16 @@ DISKS ?= 50
 power: build
 	$(call section,power cuts)
 	'$(BIN)/saola-power' --disks $(DISKS) --from $(FROM)
+
+# Real processes on machines whose network, disks and clocks fail (jepsen-tests/live). Root alone can make such machines.
+#   make live MINUTES=60
+#   make live MINUTES=0 LIVE='--seed 7 --topology 3+2l'
+MINUTES ?= 4
+LIVE ?=
+live: setup build
+	$(call section,live)
+	@if [ "$$(id -u)" -eq 0 ]; then set -x; '$(BIN)/saola-live' --minutes $(MINUTES) $(LIVE); \
+	else echo 'live: SKIPPED: only root can make network namespaces and mount disks; run `sudo make live`'; fi
 
 # Puts each of the bugs of storage/src/planted.rs in, and counts the lives until it is found.
 #   make planted BUGS='local-read sync-skipped'

@@ -3,7 +3,7 @@
 //! call to the other site and back; how long no write is acknowledged when the leader or a site is killed; and how long
 //! when leadership is moved to the other site and back (`saola switchover`).
 //!
-//! Each site is a network namespace of its own ([`saola_benches::wan`]): it needs root, and says so. `SAOLA_ROUNDS` kills
+//! Each site is a network namespace of its own ([`saola_live::network`]): it needs root, and says so. `SAOLA_ROUNDS` kills
 //! of each kind (5), `SAOLA_SWITCHOVERS` switchovers (50).
 
 use std::path::Path;
@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use saola_benches::gaps::{Acks, PATIENCE, gap, leader, pause, write};
-use saola_benches::wan::Wan;
 use saola_benches::{COLLECTION, asked_to_measure, bare_syncs, record_id, started, value};
 use saola_client::proto::{Protection, StatusResponse};
 use saola_client::{Client, Error, TransferTo};
+use saola_live::network::Network;
 use saola_ops::exit::Failure;
 use saola_ops::launch::{LocalCluster, Plan};
 
@@ -34,7 +34,7 @@ fn main() -> Result<(), Failure> {
     }
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<usize>().ok());
     let (rounds, switchovers) = (number("SAOLA_ROUNDS").unwrap_or(5), number("SAOLA_SWITCHOVERS").unwrap_or(50));
-    let wan = match Wan::new(&["main", "dr", "third"]) {
+    let wan = match Network::new(&["main", "dr", "third"], 0) {
         Ok(wan) => wan,
         Err(failure) => {
             eprintln!("not measured: {}; {}", failure.what(), failure.next());

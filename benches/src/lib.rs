@@ -12,8 +12,8 @@
 //! - `benches/large.rs`: three processes with many records: load, latency, disk, memory, cold start, rebuild;
 //! - `benches/history_heap.rs`: memory of one node's log and state machine while the history of its records grows.
 //!
-//! What several of them need: [`gaps`] (writers that never stop, and how long nothing is acknowledged) and [`wan`] (sites in
-//! network namespaces, with a distance between them).
+//! What several of them need: [`gaps`] (writers that never stop, and how long nothing is acknowledged), and `saola_live::network`
+//! (sites in network namespaces, with a distance between them).
 //!
 //! `make bench` runs them all; `cargo bench -p saola-benches --bench seal` runs one.
 
@@ -33,7 +33,6 @@ use saola_storage::types::{LeaderId, LogId};
 use zeroize::Zeroizing;
 
 pub mod gaps;
-pub mod wan;
 
 /// Collection that all benches write to.
 pub const COLLECTION: &str = "bench";

@@ -119,6 +119,20 @@ impl Action {
     }
 }
 
+/// How many operations were acknowledged writes, answered reads, refused, and unknown.
+pub fn count(operations: &[Operation]) -> [u64; 4] {
+    let mut calls = [0; 4];
+    for operation in operations {
+        calls[match operation.outcome {
+            Outcome::Written { .. } => 0,
+            Outcome::Seen { .. } => 1,
+            Outcome::Refused { .. } => 2,
+            Outcome::Unknown { .. } => 3,
+        }] += 1;
+    }
+    calls
+}
+
 /// Stands for a value in a history: the first eight bytes of its SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

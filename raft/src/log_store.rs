@@ -194,5 +194,13 @@ mod tests {
         let log_id = log_id_to::<TokioRuntime>(&saola_storage::types::LogId { leader, index: 0 });
         let appended = store.append([Entry::<TokioRuntime>::new_blank(log_id)], IOFlushed::noop()).await;
         assert!(appended.is_err(), "nothing was appended");
+        let (log, _writer) =
+            Log::open(Arc::new(RealDisk::open(folder.path()).expect("it is there")), LogSettings::default())
+                .expect("the same folder");
+        log.close();
+        let appended = LogStore::<TokioRuntime>::new(log)
+            .append([Entry::<TokioRuntime>::new_blank(log_id)], IOFlushed::noop())
+            .await;
+        assert!(appended.is_err(), "a log that was closed takes nothing either");
     }
 }

@@ -24,6 +24,7 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{Instant as _, OptionalSend};
 use parking_lot::Mutex;
 use prost::Message;
+use saola_storage::keyspace::epochs::ApproverList;
 use saola_storage::types::{LeaderId, LogId, NodeId, Vote};
 
 use crate::convert::{
@@ -437,6 +438,7 @@ impl<RT: Runtime> RaftNetworkV2<TypeConfig<RT>> for PeerClient<RT> {
         if !full {
             offer.membership_at = snapshot.meta.last_membership.log_id().as_ref().map(wire_log_id::<RT>);
             offer.membership = membership_to_record(snapshot.meta.last_membership.membership()).encode_to_vec().into();
+            offer.approvers = self.shared.store.approvers().iter().map(ApproverList::from).collect();
         }
         // Whoever sends the records pins its own state.
         drop(snapshot);

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::Instant as _;
 use openraft::raft::TransferLeaderError;
+use saola_storage::keyspace::epochs::ApproverList;
 use saola_storage::log::{LogEntry, LogState};
 use saola_storage::types::{NodeId, Vote};
 
@@ -148,7 +149,8 @@ impl<RT: Runtime> PeerService<RT> {
         let entries = read.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
         let reply = entries_between(&before, entries, &shared.log.state(), shared.claim.node_id, shared.is_leader());
         let (at, members) = shared.store.applied().membership.unzip();
-        Ok(EntriesReply { members_at: at.map(Into::into), members: members.unwrap_or_default(), ..reply })
+        let approvers = shared.store.approvers().iter().map(ApproverList::from).collect();
+        Ok(EntriesReply { members_at: at.map(Into::into), members: members.unwrap_or_default(), approvers, ..reply })
     }
 
     /// Votes and appends may come from a node that joined while this one was away; what a leader does for others is

@@ -18,11 +18,13 @@ use bytes::Bytes;
 use openraft::Instant as _;
 use prost::Message;
 use saola_storage::disk::Disk;
+use saola_storage::epoch::Approvers;
 use saola_storage::error::StoreError;
+use saola_storage::keyspace::epochs::ApproverList;
 use saola_storage::log::{Log, LogEntry, LogError, LogSettings, LogWriter, Salvage};
 use saola_storage::planted::{self, Bug};
 use saola_storage::release::RELEASE;
-use saola_storage::store::{ApplyEntry, ApplyPayload, Store};
+use saola_storage::store::{SkipTo, Store};
 use saola_storage::types::{LogId, NodeId, Vote};
 use tokio::sync::watch;
 
@@ -143,23 +145,45 @@ pub(crate) fn judge(salvage: &Salvage, answer: &EntriesReply) -> Verdict {
 /// removed while this node was away has nothing more to say, and may be gone for good.
 struct Peers {
     own: NodeId,
-    /// Entry that set the membership.
-    at: Option<LogId>,
-    /// Its bytes.
-    record: Bytes,
     members: Vec<Member>,
+    /// That membership's bytes, with the entry that set it.
+    membership: Option<(LogId, Bytes)>,
+    /// The newest lists of approvers that a peer has told of.
+    approvers: Vec<ApproverList>,
 }
 
 impl Peers {
-    /// Takes a membership that is newer than the one known.
-    fn learn(&mut self, at: LogId, bytes: Bytes) {
-        let Ok(record) = MembershipRecord::decode(bytes.clone()) else { return };
-        if Some(at) > self.at {
+    /// Takes a membership that is newer than the one known. An error says why it cannot be read.
+    fn learn(&mut self, at: LogId, bytes: Bytes) -> Result<(), String> {
+        if Some(at) > self.at() {
+            let record = MembershipRecord::decode(bytes.clone());
+            let record = record.map_err(|error| format!("the membership of {at} cannot be read: {error}"))?;
             let members = record.seats.into_iter().filter_map(|seat| seat.member);
             self.members = members.filter(|member| member.node_id != self.own).collect();
-            (self.at, self.record) = (Some(at), bytes);
+            self.membership = Some((at, bytes));
+        }
+        Ok(())
+    }
+
+    fn learn_approvers(&mut self, lists: Vec<ApproverList>) {
+        let newest = |lists: &[ApproverList]| lists.last().map(|list| list.at_index);
+        if newest(&lists) > newest(&self.approvers) {
+            self.approvers = lists;
         }
     }
+
+    /// Entry that set the membership.
+    fn at(&self) -> Option<LogId> {
+        self.membership.as_ref().map(|(at, _)| *at)
+    }
+}
+
+/// Why nobody ever has what is missing.
+enum Nobody {
+    /// There is no other member.
+    Else,
+    /// All have purged it.
+    Keeps(Gone),
 }
 
 /// All peers have purged what is missing.
@@ -182,7 +206,7 @@ impl Repair<'_> {
         let is_data = self.folder.claim().role.is_data();
         // A witness keeps the log for others.
         let mut applied = if is_data { self.store.applied().log_id } else { None };
-        let mut peers = self.peers();
+        let mut peers = self.peers().map_err(&hopeless)?;
         let (salvage, entries, from) = loop {
             let (on, group_id) = (disk.clone(), settings.group_id);
             let salvage = RT::disk(Takes::Long, move || Salvage::read(&*on, group_id, applied)).await?;
@@ -191,23 +215,22 @@ impl Repair<'_> {
                     "the damage may hide its newest vote, and it could vote twice in one term".into(),
                 ));
             }
-            match &salvage.missing {
-                None => break (salvage, Vec::new(), "its own flushed state".to_owned()),
-                Some(_) if peers.members.is_empty() => {
-                    return Err(hopeless(
-                        "its flushed state names no other member of the cluster; if it is the only node, restore a backup".into(),
-                    ));
-                }
-                Some(_) => {}
+            if salvage.missing.is_none() {
+                break (salvage, Vec::new(), "its own flushed state".to_owned());
             }
             match self.gather::<RT>(&salvage, &mut peers).await {
                 Ok((entries, from)) => break (salvage, entries, from),
+                Err(Nobody::Else) => {
+                    return Err(hopeless(
+                        "no other member of the cluster is known; if this is the only node, restore a backup".into(),
+                    ));
+                }
                 // What every data node has flushed and purged, nobody needs from a witness any more.
-                Err(gone) if !is_data && Some(gone.purged_by_all) > applied => {
+                Err(Nobody::Keeps(gone)) if !is_data && Some(gone.purged_by_all) > applied => {
                     self.skip_to::<RT>(gone.purged_by_all, &peers).await?;
                     applied = Some(gone.purged_by_all);
                 }
-                Err(gone) => return Err(hopeless(gone.reasons)),
+                Err(Nobody::Keeps(gone)) => return Err(hopeless(gone.reasons)),
             }
         };
         let (count, missing) = (entries.len(), salvage.missing.clone());
@@ -225,36 +248,38 @@ impl Repair<'_> {
 
     /// A witness goes on behind an entry that nobody has any more, as after a snapshot: what its log will begin behind has to
     /// be applied.
-    async fn skip_to<RT: Runtime>(&self, to: LogId, peers: &Peers) -> Result<(), StoreError> {
-        let applied = self.store.applied().log_id;
-        let members = peers.at.filter(|at| *at <= to).map(|at| (at, ApplyPayload::Membership(peers.record.clone())));
-        let blank = (members.as_ref().map(|(at, _)| *at) != Some(to)).then_some((to, ApplyPayload::Blank));
-        let entries = members.into_iter().chain(blank).filter(|(at, _)| Some(*at) > applied);
-        let entries: Vec<ApplyEntry> = entries.map(|(log_id, payload)| ApplyEntry { log_id, payload }).collect();
-        if entries.is_empty() {
-            return Ok(());
-        }
+    async fn skip_to<RT: Runtime>(&self, last: LogId, peers: &Peers) -> Result<(), StoreError> {
+        let approvers = peers.approvers.iter().cloned().map(Approvers::from).collect();
+        let to = SkipTo { last, membership: peers.membership.clone(), approvers };
         let store = self.store.clone();
-        RT::disk(Takes::Long, move || store.apply(entries).and_then(|_| store.flush())).await.map(drop)
+        RT::disk(Takes::Long, move || store.skip_to(to)).await.map(drop)
     }
 
     /// The other members, as the flushed state knows them.
-    fn peers(&self) -> Peers {
-        let mut peers = Peers { own: self.folder.claim().node_id, at: None, record: Bytes::new(), members: Vec::new() };
+    fn peers(&self) -> Result<Peers, String> {
+        let own = self.folder.claim().node_id;
+        let mut peers = Peers { own, members: Vec::new(), membership: None, approvers: Vec::new() };
         if let Some((at, members)) = self.store.applied().membership {
-            peers.learn(at, members);
+            peers.learn(at, members)?;
         }
-        peers
+        Ok(peers)
     }
 
     /// Asks all peers until one has what is missing; answers the entries, and who gave them. An error: none ever will.
-    async fn gather<RT: Runtime>(&self, salvage: &Salvage, peers: &mut Peers) -> Result<(Vec<LogEntry>, String), Gone> {
+    async fn gather<RT: Runtime>(
+        &self,
+        salvage: &Salvage,
+        peers: &mut Peers,
+    ) -> Result<(Vec<LogEntry>, String), Nobody> {
         let boot_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
         let pause = Duration::from_millis(self.timing.election_max_ms);
         let mut warned: Option<RT::Instant> = None;
         loop {
+            if peers.members.is_empty() {
+                return Err(Nobody::Else);
+            }
             let (mut reasons, mut purged) = (Vec::new(), Vec::new());
-            let before = peers.at;
+            let before = peers.at();
             for peer in peers.members.clone() {
                 let who = format!("node {} ({})", peer.node_id, peer.name);
                 match self.ask_for_all(salvage, &peer, &boot_id, peers).await {
@@ -267,14 +292,14 @@ impl Repair<'_> {
                     Err(Verdict::Take { .. }) => reasons.push(format!("{who} changed while it was asked")),
                 }
             }
-            if peers.at != before {
+            if peers.at() != before {
                 continue;
             }
             let reasons = reasons.join("; ");
             if purged.len() == peers.members.len()
                 && let Some(purged_by_all) = purged.into_iter().min_by_key(|upto| upto.index)
             {
-                return Err(Gone { purged_by_all, reasons });
+                return Err(Nobody::Keeps(Gone { purged_by_all, reasons }));
             }
             let waits = {
                 let missing = salvage.missing.clone().unwrap_or(0..0);
@@ -319,8 +344,10 @@ impl Repair<'_> {
                 EntriesFrom { from: next, end: missing.end.saturating_add(1), max_bytes: PIECE_BYTES as u64 };
             let answer = self.ask(peer, boot_id, question).await.map_err(Verdict::NotYet)?;
             if let Some(at) = answer.members_at {
-                peers.learn(at.into(), answer.members.clone());
+                let learned = peers.learn(at.into(), answer.members.clone());
+                learned.map_err(|why| Verdict::NotYet(format!("tells what this node does not know: {why}")))?;
             }
+            peers.learn_approvers(answer.approvers.clone());
             let (below, leads) = match judge(salvage, &answer) {
                 Verdict::Take { below, leads } => (below, leads),
                 other => return Err(other),

@@ -13,11 +13,12 @@ use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{Instant as _, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
+use saola_storage::epoch::Approvers;
 use saola_storage::error::StoreError;
 use saola_storage::export::Export;
 use saola_storage::import::Import;
 use saola_storage::planted::{self, Bug};
-use saola_storage::store::{Applied, ApplyEntry, ApplyPayload, Store};
+use saola_storage::store::{Applied, ApplyEntry, SkipTo, Store};
 use saola_storage::types::LogId;
 use tokio::sync::watch;
 
@@ -42,8 +43,8 @@ pub(crate) enum SnapshotBody {
     Outgoing(Box<Export>),
     /// Received, not yet installed.
     Incoming(Box<Import>),
-    /// No content: the state is on disk already, or must go to nobody, or the node keeps log ids only.
-    LogIdsOnly,
+    /// No records: they are on disk already, or must go to nobody, or come to a witness, which is told who approves promotions.
+    LogIdsOnly(Vec<Approvers>),
 }
 
 impl SnapshotBody {
@@ -227,26 +228,15 @@ impl<RT: Runtime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
             SnapshotBody::Incoming(import) => {
                 RT::disk(Takes::Long, move || import.finish()).await.map_err(store_io)?;
             }
-            SnapshotBody::LogIdsOnly => {
-                let mut entries = Vec::new();
-                if let Some(at) = meta.last_membership.log_id() {
-                    let record = membership_to_record(meta.last_membership.membership());
-                    entries.push(ApplyEntry {
-                        log_id: log_id_from::<RT>(at),
-                        payload: ApplyPayload::Membership(record.encode_to_vec().into()),
-                    });
+            SnapshotBody::LogIdsOnly(approvers) => {
+                if let Some(last) = &meta.last_log_id {
+                    let record = membership_to_record(meta.last_membership.membership()).encode_to_vec();
+                    let at = meta.last_membership.log_id().as_ref();
+                    let membership = at.map(|at| (log_id_from::<RT>(at), record.into()));
+                    let to = SkipTo { last: log_id_from::<RT>(last), membership, approvers };
+                    let store = self.store.clone();
+                    RT::disk(Takes::Long, move || store.skip_to(to)).await.map_err(store_io)?;
                 }
-                if let Some(last) = &meta.last_log_id
-                    && Some(last) != meta.last_membership.log_id().as_ref()
-                {
-                    entries.push(ApplyEntry { log_id: log_id_from::<RT>(last), payload: ApplyPayload::Blank });
-                }
-                // A snapshot may come again, or find that this node has applied a part of it from the log.
-                let applied = self.store.applied().log_id;
-                entries.retain(|entry| Some(entry.log_id) > applied);
-                let store = self.store.clone();
-                let install = move || store.apply(entries).and_then(|_| store.flush());
-                RT::disk(Takes::Long, install).await.map_err(store_io)?;
             }
             SnapshotBody::Outgoing(mut export) => {
                 let store = self.store.clone();
@@ -273,7 +263,7 @@ impl<RT: Runtime> RaftStateMachine<TypeConfig<RT>> for StateMachine<RT> {
             // It must go to nobody; openraft asks for it at a start, too.
             Err(StoreError::Quarantined { .. }) => {
                 let meta = Self::meta(&self.store.applied())?;
-                return Ok(Some(Snapshot { meta, snapshot: SnapshotBody::LogIdsOnly }));
+                return Ok(Some(Snapshot { meta, snapshot: SnapshotBody::LogIdsOnly(Vec::new()) }));
             }
             Err(error) => return Err(store_io(error)),
         };
@@ -298,7 +288,8 @@ impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
             Err(error) => return Err(store_io(error)),
         };
         // More may have been applied meanwhile. Whoever sends a snapshot asks for the current one.
-        let snapshot = export.map_or(SnapshotBody::LogIdsOnly, |export| SnapshotBody::Outgoing(Box::new(export)));
+        let snapshot =
+            export.map_or(SnapshotBody::LogIdsOnly(Vec::new()), |export| SnapshotBody::Outgoing(Box::new(export)));
         Ok(Snapshot { meta: Self::meta(&flushed)?, snapshot })
     }
 }
@@ -309,6 +300,7 @@ mod tests {
 
     use openraft::storage::SnapshotMeta;
     use saola_storage::engine::memory::MemoryHome;
+    use saola_storage::store::ApplyPayload;
     use saola_storage::store::{Keeps, StoreSettings};
     use saola_storage::types::LeaderId;
 
@@ -337,7 +329,7 @@ mod tests {
                 last_log_id: Some(at(last)),
                 last_membership: openraft::StoredMembership::new(Some(at(5)), membership.clone()),
             };
-            machine.install_snapshot(&meta, SnapshotBody::LogIdsOnly).await.unwrap();
+            machine.install_snapshot(&meta, SnapshotBody::LogIdsOnly(Vec::new())).await.unwrap();
             let (applied, kept) = machine.applied_state().await.unwrap();
             assert_eq!((applied, kept), (meta.last_log_id, meta.last_membership));
         }

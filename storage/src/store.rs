@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
-use crate::apply::{self, Machine};
+use crate::apply::{self, Applying, Machine};
 use crate::command::Outcome;
 use crate::digest::Buckets;
 use crate::engine::{Batch, Engine, EngineError, EngineHome, EngineView, Kind};
@@ -27,7 +27,7 @@ use crate::read::ViewState;
 use crate::scrub::Scrub;
 use crate::types::LogId;
 
-pub use crate::apply::{Applied, ApplyEntry, ApplyPayload, Counts, Keeps};
+pub use crate::apply::{Applied, ApplyEntry, ApplyPayload, Counts, Keeps, SkipTo};
 pub use crate::catalog::StoreInfo;
 pub use crate::keyspace::collections::Collection;
 pub use crate::keyspace::versions::VersionOp;
@@ -123,18 +123,43 @@ impl Store {
     /// The engine failed, a row is damaged, or the log holds what this release does not know. The store then refuses
     /// all further entries: the node must be restarted. Damage condemns the copy: [`Store::ruined`].
     pub fn apply(&self, entries: Vec<ApplyEntry>) -> Result<Vec<Vec<Outcome>>, StoreError> {
+        self.advance(|machine, view| machine.apply(view, entries))
+    }
+
+    /// Has a witness go on behind an entry that it does not get, with what it is told instead; on stable storage when this
+    /// returns. Nothing changes when it has applied that entry.
+    ///
+    /// # Errors
+    /// As [`Store::apply`]; or this node keeps records, and nothing has changed.
+    pub fn skip_to(&self, to: SkipTo) -> Result<Applied, StoreError> {
+        let (found, asked) = (self.shared.keeps, Keeps::LogIdsOnly);
+        if found != asked {
+            return Err(StoreError::WrongRole { found: found.says(), asked: asked.says() });
+        }
+        self.advance(|machine, view| machine.skip_to(view, to))?;
+        self.flush()
+    }
+
+    fn advance(
+        &self,
+        by: impl FnOnce(&mut Machine, &dyn EngineView) -> Result<Applying, StoreError>,
+    ) -> Result<Vec<Vec<Outcome>>, StoreError> {
         let mut writer = self.shared.writer.lock();
         if let Some(reason) = &writer.stopped {
             return Err(StoreError::Stopped { reason: reason.clone() });
         }
-        let applied = self.apply_locked(&mut writer, entries);
-        applied.map_err(|error| self.shared.stop(&mut writer, error))
+        let advanced = self.advance_locked(&mut writer, by);
+        advanced.map_err(|error| self.shared.stop(&mut writer, error))
     }
 
-    fn apply_locked(&self, writer: &mut Writer, entries: Vec<ApplyEntry>) -> Result<Vec<Vec<Outcome>>, StoreError> {
+    fn advance_locked(
+        &self,
+        writer: &mut Writer,
+        by: impl FnOnce(&mut Machine, &dyn EngineView) -> Result<Applying, StoreError>,
+    ) -> Result<Vec<Vec<Outcome>>, StoreError> {
         let shared = &*self.shared;
         let before = shared.published.load_full();
-        let applying = writer.machine.apply(&*before.rows, entries)?;
+        let applying = by(&mut writer.machine, &*before.rows)?;
         writer.engine.write(applying.batch)?;
         let after = view_state(writer.engine.view(), &writer.machine, Arc::clone(&before.quarantine));
         let catalog_changed = !Arc::ptr_eq(&before.catalog, &after.catalog);

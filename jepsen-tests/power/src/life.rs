@@ -7,14 +7,14 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
-use saola_storage::command::{Command, CommandBatch};
+use saola_storage::command::{Command, CommandBatch, Op};
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::SimDisk;
 use saola_storage::engine::rocks::{RocksHome, RocksSettings};
@@ -87,8 +87,23 @@ pub enum Wrong {
     PurgesUnflushed,
     /// What was applied counts as flushed.
     FlushesNothing,
-    /// A value is written in clear.
+    /// What is applied counts as durable in the log before the log has written it.
+    TrustsUnwritten,
+    /// A moment is applied that is not the log's.
+    AppliesOtherwise,
+    /// Metadata of what is applied hold a value in clear.
     WritesClear,
+}
+
+impl Wrong {
+    /// All of them, each with a part of what a life says that finds it.
+    pub const ALL: [(Wrong, &str); 5] = [
+        (Wrong::PurgesUnflushed, "and the log has"),
+        (Wrong::FlushesNothing, "and a flush up to"),
+        (Wrong::TrustsUnwritten, "durable"),
+        (Wrong::AppliesOtherwise, "are not what the log says"),
+        (Wrong::WritesClear, ".sst holds a value in clear"),
+    ];
 }
 
 struct Running {
@@ -198,16 +213,15 @@ impl Life {
         let mut node = self.start()?;
         // Where the power goes: in the middle of a write of the log, beside RocksDB's work, or between two steps.
         let steps = self.rng.random_range(1..=STEPS);
-        let (mut in_log, mut beside) = (false, None);
+        let (is_out, mut beside) = (Arc::new(AtomicBool::new(false)), None);
         match self.rng.random_range(0..3) {
-            0 => {
-                in_log = true;
-                self.disk.crash_at_op(self.rng.random_range(1..60));
-            }
+            0 => self.disk.crash_at_op(self.rng.random_range(1..60)),
             1 => {
                 let (fs, after) = (self.fs, Duration::from_micros(self.rng.random_range(1..30_000)));
+                let is_out = is_out.clone();
                 beside = Some(std::thread::spawn(move || {
                     std::thread::sleep(after);
+                    is_out.store(true, Ordering::SeqCst);
                     fs.cut();
                 }));
             }
@@ -220,11 +234,12 @@ impl Life {
                 break;
             }
         }
-        let by_log = failed.is_some() && self.disk.list().is_err();
-        self.done.in_log += u64::from(by_log);
-        self.done.in_rocksdb += u64::from(failed.is_some() && !by_log && beside.is_some());
-        if let Some(error) = failed.filter(|_| !in_log && beside.is_none()) {
-            return Err(format!("the node failed although its power was on: {error}"));
+        if let Some(error) = failed {
+            match (self.disk.list().is_err(), is_out.load(Ordering::SeqCst)) {
+                (true, _) => self.done.in_log += 1,
+                (false, true) => self.done.in_rocksdb += 1,
+                (false, false) => return Err(format!("the node failed although its power was on: {error}")),
+            }
         }
         self.fs.cut();
         if let Some(cutter) = beside {
@@ -247,8 +262,10 @@ impl Life {
     /// Databases whose removal nobody synced may be there again, or what is left of them.
     fn bring_folders_back(&mut self) -> Result<(), String> {
         let home = self.folder.path().join("db");
-        while home.join(format!("db-{}", self.databases + 1)).exists() {
-            self.databases += 1;
+        for entry in std::fs::read_dir(&home).map_err(|error| error.to_string())? {
+            let name = entry.map_err(|error| error.to_string())?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("db-")?.parse().ok());
+            self.databases = self.databases.max(number.unwrap_or(0));
         }
         for database in 1..=self.databases {
             std::fs::create_dir_all(home.join(format!("db-{database}"))).map_err(|error| error.to_string())?;
@@ -327,31 +344,37 @@ impl Life {
             let entry = self.entry(commands);
             node.log.submit(LogOp::Append(vec![entry]), None);
         }
-        node.writer.step().map_err(|error| error.to_string())?;
+        if self.wrong != Some(Wrong::TrustsUnwritten) {
+            node.writer.step().map_err(|error| error.to_string())?;
+        }
         self.done.entries += self.entries.len() as u64 - self.durable;
         self.durable = self.entries.len() as u64;
         let applied = index_of(node.store.applied().log_id);
         let upto = self.rng.random_range(applied..=self.durable);
-        let entries: Vec<ApplyEntry> =
+        let mut entries: Vec<ApplyEntry> =
             self.entries[applied as usize..upto as usize].iter().map(|(_, entry)| entry.clone()).collect();
+        if self.wrong == Some(Wrong::AppliesOtherwise)
+            && let Some(ApplyEntry { payload: ApplyPayload::Commands(batch), .. }) = entries.last_mut()
+        {
+            batch.stamp_us += 1;
+        }
         if !entries.is_empty() {
             node.store.apply(entries).map_err(|error| error.to_string())?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, mut commands: Vec<Command>) -> LogEntry {
+    fn entry(&mut self, commands: Vec<Command>) -> LogEntry {
+        let index = self.entries.len() as u64 + 1;
+        let mut batch = CommandBatch { stamp_us: 1_700_000_000_000_000 + index, commands };
+        let bytes = payload::encode(PayloadKind::Commands, &batch);
         if self.wrong == Some(Wrong::WritesClear) {
-            use saola_storage::command::Op;
-            for command in &mut commands {
+            for command in &mut batch.commands {
                 if let Some(Op::Put(put)) = &mut command.op {
                     put.content_type = String::from_utf8_lossy(CANARY).into_owned();
                 }
             }
         }
-        let index = self.entries.len() as u64 + 1;
-        let batch = CommandBatch { stamp_us: 1_700_000_000_000_000 + index, commands };
-        let bytes = payload::encode(PayloadKind::Commands, &batch);
         let entry = LogEntry { log_id: id_of(index), payload: bytes };
         let applies = ApplyEntry { log_id: entry.log_id, payload: ApplyPayload::Commands(batch) };
         self.entries.push((entry.clone(), applies));
@@ -362,7 +385,7 @@ impl Life {
     fn flush(&mut self, node: &mut Running) -> Result<(), String> {
         if let Some(flushing) = node.flushing.take() {
             let applied = flushing.join().map_err(|_| "a flush panicked".to_owned())?;
-            self.flushed = index_of(applied.map_err(|error| error.to_string())?.log_id);
+            self.flushed = self.flushed.max(index_of(applied.map_err(|error| error.to_string())?.log_id));
             self.done.flushes += 1;
             return Ok(());
         }

@@ -14,12 +14,13 @@ fn two_hundred_power_cuts_take_nothing_that_was_promised() {
 /// A net that catches nothing proves nothing.
 #[test]
 fn what_is_done_wrong_on_purpose_is_found() {
-    let all = [Wrong::PurgesUnflushed, Wrong::FlushesNothing, Wrong::WritesClear];
     std::thread::scope(|scope| {
-        for wrong in all {
+        for (wrong, by) in Wrong::ALL {
             scope.spawn(move || {
                 let found = (0..5).find_map(|seed| live(seed, 10, Some(wrong)).err());
-                println!("{wrong:?}: {}", found.unwrap_or_else(|| panic!("{wrong:?} was not found")));
+                let found = found.unwrap_or_else(|| panic!("{wrong:?} was not found"));
+                assert!(found.contains(by), "{wrong:?} was found by something else: {found}");
+                println!("{wrong:?}: {found}");
             });
         }
     });

@@ -87,6 +87,11 @@ pub struct Cluster {
     root: tempfile::TempDir,
 }
 
+/// Virtual time begins in November 2023.
+fn true_us(since: tokio::time::Instant) -> u64 {
+    1_700_000_000_000_000 + since.elapsed().as_micros() as u64
+}
+
 impl Cluster {
     fn empty() -> Self {
         let root = tempfile::tempdir().expect("a temporary folder can be made");
@@ -241,6 +246,14 @@ impl Cluster {
         self.node(id).slow_us.store(by.as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// What a wall clock shows that nobody set, where all count from one moment ([`Cluster::clocks_count_from`]).
+    ///
+    /// # Panics
+    /// They count from their own starts.
+    pub fn now_us(&self) -> u64 {
+        true_us(self.clocks_count_from.expect("all clocks count from one moment"))
+    }
+
     /// Somebody sets a node's wall clock.
     pub fn step_clock(&self, id: u64, by_us: i64) {
         self.node(id).clock_off_us.fetch_add(by_us, Ordering::Relaxed);
@@ -340,7 +353,7 @@ impl Cluster {
                 timing,
                 min_free_bytes,
                 wall_clock: Arc::new(move || {
-                    let true_us = 1_700_000_000_000_000 + started_at.elapsed().as_micros() as u64;
+                    let true_us = true_us(started_at);
                     true_us.saturating_add_signed(clock_off_us.load(Ordering::Relaxed))
                 }),
                 keep_entries,

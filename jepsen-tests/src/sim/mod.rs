@@ -2,8 +2,6 @@
 //!
 //! - [`Cluster`]: nodes that start, crash, lose their folders; [`FolderCopy`]: an older copy of a folder;
 //! - [`records`]: the collection that simulated clients use; [`Clerk`]: a client that checks what it was promised;
-//! - [`smoke`]: one random run: clients write through any node while nodes crash (losing what was not synced) and
-//!   links are cut; then everything heals and the cluster is judged;
 //! - [`swarm`]: random lives with every kind of fault, judged by their histories; `saola-sim` runs them by the thousand.
 //!
 //! The seed decides all, so a run repeats itself. `tests/it/scenarios` are runs with a plot.
@@ -15,10 +13,8 @@ mod copy;
 pub mod promote;
 pub mod records;
 pub mod sites;
-mod smoke;
 pub mod swarm;
 
 pub use clerk::{CALL, Clerk};
 pub use cluster::{Cluster, PATIENCE, Running};
 pub use copy::FolderCopy;
-pub use smoke::{Report, smoke};

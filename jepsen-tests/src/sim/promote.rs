@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::act::{leads, on, pick, status};
 use super::sites::Sites;
-use super::{CALL, Clerk, PATIENCE};
+use super::{CALL, Clerk, Cluster, PATIENCE};
 
 /// The key of an approver.
 pub fn key(number: u8) -> ApproverKey {
@@ -28,13 +28,13 @@ pub fn vouched() -> Attested {
 }
 
 /// Two of three may approve.
-pub async fn name_approvers(sites: &Sites, through: u64) {
+pub async fn name_approvers(cluster: &Cluster, through: u64) {
     let approver = |number: u8| Approver {
         name: format!("approver-{number}"),
         public_key: Bytes::copy_from_slice(&key(number).public()),
     };
     let list = (1..=3).map(approver).collect();
-    let replica = sites.cluster.replica(through).expect("it runs");
+    let replica = cluster.replica(through).expect("it runs");
     let named = spawn_on(through, async move { replica.set_approvers(list, 2, PATIENCE).await });
     named.await.expect("the node does not crash").expect("a quiet cluster takes them");
 }

@@ -135,6 +135,13 @@ impl From<ReadError> for Refusal {
                 format!("this node lags: it has not caught up with the leader within {waited_ms} ms"),
                 "ask another node; `saola status` shows how far this one lags",
             ),
+            ReadError::Ahead { waited_ms } => Refusal::new(
+                Reason::Busy,
+                format!(
+                    "this node started with records that may not be shown yet, and still may not after {waited_ms} ms"
+                ),
+                "ask another node; `saola status` shows how far each has come, and whether the other site is waited for",
+            ),
             ReadError::WitnessNode => Refusal::plain(Reason::Witness, WITNESS.into()),
             ReadError::Stopped(_) => Refusal::plain(Reason::Stopping, message),
         }

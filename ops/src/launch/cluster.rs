@@ -177,7 +177,7 @@ impl LocalCluster {
         if local.process.is_some() {
             return Err(Failure::new(Exit::Other, format!("start node {name}: it runs already"), "kill it first"));
         }
-        let inside = self.plan.inside(&local.node.site);
+        let inside = self.plan.inside(&local.node.name, &local.node.site);
         local.process = Some(NodeProcess::start(&self.binary, name, &local.files.settings, &local.files.log, inside)?);
         Ok(())
     }
@@ -301,6 +301,19 @@ impl LocalCluster {
     /// Process ids of the nodes that run.
     pub fn pids(&self) -> Vec<u32> {
         self.nodes.iter().filter_map(|local| local.process.as_ref()?.pid()).collect()
+    }
+
+    /// Whether a node that was started and not told to end has ended: then how, with the end of its log, and it may be started
+    /// again.
+    ///
+    /// # Errors
+    /// When there is no node of that name.
+    pub fn has_ended(&mut self, name: &str) -> Result<Option<Failure>, Failure> {
+        let position = self.position(name)?;
+        let process = &mut self.nodes[position].process;
+        let ended = process.as_mut().and_then(|process| process.check_running().err());
+        *process = process.take().filter(|_| ended.is_none());
+        Ok(ended)
     }
 
     /// Waits until a node ends without having been told to.

@@ -212,7 +212,7 @@ fn write_node(
     folder: &Path,
     authority: &Authority,
 ) -> Result<Node, Failure> {
-    let address = |port: usize| format!("{}:{}", plan.address(&planned.site), ports[port]);
+    let address = |port: usize| format!("{}:{}", plan.address(&planned.name, &planned.site), ports[port]);
     let node = &Node {
         node_id,
         name: planned.name.clone(),

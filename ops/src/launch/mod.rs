@@ -11,6 +11,7 @@ pub mod process;
 pub mod wait;
 
 pub use cluster::{LocalCluster, Place};
-pub use plan::{Plan, PlannedNode, SiteNetwork};
+pub use files::NodeFiles;
+pub use plan::{OwnNetwork, Plan, PlannedNode};
 pub use process::node_binary;
 pub use wait::wait_until;

@@ -15,16 +15,17 @@ pub struct Plan {
     pub timing: String,
     /// Below so much free space a node refuses writes, bytes.
     pub min_free_bytes: u64,
-    /// Sites that are not on the loopback device of this process, but in networks of their own.
-    pub networks: BTreeMap<String, SiteNetwork>,
+    /// Nodes, or all nodes of a site, that are not on the loopback device of this process, but in networks of their own; by
+    /// the node's name or the site's.
+    pub networks: BTreeMap<String, OwnNetwork>,
 }
 
-/// Where the nodes of a site run.
+/// Where a node runs, or all of a site.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SiteNetwork {
-    /// Their address.
+pub struct OwnNetwork {
+    /// Its address there.
     pub address: String,
-    /// What runs a program there, as `ip netns exec NAME`.
+    /// What runs a program there, as `nsenter --net=FILE`.
     pub inside: Vec<String>,
 }
 
@@ -74,14 +75,18 @@ impl Plan {
         Plan::new("dev", &[("dev-1", "dev", Role::Voter)])
     }
 
-    /// Address of a site's nodes.
-    pub fn address(&self, site: &str) -> &str {
-        self.networks.get(site).map_or("127.0.0.1", |network| &network.address)
+    /// Address of a node.
+    pub fn address(&self, node: &str, site: &str) -> &str {
+        self.network(node, site).map_or("127.0.0.1", |network| &network.address)
     }
 
-    /// What runs a program at a site; nothing: this process may.
-    pub fn inside(&self, site: &str) -> &[String] {
-        self.networks.get(site).map_or(&[], |network| &network.inside)
+    /// What runs a program where a node is; nothing: this process may.
+    pub fn inside(&self, node: &str, site: &str) -> &[String] {
+        self.network(node, site).map_or(&[], |network| &network.inside)
+    }
+
+    fn network(&self, node: &str, site: &str) -> Option<&OwnNetwork> {
+        self.networks.get(node).or_else(|| self.networks.get(site))
     }
 
     /// Sites with data nodes, in order.

@@ -59,6 +59,15 @@ pub enum ReadError {
         /// How long was tried.
         waited_ms: u64,
     },
+    /// This node started with more than may be shown yet.
+    #[error(
+        "this node started with records that may not be shown yet, and still may not after {waited_ms} ms: ask another node; \
+         `saola status` shows how far each has come, and whether the other site is waited for"
+    )]
+    Ahead {
+        /// How long was tried.
+        waited_ms: u64,
+    },
     /// A witness has no records.
     #[error("a witness has no records: ask a data node")]
     WitnessNode,
@@ -88,7 +97,7 @@ impl<RT: Runtime> Replica<RT> {
             // What this node had applied when it started may not be shown yet, however committed it is: the leader has not
             // applied it, or the other site lacks it. All others read below it.
             if until.saturating_duration_since_now() <= shared.pause() {
-                return Err(ReadError::Timeout { waited_ms: deadline.as_millis() as u64 });
+                return Err(ReadError::Ahead { waited_ms: deadline.as_millis() as u64 });
             }
             RT::sleep(shared.pause()).await;
         };

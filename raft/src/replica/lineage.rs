@@ -112,13 +112,19 @@ impl<RT: Runtime> Replica<RT> {
                 if replica.shared.refused.lock().is_none()
                     && let Err(error) = replica.run_raft(&identity).await
                 {
-                    tracing::error!("Raft does not start on node {}: {error}", identity.node_id);
-                    replica.shared.stopped.send_replace(Some(error.to_string()));
+                    replica.gives_up(&error);
                 }
             }
             replica.shared.asks_its_epoch.store(false, Ordering::Release);
         });
         Ok(())
+    }
+
+    /// This node waits for nothing any more, and takes no part before it is started anew.
+    pub(super) fn gives_up(&self, error: &StartError) {
+        tracing::error!("node {} does not take part: {error}", self.shared.claim.node_id);
+        *self.shared.waiting_for.lock() = None;
+        self.shared.stopped.send_replace(Some(error.to_string()));
     }
 
     /// Asks until somebody has answered who can know, or once; false: this node takes no part.

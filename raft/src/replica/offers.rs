@@ -11,6 +11,7 @@ use openraft::storage::{Snapshot, SnapshotMeta};
 use openraft::type_config::alias::SnapshotMetaOf;
 use parking_lot::Mutex;
 use prost::Message;
+use saola_storage::epoch::Approvers;
 use saola_storage::import::Import;
 use saola_storage::types::{LogId, Vote};
 use tokio::sync::watch;
@@ -120,7 +121,8 @@ impl<RT: Runtime> Shared<RT> {
             let membership_at = offer.membership_at.map(place_in_log::<RT>).transpose()?;
             let last_membership = openraft::StoredMembership::new(membership_at, membership);
             let meta = SnapshotMeta { last_log_id: last, last_membership };
-            return self.install(raft, vote, meta, SnapshotBody::LogIdsOnly).await.map(reply);
+            let approvers = offer.approvers.into_iter().map(Approvers::from).collect();
+            return self.install(raft, vote, meta, SnapshotBody::LogIdsOnly(approvers)).await.map(reply);
         }
         let last = last.as_ref().map(log_id_from::<RT>).ok_or_else(|| bad("snapshot that reaches no entry"))?;
         if self.store.applied().log_id >= Some(last) {

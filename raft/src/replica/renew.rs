@@ -104,7 +104,7 @@ impl<RT: Runtime> Replica<RT> {
                 }
                 Err(again) => {
                     let refused = StartError::Ruined { path, why: format!("{why}; read once more: {again}") };
-                    replica.shared.stopped.send_replace(Some(refused.to_string()));
+                    replica.gives_up(&refused);
                 }
             }
         });
@@ -233,7 +233,7 @@ impl<RT: Runtime> Replica<RT> {
             return;
         }
         if let Err(error) = self.take_part(identity.clone()).await {
-            shared.stopped.send_replace(Some(error.to_string()));
+            self.gives_up(&error);
         }
         if let (Err(_), Some(raft)) = (self.may_run(), shared.raft.get())
             && let Err(error) = raft.shutdown().await

@@ -99,7 +99,7 @@ impl<RT: Runtime> Shared<RT> {
     }
 
     /// Whether enough of those have approved who could at the plan's base, as this node knows them by its own rows and log.
-    /// One that has never heard of any list goes by the plan's own: a witness that joined later, or nobody was ever named.
+    /// One that has never heard of any list goes by the plan's own: nobody was ever named, or it has not come so far.
     pub(super) async fn check_record(&self, signed: &SignedPlan, plan: &Plan) -> Result<(), String> {
         let own = self.own_epoch().ok_or("this node is not part of a cluster")?;
         if plan.cluster_id != own.cluster_id[..] {

@@ -35,6 +35,7 @@ mod tests {
     use prost::Message;
     use saola_storage::types::LeaderId;
 
+    use saola_storage::keyspace::epochs::ApproverList;
     use saola_storage::outline::Span;
 
     use super::*;
@@ -91,6 +92,7 @@ mod tests {
             membership: record.encode_to_vec().into(),
             full: true,
             sources: vec![member()],
+            approvers: vec![ApproverList { set: None, at_index: 3 }],
         }
     }
 
@@ -156,6 +158,7 @@ mod tests {
                 last: Some(AT),
                 members_at: Some(AT),
                 members: offer().membership,
+                approvers: offer().approvers,
             }),
         ]
     }

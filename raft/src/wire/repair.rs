@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use saola_storage::keyspace::epochs::ApproverList;
 
 use super::{WireEntry, WireLogId, WireVote};
 
@@ -46,4 +47,7 @@ pub struct EntriesReply {
     /// That membership: a [`MembershipRecord`](crate::member::MembershipRecord).
     #[prost(bytes = "bytes", tag = "8")]
     pub members: Bytes,
+    /// Who may approve forced promotions, as far as the node has applied its log; the newest list last.
+    #[prost(message, repeated, tag = "9")]
+    pub approvers: Vec<ApproverList>,
 }

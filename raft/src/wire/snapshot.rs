@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
+use saola_storage::keyspace::epochs::ApproverList;
 use saola_storage::outline::Span;
 
 use super::{Header, Nothing, Refusal, WireLogId, WireVote};
@@ -28,6 +29,9 @@ pub struct SnapshotOffer {
     /// Who has the records, the first to ask first.
     #[prost(message, repeated, tag = "6")]
     pub sources: Vec<Member>,
+    /// For a witness: who may approve forced promotions, the newest list last.
+    #[prost(message, repeated, tag = "7")]
+    pub approvers: Vec<ApproverList>,
 }
 
 /// Asks for the export stream of a node's state, or for the rest of it.

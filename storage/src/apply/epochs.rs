@@ -14,15 +14,26 @@ use crate::keyspace::epochs;
 
 impl Machine {
     pub(super) fn set_approvers(&mut self, draft: &mut Draft<'_>, set: SetApprovers, place: Place) -> Decision {
+        self.add_approvers(draft, Approvers::of_command(set, place.index));
+        Decision::Done(Done {})
+    }
+
+    /// The same on a witness, which may know the list from a node that it heard before.
+    pub(super) fn learn_approvers(&mut self, draft: &mut Draft<'_>, list: Approvers) {
+        if self.catalog.approvers.last().is_none_or(|newest| newest.at_index < list.at_index) {
+            self.add_approvers(draft, list);
+        }
+    }
+
+    fn add_approvers(&mut self, draft: &mut Draft<'_>, list: Approvers) {
         let lists = &mut Arc::make_mut(&mut self.catalog).approvers;
         let before = (!lists.is_empty()).then(|| epochs::encode_approvers(lists));
-        lists.push(Approvers::of_command(set, place.index));
+        lists.push(list);
         if lists.len() > KEPT_LISTS {
             lists.remove(0);
         }
         let after = epochs::encode_approvers(lists);
         replace(draft, epochs::APPROVERS, before, after);
-        Decision::Done(Done {})
     }
 
     pub(super) fn begin_epoch(&mut self, draft: &mut Draft<'_>, begin: BeginEpoch, place: Place) -> Decision {

@@ -5,6 +5,7 @@
 //! - [`admin`]: bootstrap, collections, sites; [`protection`]: what an acknowledgement waits for; [`epochs`]: forced promotions;
 //! - [`collect`]: policies, and what they remove; [`overlay`]: the rows that it walks over;
 //! - [`requests`]: the request table;
+//! - [`skip`]: how a witness goes on behind entries that it does not get;
 //! - [`times`]: the time index;
 //! - [`draft`]: the batch being built.
 //!
@@ -18,6 +19,7 @@ mod overlay;
 mod protection;
 mod records;
 mod requests;
+mod skip;
 mod times;
 
 use std::collections::BTreeMap;
@@ -27,10 +29,12 @@ use bytes::Bytes;
 
 use self::draft::Draft;
 use self::requests::{Known, RequestTable};
+pub use self::skip::SkipTo;
 use crate::catalog::Catalog;
 use crate::command::{Command, CommandBatch, Decision, DigestTaken, Done, Op, Outcome, RequestExpired};
 use crate::digest::{Buckets, StateDigest};
 use crate::engine::{Batch, EngineView, KeyRange, Kind};
+use crate::epoch::Approvers;
 use crate::error::StoreError;
 use crate::keyspace::meta::{self, AppliedRow, MembershipRow};
 use crate::keyspace::{array, decode_value, encode_value};
@@ -191,10 +195,9 @@ impl Machine {
                 }
                 // A witness must know by itself who may approve what fences it.
                 ApplyPayload::Commands(batch) => {
-                    let place = Place { index, stamp_us: batch.stamp_us };
                     for command in batch.commands {
                         if let Some(Op::SetApprovers(set)) = command.op {
-                            self.set_approvers(&mut draft, set, place);
+                            self.learn_approvers(&mut draft, Approvers::of_command(set, index));
                         }
                     }
                 }

@@ -35,7 +35,8 @@ pub enum Operation {
     Sync,
     /// [`Disk::sync_dir`].
     SyncDir,
-    /// [`DiskFile::write_at`], and the disk says that it did it: programs see it until the power goes, and no sync keeps it.
+    /// [`DiskFile::write_at`], and the disk says that it did it: programs see it until the power goes, and no sync keeps it
+    /// (but a later write to the same sectors brings it along).
     LostWrite,
     /// The same, and what was written stands in the place of something else.
     MisdirectedWrite,

@@ -57,7 +57,7 @@ impl RocksSettings {
         options
     }
 
-    fn kind_options(&self, kind: Kind, cache: &Cache, env: Option<&Env>) -> Options {
+    fn kind_options(&self, kind: Kind, cache: &Cache) -> Options {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(cache);
         // So that memory does not grow with the number of records; the newest files' are needed by every read.
@@ -74,7 +74,6 @@ impl RocksSettings {
         let rewrites = format!("bottommost_file_compaction_delay={REWRITE_AFTER_S}");
         let options = Options::default().get_options_from_string(rewrites);
         let mut options = options.expect("RocksDB has this option, and it takes a number of seconds");
-        env.into_iter().for_each(|env| options.set_env(env));
         options.set_block_based_table_factory(&blocks);
         options.set_write_buffer_size(self.write_buffer_bytes);
         // With ten million records of 256 B there are two levels, the fewest merges.
@@ -113,7 +112,7 @@ impl RocksEngine {
         let cache = Cache::new_hyper_clock_cache(settings.block_cache_bytes, 0);
         let kinds = Kind::ALL
             .into_iter()
-            .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache, env)));
+            .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache)));
         let db = DB::open_cf_descriptors(&settings.options(env), folder, kinds).map_err(|source| {
             let next = "see that no other process uses it and that its files are whole and may be written";
             failed(format!("open database {}: {next}", folder.display()), source)
@@ -173,8 +172,7 @@ fn open_read_only(folder: &Path, kinds: &[Kind]) -> Result<DB, EngineError> {
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |level, line| {
         tracing::debug!(?level, line, "RocksDB");
     }));
-    let kinds =
-        kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache, None)));
+    let kinds = kinds.iter().map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(*kind, &cache)));
     DB::open_cf_descriptors_read_only(&options, folder, kinds, false).map_err(|source| {
         let next = "see that its files are whole and may be read";
         failed(format!("read database {}: {next}", folder.display()), source)
@@ -222,9 +220,7 @@ impl Engine for RocksEngine {
     }
 
     fn loader(&self) -> Box<dyn Loader> {
-        let db = Arc::clone(&self.db);
-        let kind_options = (self.settings, self.cache.clone(), self.env.clone());
-        Box::new(RocksLoader::new(db, self.folder.clone(), kind_options))
+        Box::new(RocksLoader::new(self))
     }
 
     fn flush(&self) -> Result<(), EngineError> {

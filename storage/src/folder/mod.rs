@@ -22,6 +22,8 @@ mod identity;
 
 const IDENTITY: &str = "identity";
 const LOCK: &str = "lock";
+/// What a folder may hold and be nobody's: what a first start left behind, and what a new ext4 file system has.
+const NOBODYS: [&str; 3] = [LOCK, "identity.new", "lost+found"];
 
 /// What the settings say that the node in this folder is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,7 +217,7 @@ impl DataFolder {
                 let others = fs::read_dir(path)
                     .map_err(failed(path, "list"))?
                     .filter_map(Result::ok)
-                    .any(|entry| entry.file_name() != LOCK && entry.file_name() != "identity.new");
+                    .any(|entry| !NOBODYS.iter().any(|name| entry.file_name() == *name));
                 if others {
                     return Err(FolderError::Foreign(path.to_owned()));
                 }

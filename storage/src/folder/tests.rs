@@ -143,10 +143,18 @@ fn a_reinstated_node_goes_by_another_number_than_its_settings_say_and_earlier_re
 #[test]
 fn foreign_and_damaged_folders_are_refused() {
     let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
     fs::write(dir.path().join("photos.txt"), "x").unwrap();
     assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Foreign(_))));
     fs::write(dir.path().join(IDENTITY), "saola-folder 1\nnode_id = x\n").unwrap();
     assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Damaged { .. })));
     fs::write(dir.path().join(IDENTITY), "saola-folder 4\n").unwrap();
     assert!(matches!(DataFolder::open(dir.path(), claim(1), [7; 16]), Err(FolderError::Newer { .. })));
+}
+
+#[test]
+fn a_file_system_of_its_own_is_a_fresh_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("lost+found")).unwrap();
+    assert!(DataFolder::open(dir.path(), claim(1), [7; 16]).is_ok());
 }

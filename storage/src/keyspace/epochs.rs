@@ -61,17 +61,27 @@ pub struct EpochRow {
     pub began_us: u64,
 }
 
+impl From<&Approvers> for ApproverList {
+    fn from(it: &Approvers) -> ApproverList {
+        ApproverList { set: Some(it.to_command()), at_index: it.at_index }
+    }
+}
+
+impl From<ApproverList> for Approvers {
+    fn from(it: ApproverList) -> Approvers {
+        Approvers::of_command(it.set.unwrap_or_default(), it.at_index)
+    }
+}
+
 /// Value of the row of approvers.
 pub fn encode_approvers(lists: &[Approvers]) -> Bytes {
-    let list = |it: &Approvers| ApproverList { set: Some(it.to_command()), at_index: it.at_index };
-    encode_value(&ApproversRow { lists: lists.iter().map(list).collect() })
+    encode_value(&ApproversRow { lists: lists.iter().map(ApproverList::from).collect() })
 }
 
 /// Reads it.
 pub fn decode_approvers(value: Bytes) -> Result<Vec<Approvers>, StoreError> {
     let row: ApproversRow = decode_value(Kind::Protection, APPROVERS, value)?;
-    let list = |it: ApproverList| Approvers::of_command(it.set.unwrap_or_default(), it.at_index);
-    Ok(row.lists.into_iter().map(list).collect())
+    Ok(row.lists.into_iter().map(Approvers::from).collect())
 }
 
 /// Value of the row of epochs.

@@ -111,7 +111,7 @@ impl Log {
 
     /// Why the log takes nothing any more, if so.
     pub fn ended(&self) -> Option<LogError> {
-        self.0.0.inner.lock().stopped.clone()
+        self.0.0.inner.lock().ended()
     }
 
     /// The entries from the start of `range` on, without a gap: all of them, or as many as fit `max_bytes` of
@@ -267,11 +267,14 @@ impl Inner {
     /// Shows an operation to readers, or says why the log takes it no more. An operation that cannot follow
     /// what is there is a defect of the caller, after which nothing may be written.
     fn admit(&mut self, number: u64, op: &LogOp) -> Result<(), LogError> {
-        match &self.stopped {
-            Some(error) => Err(error.clone()),
-            None if self.closed => Err(LogError::Closed),
+        match self.ended() {
+            Some(error) => Err(error),
             None => self.show(number, op).inspect_err(|error| self.stopped = Some(error.clone())),
         }
+    }
+
+    fn ended(&self) -> Option<LogError> {
+        self.stopped.clone().or_else(|| self.closed.then_some(LogError::Closed))
     }
 
     fn show(&mut self, number: u64, op: &LogOp) -> Result<(), LogError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use saola_storage::command::{Approver, BeginEpoch, CommandBatch, Decision, Op, SetApprovers, SetFailover};
 use saola_storage::protection::{Mode, Protection, WaitsFor};
-use saola_storage::store::{ApplyEntry, ApplyPayload, Keeps, Store, StoreSettings};
+use saola_storage::store::{ApplyEntry, ApplyPayload, Keeps, SkipTo, Store, StoreSettings};
 
 use crate::state_support::*;
 
@@ -87,4 +87,40 @@ fn a_witness_knows_who_may_approve_and_nothing_else() {
     let store = open();
     assert_eq!(store.approvers().iter().map(|list| list.needed).collect::<Vec<_>>(), [2]);
     assert_eq!((store.epochs(), store.view().info()), (Vec::new(), None));
+}
+
+#[test]
+fn a_witness_that_skips_entries_knows_who_may_approve_and_who_is_a_member() {
+    let home = memory_home();
+    let open = || Store::open(Arc::clone(&home.home), Keeps::LogIdsOnly, StoreSettings::default()).expect("it opens");
+    let data = started(&memory_home());
+    let set = |store: &Store, index, needed| {
+        let payload = ApplyPayload::Commands(CommandBatch { stamp_us: 1, commands: vec![command(approvers(needed))] });
+        store.apply(vec![ApplyEntry { log_id: log_id(index), payload }]).expect("it applies");
+    };
+    let needed = |store: &Store| store.approvers().iter().map(|list| list.needed).collect::<Vec<_>>();
+    let store = open();
+    for (index, count) in [(20, 1), (30, 2), (50, 3)] {
+        set(&data, index, count);
+        if index == 20 {
+            set(&store, index, count);
+        }
+    }
+    let membership = |at, text: &'static str| Some((log_id(at), Bytes::from_static(text.as_bytes())));
+    let to = |last, membership| SkipTo { last: log_id(last), membership, approvers: data.approvers() };
+    let skipped = store.skip_to(to(40, membership(35, "new"))).expect("it skips");
+    assert_eq!((skipped.log_id, skipped.membership), (Some(log_id(40)), membership(35, "new")));
+    drop(store);
+    let store = open();
+    assert_eq!(needed(&store), [1, 2], "on stable storage, the one that it knew once, and none that is not there yet");
+    set(&store, 50, 3);
+    assert_eq!(needed(&store), [1, 2, 3]);
+    for late in [to(45, membership(45, "late")), to(60, membership(70, "too new")), to(70, membership(15, "old"))] {
+        store.skip_to(late).expect("it skips");
+    }
+    assert_eq!((store.applied().log_id, store.applied().membership), (Some(log_id(70)), membership(35, "new")));
+    assert_eq!(needed(&store), [1, 2, 3]);
+    let refused = data.skip_to(to(99, None)).expect_err("it keeps records");
+    set(&data, 60, 4);
+    assert!(refused.to_string().contains("witness"), "{refused}");
 }

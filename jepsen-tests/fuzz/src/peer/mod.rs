@@ -165,6 +165,7 @@ fn sample_offer() -> PeerRequest {
         membership: decode::membership(&members()).encode_to_vec().into(),
         full: true,
         sources: members(),
+        approvers: Vec::new(),
     }))
 }
 

@@ -92,7 +92,7 @@ pub(super) async fn live_day(life: &Life, story: Arc<Story>) -> Report {
             };
             day.tell(format!("epoch {} begins, {how}", planned.epoch));
             let lost = day.goes_on_alone_and_together(&planned, is_true).await;
-            Ended { how, lost, checked: is_true }
+            Ended { how, lost, checked: is_true && planned.verdict() != Verdict::Unknown }
         }
     };
     day.report.ended = Some(ended);
@@ -110,7 +110,7 @@ impl Day {
         };
         sites.cluster.clocks_count_from = Some(Instant::now());
         let clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         if one_in(4) {
             set(&sites.cluster, 1, maximum(1)).await.expect("a quiet cluster takes it");
@@ -135,10 +135,17 @@ impl Day {
         let node = pick(&self.sites.main);
         let is_fenced = |day: &Day| day.sites.cluster.replica(node).is_some_and(|it| it.status().state == "fenced");
         let was_fenced = is_fenced(self);
-        let written = self.clerk.put(&self.sites.cluster, node, random_u64() % 4).await;
+        let record = random_u64() % 4;
+        let written = self.clerk.put(&self.sites.cluster, node, record).await;
+        let answer = written.as_ref().map_or_else(|error| error.certainly_not_applied().to_string(), u64::to_string);
+        self.tell(format!("put of r{record} at {node}: {answer}"));
         assert!(!(was_fenced && written.is_ok()), "node {node} was fenced, and took {written:?}");
         count_states(&self.sites.cluster, &mut self.report.states);
-        self.report.calls[if written.is_ok() { 0 } else { 3 }] += 1;
+        self.report.calls[match &written {
+            Ok(_) => 0,
+            Err(error) if error.certainly_not_applied() => 2,
+            Err(_) => 3,
+        }] += 1;
         if was_fenced && is_fenced(self) {
             assert!(!self.clerk.look(&self.sites.cluster, node).await, "node {node} is fenced, and serves reads");
         }
@@ -196,8 +203,7 @@ impl Day {
         if kind != Disaster::CutOff {
             self.sites.lose(&others).await;
         }
-        let began = self.sites.cluster.clocks_count_from.expect("a day begins with it");
-        let now_us = 1_700_000_000_000_000 + began.elapsed().as_micros() as u64;
+        let now_us = self.sites.cluster.now_us();
         let has_stopped = kind != Disaster::CutOff;
         Attested {
             stopped_us: Some(now_us).filter(|_| has_stopped && !one_in(4)),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::Report;
 use super::clients::{fingerprint, last_writes, path};
 use super::world::World;
-use super::{Report, count};
 use crate::check::{Kept, durability, linearizable, once, revision};
+use crate::operation::count;
 use crate::sim::PATIENCE;
 use crate::sim::records::{compare_digests, generation_as_of, versions_at};
 

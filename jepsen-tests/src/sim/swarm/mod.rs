@@ -107,19 +107,6 @@ fn hash(report: &Report) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn count(operations: &[Operation]) -> [u64; 4] {
-    let mut calls = [0; 4];
-    for operation in operations {
-        calls[match operation.outcome {
-            Outcome::Written { .. } => 0,
-            Outcome::Seen { .. } => 1,
-            Outcome::Refused { .. } => 2,
-            Outcome::Unknown { .. } => 3,
-        }] += 1;
-    }
-    calls
-}
-
 mod panics {
     //! A task that panics does so for itself alone, and nobody need ask what became of it: the hook tells.
 

@@ -29,7 +29,6 @@ impl Watch {
             let before = self.reached.insert(node, reached).unwrap_or_default();
             for (what, (was, is)) in ["frontier", "committed", "applied", "term"].iter().zip(before.iter().zip(reached))
             {
-                // A node whose records were replaced applies from where the new ones stand.
                 if is < *was {
                     self.violations.push(format!("node {node}: its {what} went from {was} back to {is}"));
                 }

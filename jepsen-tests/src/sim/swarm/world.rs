@@ -20,6 +20,8 @@ use crate::sim::{Cluster, Running};
 
 /// Below so many free bytes a node has no room for writes.
 const ROOM: u64 = 1 << 20;
+/// The nodes' digests are compared so often: a life is short.
+const COMPARED: std::time::Duration = std::time::Duration::from_secs(2);
 /// A start is waited for so long, and then goes on beside what else happens.
 const STARTS_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -100,6 +102,7 @@ impl World {
         cluster.keep_entries = life.keep_entries;
         cluster.flush_every = std::time::Duration::from_millis(life.flush_ms);
         cluster.min_free_bytes = ROOM;
+        cluster.scrub.compare_every = COMPARED;
         cluster.clocks_count_from = Some(Instant::now());
         cluster.init().await;
         let next_id = 1 + cluster.ids().into_iter().max().unwrap_or(0);

@@ -56,7 +56,7 @@ fn a_site_that_has_everything_goes_on_without_the_other_and_loses_nothing() {
     under_seeds("promotion::a_site_that_has_everything_goes_on_without_the_other_and_loses_nothing", async |seed| {
         let mut sites = Sites::with_learners();
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         for record in 0..20 {
             clerk.put_surely(&sites.cluster, &sites.main, record % 5, PATIENCE).await;
@@ -100,7 +100,7 @@ fn what_main_acknowledged_alone_is_never_called_proven_zero() {
     under_seeds("promotion::what_main_acknowledged_alone_is_never_called_proven_zero", async |seed| {
         let mut sites = Sites::with_learners();
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         main_goes_on_alone(&sites, &mut clerk).await;
         let main = sites.main.clone();
@@ -135,7 +135,7 @@ fn an_old_side_that_was_alive_all_along_is_fenced_at_first_contact() {
     under_seeds("promotion::an_old_side_that_was_alive_all_along_is_fenced_at_first_contact", async |seed| {
         let mut sites = Sites::with_learners();
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         main_goes_on_alone(&sites, &mut clerk).await;
         let planned = plan(&sites, 4, vouched()).await.expect("main is out of reach");
@@ -174,7 +174,7 @@ fn with_the_witness_lost_too_the_rest_of_a_site_goes_on_and_both_are_fenced_when
     under_seeds(name, async |seed| {
         let mut sites = if seed % 2 == 0 { Sites::with_witness() } else { Sites::large_with_witness() };
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         let (main, witness) = (sites.main.clone(), *sites.cluster.ids().last().expect("there are nodes"));
         let through = pick(&sites.dr);
@@ -199,7 +199,7 @@ fn a_fenced_node_of_the_old_side_gives_its_log_and_with_it_zero_is_proven() {
     under_seeds("promotion::a_fenced_node_of_the_old_side_gives_its_log_and_with_it_zero_is_proven", async |seed| {
         let mut sites = Sites::with_learners();
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         main_goes_on_alone(&sites, &mut clerk).await;
         // Two of three are enough for every quorum to have one.
@@ -232,7 +232,7 @@ fn a_witness_that_is_left_goes_along_and_fences_whoever_comes_back() {
     under_seeds("promotion::a_witness_that_is_left_goes_along_and_fences_whoever_comes_back", async |seed| {
         let mut sites = Sites::large_with_witness();
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         let (main, lost) = (sites.main.clone(), pick(&sites.dr));
         sites.lose(&main).await;
@@ -274,7 +274,7 @@ fn the_side_that_was_left_behind_comes_back_and_what_it_alone_had_is_kept() {
     under_seeds("promotion::the_side_that_was_left_behind_comes_back_and_what_it_alone_had_is_kept", async |seed| {
         let mut sites = Sites::with_learners();
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         main_goes_on_alone(&sites, &mut clerk).await;
         let planned = plan(&sites, 4, vouched()).await.expect("main is out of reach");
@@ -317,7 +317,7 @@ fn a_plan_that_is_given_up_leaves_everything_as_it_was() {
     let given_up = of_seeds(name, SEEDS, async |seed| {
         let mut sites = Sites::with_learners();
         let mut clerk = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         sites.part_from_main();
         let planned = plan(&sites, 4, vouched()).await.expect("main is out of reach");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use saola_jepsen::sim::promote::name_approvers;
 use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
 use saola_raft::repair::RepairError;
 use saola_raft::sim::random_u64;
@@ -182,6 +183,7 @@ fn rotten_log_is_repaired_though_its_node_still_counts_on_a_member_that_is_gone(
             .await
             .expect("a quorum is there");
         if id == 5 {
+            name_approvers(&cluster, lead).await;
             let others = cluster.running();
             for record in 0..20 {
                 clerk.put_surely(&cluster, &others, record, PATIENCE).await;
@@ -195,6 +197,11 @@ fn rotten_log_is_repaired_though_its_node_still_counts_on_a_member_that_is_gone(
             ["leader", "follower", "witness"].contains(&status(&cluster, id).state)
         })
         .await;
+        if id == 5 {
+            // What fences a witness is approved by those who were named while it was down.
+            let knows = || cluster.replica(5).is_some_and(|witness| witness.store().approvers().len() == 1);
+            until("it knows who may approve", PATIENCE, knows).await;
+        }
         let through = cluster.running();
         goes_on(&cluster, &mut clerk, &through[..2]).await;
     });

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use saola_jepsen::sim::promote::name_approvers;
 use saola_jepsen::sim::{Clerk, Cluster, PATIENCE};
 use saola_raft::sim::random_u64;
 use saola_raft::{AdminError, Role};
@@ -30,6 +31,7 @@ async fn purged_cluster_that_sends(clerk: &mut Clerk, bytes_per_s: u64) -> Clust
     cluster.keep_entries = KEEP_ENTRIES;
     cluster.snapshot_bytes_per_s = bytes_per_s;
     cluster.init().await;
+    name_approvers(&cluster, leader(&cluster).await).await;
     clerk.padding = PADDING;
     for record in 0..WRITES {
         clerk.put_surely(&cluster, &[1, 2, 3], record % 50, PATIENCE).await;
@@ -97,6 +99,7 @@ fn new_witness_gets_log_ids_only_and_its_vote_counts() {
         assert!(purged(&cluster, 4) > WRITES - 2 * KEEP_ENTRIES);
         let witness = cluster.replica(4).unwrap();
         assert_eq!(witness.store().view().counts().versions, 0);
+        assert_eq!(witness.store().approvers().len(), 1, "who may approve what fences it");
         assert!(witness.store().data_bytes() < 4096, "a witness holds {} bytes", witness.store().data_bytes());
         drop(witness);
         // It is half of a quorum now.

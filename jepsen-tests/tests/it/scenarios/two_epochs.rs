@@ -44,7 +44,7 @@ fn two_epochs_of_one_number_find_each_other_and_nothing_of_the_one_that_gives_wa
     let twins = of_seeds(name, SEEDS, async |seed| {
         let mut sites = Sites::with_learners();
         let mut before = sites.begin().await;
-        name_approvers(&sites, 1).await;
+        name_approvers(&sites.cluster, 1).await;
         until_state(&sites.cluster, State::Synchronized, PATIENCE).await;
         // One of them has more than the other by then, and so begins at a later entry.
         let behind = pick(&[4, 5]);

@@ -22,9 +22,14 @@ fn allowed_arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
             "saola-fuzz",
             BTreeSet::from(["saola-client", "saola-jepsen", "saola-node", "saola-raft", "saola-storage", "saola-ops"]),
         ),
+        ("saola-live", BTreeSet::from(["saola-client", "saola-jepsen", "saola-ops"])),
         // The test that takes power away reaches below RocksDB.
         ("saola-power", BTreeSet::from(["saola-storage"])),
-        ("saola-benches", BTreeSet::from(["saola-client", "saola-node", "saola-raft", "saola-storage", "saola-ops"])),
+        (
+            "saola-benches",
+            // Whose switch lies between the sites.
+            BTreeSet::from(["saola-client", "saola-live", "saola-node", "saola-raft", "saola-storage", "saola-ops"]),
+        ),
     ])
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rocksdb::{Cache, DB, Env, IngestExternalFileOptions, Options, SstFileWriter};
 use self_cell::self_cell;
 
-use super::{RocksSettings, failed_write, family};
+use super::{RocksEngine, RocksSettings, failed_write, family};
 use crate::engine::{EngineError, Kind, Loader};
 
 /// A loader begins a new file once the current one holds so much: RocksDB's own target for the files of a level.
@@ -28,22 +28,26 @@ self_cell!(
 pub(super) struct RocksLoader {
     db: Arc<DB>,
     folder: PathBuf,
-    kind_options: (RocksSettings, Cache, Option<Env>),
+    settings: RocksSettings,
+    cache: Cache,
+    env: Option<Env>,
     open: Option<(Kind, PathBuf, OpenFile)>,
     files: u64,
 }
 
 impl RocksLoader {
-    pub(super) fn new(db: Arc<DB>, folder: PathBuf, kind_options: (RocksSettings, Cache, Option<Env>)) -> RocksLoader {
-        RocksLoader { db, folder, kind_options, open: None, files: 0 }
+    pub(super) fn new(engine: &RocksEngine) -> RocksLoader {
+        let RocksEngine { db, folder, settings, cache, env } = engine;
+        let (db, folder, cache, env) = (Arc::clone(db), folder.clone(), cache.clone(), env.clone());
+        RocksLoader { db, folder, settings: *settings, cache, env, open: None, files: 0 }
     }
 
     fn begin(&mut self, kind: Kind) -> Result<(), EngineError> {
         self.files += 1;
         // No name that RocksDB gives a file, so it neither uses nor removes it before it is handed over.
         let path = self.folder.join(format!("load-{}.sst", self.files));
-        let (settings, cache, env) = &self.kind_options;
-        let options = settings.kind_options(kind, cache, env.as_ref());
+        let mut options = self.settings.kind_options(kind, &self.cache);
+        self.env.iter().for_each(|env| options.set_env(env));
         let writer = OpenFile::new(options, |options| SstFileWriter::create(options));
         writer.borrow_dependent().open(&path).map_err(|source| self.failed(source))?;
         self.open = Some((kind, path, writer));

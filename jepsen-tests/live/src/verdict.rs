@@ -5,16 +5,13 @@ use std::time::Duration;
 
 use saola_client::Client;
 use saola_jepsen::check::{Kept, Violation, durability, linearizable, once, revision};
-use saola_jepsen::history::Fault;
 use saola_jepsen::operation::{Action, Operation, Outcome};
 use tokio::time::Instant;
 
-use super::workload::{COLLECTION, RECORDS, fingerprint, record_id};
+use crate::workload::{COLLECTION, RECORDS, fingerprint, record_id};
 
 /// Acknowledged calls below which a run shows nothing.
 const ACKNOWLEDGED_MIN: usize = 300;
-/// Kills or switchovers below which it does not either.
-const TROUBLE_MIN: usize = 3;
 
 /// All versions of all records of the run as one node keeps them. Its client asks that node alone, and a linearizable
 /// read there waits until the node has caught up.
@@ -83,31 +80,12 @@ pub async fn digests(client: &Client, end: Instant) -> Vec<String> {
     }
 }
 
-fn times(faults: &[Fault], which: &str) -> usize {
-    faults.iter().filter(|fault| fault.fault == which).count()
-}
-
-/// The run in one line.
-pub fn summary(operations: &[Operation], faults: &[Fault]) -> String {
-    let count = |kind: fn(&Outcome) -> bool| operations.iter().filter(|operation| kind(&operation.outcome)).count();
-    let written = count(|outcome| matches!(outcome, Outcome::Written { .. }));
-    let seen = count(|outcome| matches!(outcome, Outcome::Seen { .. }));
-    let refused = count(|outcome| matches!(outcome, Outcome::Refused { .. }));
-    let unknown = count(|outcome| matches!(outcome, Outcome::Unknown { .. }));
-    let (kills, moves) = (times(faults, "kill"), times(faults, "switchover"));
-    format!(
-        "{written} writes acknowledged, {seen} reads answered, {refused} refused, {unknown} unknown, {kills} kills, {moves} \
-         switchovers"
-    )
-}
-
 /// Why a run was too quiet to prove anything, if it was.
-pub fn too_quiet(operations: &[Operation], faults: &[Fault]) -> Vec<String> {
+pub fn too_quiet(operations: &[Operation]) -> Vec<String> {
     let acknowledged: Vec<&Operation> = operations
         .iter()
         .filter(|operation| matches!(operation.outcome, Outcome::Written { .. } | Outcome::Seen { .. }))
         .collect();
-    let troubles = times(faults, "kill") + times(faults, "switchover");
     let answering: BTreeSet<u64> = acknowledged.iter().filter_map(|operation| operation.node_answered).collect();
     let done = |kind: fn(&Action) -> bool| acknowledged.iter().any(|operation| kind(&operation.action));
     let mut missing = Vec::new();
@@ -118,7 +96,6 @@ pub fn too_quiet(operations: &[Operation], faults: &[Fault]) -> Vec<String> {
     };
     let calls = acknowledged.len();
     require(calls >= ACKNOWLEDGED_MIN, format!("{calls} calls were acknowledged, fewer than {ACKNOWLEDGED_MIN}"));
-    require(troubles >= TROUBLE_MIN, format!("{troubles} kills or switchovers, fewer than {TROUBLE_MIN}"));
     require(answering.len() >= 3, format!("only nodes {answering:?} answered"));
     require(done(|action| matches!(action, Action::Put { .. })), "no put was acknowledged".to_string());
     require(done(|action| matches!(action, Action::Cas { .. })), "no conditional put was acknowledged".to_string());

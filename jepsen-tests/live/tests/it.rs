@@ -1,13 +1,8 @@
-//! Five real processes of a 2+2+w cluster on this machine: clients write and read through random nodes while nodes are
-//! killed with SIGKILL and started again; then the history is judged.
-//!
-//! - `workload`: what the clients do;
-//! - `verdict`: what is read back, and whether the run was a test at all.
+//! Five real processes of a 2+2+w cluster on loopback, for which nobody needs any rights: clients write and read through random
+//! nodes while nodes are killed with SIGKILL and started again, or leadership moves; then the history is judged. And what
+//! `saola-live` does its faults with, where this machine lets it.
 //!
 //! A run is not repeatable to the byte, its choices are: the line that it prints first runs the same choices again.
-
-mod verdict;
-mod workload;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,20 +11,21 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use saola_client::{Client, CreateCollection};
+use saola_client::CreateCollection;
 use saola_jepsen::history::{self, Recorder};
-use saola_jepsen::operation::Outcome;
+use saola_jepsen::operation::{Outcome, count};
+use saola_live::command::saola;
+use saola_live::round::data_nodes;
+use saola_live::verdict;
+use saola_live::workload::{COLLECTION, Caller, DEADLINE};
 use saola_ops::exit::Failure;
 use saola_ops::launch::{LocalCluster, Place, Plan, node_binary, wait_until};
-use saola_ops::topology::Role;
 use tokio::time::Instant;
-
-use super::protection_live::{said, saola};
-
-use self::workload::{COLLECTION, Caller, DEADLINE};
 
 const CLIENTS: u32 = 8;
 const LOAD: Duration = Duration::from_secs(15);
+/// Kills or switchovers below which a run shows nothing.
+const TROUBLE_MIN: usize = 3;
 /// How long all may take to come back once the faults end.
 const HEAL: Duration = Duration::from_secs(60);
 
@@ -54,7 +50,7 @@ fn switchovers_lose_nothing_double_nothing_and_leave_no_write_in_doubt() {
 
 fn with_seed(trouble: Trouble) {
     let seed = seed();
-    println!("live: seed {seed}; the same choices again: SAOLA_SEED={seed} cargo test -p saola-jepsen --test it live");
+    println!("live: seed {seed}; the same choices again: SAOLA_SEED={seed} cargo test -p saola-live");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(run(seed, trouble));
 }
@@ -104,7 +100,7 @@ async fn run(seed: u64, trouble: Trouble) {
     }
     let healed = Instant::now() + HEAL;
     let mut kept = Vec::new();
-    for (node, client) in data_nodes(&cluster, cluster.client()) {
+    for (node, client) in must(data_nodes(&cluster, cluster.client())) {
         kept.push((node, verdict::kept_by(node, &client, healed).await));
     }
     let mut wrong = verdict::judge(&operations, &kept);
@@ -113,8 +109,16 @@ async fn run(seed: u64, trouble: Trouble) {
         let doubts = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Unknown { .. }));
         wrong.extend(doubts.map(|operation| format!("nobody knows what came of {operation:?}")));
     }
-    let quiet = verdict::too_quiet(&operations, &faults);
-    println!("live: {}", verdict::summary(&operations, &faults));
+    let mut quiet = verdict::too_quiet(&operations);
+    let troubles = faults.iter().filter(|fault| ["kill", "switchover"].contains(&fault.fault.as_str())).count();
+    if troubles < TROUBLE_MIN {
+        quiet.push(format!("{troubles} kills or switchovers, fewer than {TROUBLE_MIN}"));
+    }
+    let [written, seen, refused, unknown] = count(&operations);
+    println!(
+        "live: {written} writes acknowledged, {seen} reads answered, {refused} refused, {unknown} unknown, {troubles} times \
+         {trouble:?}"
+    );
     let place = folder.display();
     assert!(wrong.is_empty(), "live: seed {seed}, history in {place}:\n{}", wrong.join("\n"));
     assert!(quiet.is_empty(), "live: the run proved nothing: {}; history in {place}", quiet.join("; "));
@@ -136,21 +140,10 @@ async fn start(folder: &Path) -> LocalCluster {
 fn callers(cluster: &LocalCluster, seed: u64) -> Vec<Caller> {
     let caller = |number| {
         let floating = must(cluster.new_client()).with_deadline(DEADLINE);
-        let pinned = data_nodes(cluster, &floating);
+        let pinned = must(data_nodes(cluster, &floating));
         Caller::new(number, seed, floating, pinned)
     };
     (0..CLIENTS).map(caller).collect()
-}
-
-/// Each data node's id, with `client` pinned to it.
-fn data_nodes(cluster: &LocalCluster, client: &Client) -> Vec<(u64, Client)> {
-    let nodes = cluster.topology().node.iter().filter(|node| node.role != Role::Witness);
-    nodes
-        .map(|node| {
-            let pinned = client.at_endpoint(&node.client_address);
-            (node.node_id, pinned.expect("the topology has addresses"))
-        })
-        .collect()
 }
 
 /// Kills one node after another, about every two seconds, and starts it again.
@@ -182,12 +175,11 @@ async fn switch_over(cluster: &LocalCluster, recorder: &Recorder, end: Instant) 
         // to do.
         let ready = || async {
             let told = saola(cluster, &["validate", "switchover", "--to", site]).await;
-            let verdict = String::from_utf8_lossy(&told.stdout).into_owned();
-            let is_ready = verdict.starts_with("READY") && matches!(told.status.code(), Some(0 | 5));
-            if is_ready { Ok(()) } else { Err(verdict) }
+            let verdict = told.unwrap_or_else(|refused| refused.said);
+            if verdict.starts_with("READY") { Ok(()) } else { Err(verdict) }
         };
         must(wait_until("be ready for a switchover", HEAL, ready).await);
-        let told = said(saola(cluster, &["switchover", "--to", site]).await);
+        let told = saola(cluster, &["switchover", "--to", site]).await.unwrap_or_else(|refused| panic!("{refused}"));
         assert!(told.contains(&format!(" at {site} leads, after ")), "{told}");
         assert!(told.contains("SYNCHRONIZED"), "{told}");
         let leader = cluster.client().cluster_status(true).await.map(|status| status.leader).unwrap_or_default();

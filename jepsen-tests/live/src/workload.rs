@@ -27,13 +27,16 @@ pub struct Caller {
     /// One per data node: asks that node alone.
     pinned: Vec<(u64, Client)>,
     known: Vec<u64>,
+    /// Stands in every value.
+    canary: String,
 }
 
 impl Caller {
     /// The client with this number in a run with this seed. `pinned` holds each data node's id and a client for it.
     pub fn new(number: u32, seed: u64, floating: Client, pinned: Vec<(u64, Client)>) -> Caller {
+        let canary = canary(seed);
         let rng = SmallRng::seed_from_u64(seed ^ u64::from(number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Caller { number, rng, floating, pinned, known: vec![0; RECORDS as usize] }
+        Caller { number, rng, floating, pinned, known: vec![0; RECORDS as usize], canary }
     }
 
     /// Calls, one call at a time, until `end`.
@@ -51,7 +54,7 @@ impl Caller {
         let (node_asked, client) = self.choose_node();
         let call = recorder.begin();
         // The operation's number makes the value unique; the rest gives it a body.
-        let value = format!("value {} of client {}", call.op_id, self.number).repeat(8);
+        let value = format!("value {} of client {}, {}; ", call.op_id, self.number, self.canary).repeat(4);
         let action = self.choose_action(record, Fingerprint::of(value.as_bytes()));
         let id = record_id(record);
         let (outcome, answered) = match action {
@@ -94,6 +97,12 @@ impl Caller {
         };
         self.known[record as usize] = generation;
     }
+}
+
+/// What stands in every value of a run with this seed, and in nothing else on this machine.
+pub fn canary(seed: u64) -> String {
+    let mut rng = SmallRng::seed_from_u64(!seed);
+    (0..4).map(|_| format!("{:016x}", rng.random::<u64>())).collect()
 }
 
 /// Id of a record of the run.
