@@ -165,11 +165,19 @@ impl Peers {
         Ok(())
     }
 
-    fn learn_approvers(&mut self, lists: Vec<ApproverList>) {
+    /// Takes what a peer tells that is newer. An error says why it cannot be read.
+    fn learn_from(&mut self, answer: &EntriesReply) -> Result<(), String> {
         let newest = |lists: &[ApproverList]| lists.last().map(|list| list.at_index);
-        if newest(&lists) > newest(&self.approvers) {
-            self.approvers = lists;
+        if newest(&answer.approvers) > newest(&self.approvers) {
+            self.approvers = answer.approvers.clone();
         }
+        answer.members_at.map_or(Ok(()), |at| self.learn(at.into(), answer.members.clone()))
+    }
+
+    /// What a witness is told of the state at an entry behind which it goes on.
+    fn told_at(&self, last: LogId) -> SkipTo {
+        let approvers = self.approvers.iter().cloned().map(Approvers::from).collect();
+        SkipTo { last, membership: self.membership.clone(), approvers }
     }
 
     /// Entry that set the membership.
@@ -249,8 +257,7 @@ impl Repair<'_> {
     /// A witness goes on behind an entry that nobody has any more, as after a snapshot: what its log will begin behind has to
     /// be applied.
     async fn skip_to<RT: Runtime>(&self, last: LogId, peers: &Peers) -> Result<(), StoreError> {
-        let approvers = peers.approvers.iter().cloned().map(Approvers::from).collect();
-        let to = SkipTo { last, membership: peers.membership.clone(), approvers };
+        let to = peers.told_at(last);
         let store = self.store.clone();
         RT::disk(Takes::Long, move || store.skip_to(to)).await.map(drop)
     }
@@ -343,11 +350,8 @@ impl Repair<'_> {
             let question =
                 EntriesFrom { from: next, end: missing.end.saturating_add(1), max_bytes: PIECE_BYTES as u64 };
             let answer = self.ask(peer, boot_id, question).await.map_err(Verdict::NotYet)?;
-            if let Some(at) = answer.members_at {
-                let learned = peers.learn(at.into(), answer.members.clone());
-                learned.map_err(|why| Verdict::NotYet(format!("tells what this node does not know: {why}")))?;
-            }
-            peers.learn_approvers(answer.approvers.clone());
+            let learned = peers.learn_from(&answer);
+            learned.map_err(|why| Verdict::NotYet(format!("tells what this node does not know: {why}")))?;
             let (below, leads) = match judge(salvage, &answer) {
                 Verdict::Take { below, leads } => (below, leads),
                 other => return Err(other),
@@ -429,6 +433,7 @@ mod tests {
     use saola_storage::types::LeaderId;
 
     use super::*;
+    use crate::member::Seat;
 
     fn id(term: u64, index: u64) -> LogId {
         LogId { leader: LeaderId { term, node_id: 1 }, index }
@@ -442,6 +447,30 @@ mod tests {
         salvage.committed = Some(id(3, 20));
         salvage.missing = Some(21..26);
         salvage
+    }
+
+    #[test]
+    fn the_newest_membership_and_the_newest_approvers_of_all_answers_are_taken() {
+        let mut peers = Peers { own: 5, members: Vec::new(), membership: None, approvers: Vec::new() };
+        let told = |at: u64, members: &[u64], approvers: &[u64]| {
+            let member = |node_id: &u64| Member { node_id: *node_id, ..Member::default() };
+            let seat = |node_id: &u64| Seat { node_id: *node_id, member: Some(member(node_id)) };
+            let record = MembershipRecord { configs: Vec::new(), seats: members.iter().map(seat).collect() };
+            let approvers = approvers.iter().map(|at| ApproverList { set: None, at_index: *at }).collect();
+            let members = record.encode_to_vec().into();
+            EntriesReply { members_at: Some(id(3, at).into()), members, approvers, ..EntriesReply::default() }
+        };
+        let ids = |peers: &Peers| peers.members.iter().map(|member| member.node_id).collect::<Vec<_>>();
+        peers.learn_from(&told(10, &[1, 2, 5], &[4])).expect("it reads");
+        peers.learn_from(&told(9, &[1, 9, 5], &[4, 8])).expect("it reads");
+        assert_eq!(ids(&peers), [1, 2], "an older membership is nothing new, and nobody asks himself");
+        let to = peers.told_at(id(3, 12));
+        assert_eq!((to.last, to.membership.map(|(at, _)| at)), (id(3, 12), Some(id(3, 10))));
+        assert_eq!(to.approvers.iter().map(|list| list.at_index).collect::<Vec<_>>(), [4, 8]);
+        let garbled = EntriesReply { members: Bytes::from_static(b"\xff"), ..told(11, &[], &[]) };
+        assert!(peers.learn_from(&garbled).expect_err("no record").contains("cannot be read"));
+        peers.learn_from(&told(11, &[5], &[])).expect("it reads");
+        assert_eq!((ids(&peers), peers.approvers.len()), (Vec::new(), 2), "whoever is alone has nobody to ask");
     }
 
     fn answer(term: u64, leads: bool, committed: u64, last: u64, purged: Option<u64>) -> EntriesReply {

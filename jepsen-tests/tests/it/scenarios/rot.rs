@@ -185,10 +185,15 @@ fn rotten_log_is_repaired_though_its_node_still_counts_on_a_member_that_is_gone(
         if id == 5 {
             name_approvers(&cluster, lead).await;
             let others = cluster.running();
+            let named = status(&cluster, lead).last_log_index;
             for record in 0..20 {
                 clerk.put_surely(&cluster, &others, record, PATIENCE).await;
             }
-            tokio::time::sleep(2 * FLUSHED).await;
+            let have_purged = || {
+                let purged = |id: &u64| cluster.log(*id).and_then(|log| log.last_purged).map(|last| last.index);
+                others.iter().all(|id| purged(id) > Some(named))
+            };
+            until("nobody has its entries any more", 6 * FLUSHED, have_purged).await;
         }
         // Nobody ever starts the one that was replaced again.
         let comes_back = tokio::time::timeout(PATIENCE, cluster.try_start(id)).await;
