@@ -103,13 +103,14 @@ impl Disk {
         run("fallocate", &["-l", &bytes, text(&self.folder.join(BALLAST))]).map(drop)
     }
 
-    /// There is room again.
+    /// There is room again, also after a power cut.
     ///
     /// # Errors
     /// When the file cannot be removed.
     pub fn make_room(&self) -> Result<(), Failure> {
         let ballast = self.folder.join(BALLAST);
-        fs::remove_file(&ballast).map_err(|source| Failure::file(format!("remove {}", ballast.display()), &source))
+        let removed = fs::remove_file(&ballast).and_then(|()| File::open(&self.folder)?.sync_all());
+        removed.map_err(|source| Failure::file(format!("remove {}", ballast.display()), &source))
     }
 
     /// Writes and syncs wait, until [`Disk::go_on`].

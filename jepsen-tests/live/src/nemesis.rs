@@ -1,6 +1,7 @@
 //! Does faults to a running cluster, up to two at a time, each for a while, and undoes them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -296,8 +297,11 @@ impl<'a> Nemesis<'a> {
             tracer.map_err(|error| Tried::Skipped(format!("strace: {error}; `make setup` installs it")))?;
         let is_traced = async || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).map(str::trim);
-            if tracer.is_some_and(|pid| pid != "0") { Ok(()) } else { Err("nobody traces it".to_owned()) }
+            let says = |what: &str| status.lines().find_map(|line| line.strip_prefix(what)).map(str::trim);
+            let is_traced = says("TracerPid:").is_some_and(|pid| pid != "0");
+            // It may have ended at its first sync already.
+            let has_ended = says("State:").is_none_or(|state| state.starts_with('Z'));
+            if is_traced || has_ended { Ok(()) } else { Err("nobody traces it".to_owned()) }
         };
         if let Err(failure) = wait_until("trace a node", ATTACHES_WITHIN, is_traced).await {
             end_tracer(&mut tracer);
@@ -310,6 +314,9 @@ impl<'a> Nemesis<'a> {
         let authority = Authority::open(&self.cluster.folder().join("certs"))?;
         let folder = &self.cluster.files(node)?.folder;
         let issued = Issued { cert: folder.join("node.pem"), key: folder.join("node.key") };
+        for old in [&issued.cert, &issued.key] {
+            fs::remove_file(old).map_err(|source| Failure::file(format!("remove {}", old.display()), &source))?;
+        }
         authority.issue_to(Holder::Node, node, DAYS, &issued)
     }
 
@@ -400,7 +407,8 @@ impl<'a> Nemesis<'a> {
             if let Some(how) = self.cluster.has_ended(&node.name)? {
                 self.recorder.fault("ended by itself", node.node_id);
                 let is_shaken = self.shaken.get(&node.name).is_some_and(|until| Instant::now() < *until);
-                if !is_shaken && !under.is_some_and(Kind::may_end_nodes) {
+                let is_known = self.wrong.iter().any(|what| what.starts_with(&format!("{} ", node.name)));
+                if !is_known && !is_shaken && !under.is_some_and(Kind::may_end_nodes) {
                     self.wrong.push(format!("{} ended by itself: {}", node.name, how.what()));
                 }
             }

@@ -213,7 +213,9 @@ async fn watch_states(client: Client, end: Instant) -> BTreeMap<String, u64> {
         if let Ok(status) = client.cluster_status(false).await
             && let Some(stand) = status.protection_status
         {
-            *states.entry(stand.state).or_default() += 1;
+            // Nobody who leads tells one.
+            let state = if stand.state.is_empty() { "NO_LEADER".to_owned() } else { stand.state };
+            *states.entry(state).or_default() += 1;
         }
     }
     states

@@ -126,6 +126,14 @@ pub(super) fn find_node(status: &StatusResponse, node: &str) -> Result<Member, F
 /// What cannot be undone wants the cluster's name, from the flag or from the terminal.
 pub(crate) async fn confirmed(status: &StatusResponse, doing: &str, confirm: Option<String>) -> Result<(), Failure> {
     let name = &status.cluster_name;
+    if name.is_empty() {
+        // Else whoever types the right name would be told that it is wrong.
+        return Err(Failure::new(
+            Exit::Unreachable,
+            format!("{doing}: the node that was asked does not know the cluster's name yet; nothing was changed"),
+            "ask again in a moment, or another node with --endpoint; `saola status` says how far each has come",
+        ));
+    }
     let given = match confirm {
         Some(given) => given,
         None if io::stdin().is_terminal() => {
@@ -278,6 +286,9 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_undone_wants_the_name_of_the_cluster() {
         assert!(confirmed(&status(), "remove node dr-1", Some("demo".into())).await.is_ok());
+        let unnamed = StatusResponse { cluster_name: String::new(), ..status() };
+        let failure = confirmed(&unnamed, "remove node dr-1", Some("demo".into())).await.unwrap_err();
+        assert!(failure.what().contains("does not know the cluster's name yet"), "{failure}");
         let failure = confirmed(&status(), "remove node dr-1", Some("prod".into())).await.unwrap_err();
         assert!(failure.what().contains("nothing was changed"), "{failure}");
     }

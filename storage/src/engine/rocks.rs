@@ -114,7 +114,10 @@ impl RocksEngine {
             .into_iter()
             .map(|kind| ColumnFamilyDescriptor::new(kind.name(), settings.kind_options(kind, &cache)));
         let db = DB::open_cf_descriptors(&settings.options(env), folder, kinds).map_err(|source| {
-            let next = "see that no other process uses it and that its files are whole and may be written";
+            let next = match source.as_ref().contains("No space left") {
+                true => "make room on its disk, then start the node again",
+                false => "see that no other process uses it and that its files are whole and may be written",
+            };
             failed(format!("open database {}: {next}", folder.display()), source)
         })?;
         let (folder, env) = (folder.to_owned(), env.cloned());
