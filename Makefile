@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: setup build demo test lint fmt bench sim power planted live fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
+.PHONY: setup build demo test nightly lint fmt bench sim power planted live fuzz fuzz-build fuzz-merge fuzz-seeds check-fmt check-seams check-tests
 .NOTPARALLEL:
 
 # One build folder for all clones of this repository, so that RocksDB is compiled once per machine.
@@ -92,6 +92,17 @@ DISKS ?= 50
 power: build
 	$(call section,power cuts)
 	'$(BIN)/saola-power' --disks $(DISKS) --from $(FROM)
+
+# What takes a night: lives, power cuts, real processes and known bugs by the thousand; each kind of fault must
+# have happened. Then how fast the judges are.
+nightly: setup build
+	$(call section,night)
+	'$(BIN)/saola-sim' --seeds 20000 --from $(FROM) --complete
+	'$(BIN)/saola-power' --disks 250 --from $(FROM)
+	@$(MAKE) --no-print-directory live MINUTES=240 LIVE='--load-s 120 --complete'
+	@$(MAKE) --no-print-directory planted
+	'$(BIN)/saola-check' --made 1000000
+	'$(BIN)/saola-check' --made 20000 --records 1
 
 # Real processes on machines whose network, disks and clocks fail (jepsen-tests/live). Root alone can make such machines.
 #   make live MINUTES=60

@@ -7,6 +7,7 @@
 //! - [`operation`]: one call of one client and what came of it;
 //! - [`history`]: how histories are recorded and kept (JSON Lines, documented there);
 //! - [`check`]: the checkers: linearizable per record, revision order, once only, durable;
+//! - [`workloads`]: what clients cannot do yet, counted by each run;
 //! - [`sim`]: whole clusters in one thread on virtual time, decided by a seed.
 //!
 //! The harnesses are `saola-sim` (random lives of simulated clusters, by the thousand) and this crate's integration tests:
@@ -17,3 +18,4 @@ pub mod check;
 pub mod history;
 pub mod operation;
 pub mod sim;
+pub mod workloads;

@@ -70,6 +70,7 @@ impl Sum {
         }
         let states: Vec<String> = self.states.iter().map(|(state, count)| format!("{state}={count}")).collect();
         println!("states: {}", states.join(" "));
+        println!("{}", saola_jepsen::workloads::skipped());
         let skipped: u64 = self.tallies.values().map(|tally| tally.skipped).sum();
         let [written, read, refused, unknown] = self.calls;
         let slowest_ms = self.healed_ms.iter().max().copied().unwrap_or_default();

@@ -213,6 +213,7 @@ fn tell(sum: &Sum, took_s: f64) {
     let list = |counts: Vec<(&str, u64)>| {
         counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
     };
+    println!("{}", saola_jepsen::workloads::skipped());
     println!("topologies: {}", list(sum.topologies.iter().map(|(it, count)| (it.name(), *count)).collect()));
     println!("met: {}", list(everything().map(|it| (it, sum.met.get(it).copied().unwrap_or(0))).collect()));
     for (how, [days, lost, checked]) in &sum.days {

@@ -62,11 +62,23 @@ async fn settled(mut cluster: Cluster, clerk: &mut Clerk) -> Cluster {
     for record in 0..10 {
         clerk.put_surely(&cluster, &nodes, record, PATIENCE).await;
     }
-    tokio::time::sleep(FLUSHED).await;
+    let written = nodes.iter().map(|id| status(&cluster, *id).last_log_index).max();
+    let has_flushed = |id: &u64| cluster.replica(*id).and_then(|it| it.store().flushed()).map(|at| at.index) >= written;
+    until("all have flushed what was written", 2 * FLUSHED, || nodes.iter().all(has_flushed)).await;
     for record in 0..20 {
         clerk.put_surely(&cluster, &nodes, record, PATIENCE).await;
     }
     cluster
+}
+
+/// Waits until a node's log proves all of its entries to be synced: what is damaged then is rot.
+async fn until_marked(cluster: &Cluster, id: u64) {
+    let is_marked = || places(cluster.disk(id)).iter().all(|place| !place.is_entry || place.proven);
+    let began = tokio::time::Instant::now();
+    while !is_marked() {
+        assert!(began.elapsed() < PATIENCE, "node {id} never marks its log");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Starts a node whose log is damaged, and sees that a plain start would have refused it.
@@ -101,7 +113,7 @@ fn node_whose_log_has_rotted_repairs_itself_from_its_peers() {
             1 => 5,
             _ => pick(&[1, 2, 3, 4].into_iter().filter(|id| *id != lead).collect::<Vec<_>>()),
         };
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_marked(&cluster, id).await;
         if seed % 2 == 0 {
             cluster.crash(id).await;
         } else {
@@ -135,7 +147,7 @@ fn node_with_bad_sectors_in_its_log_repairs_itself_from_its_peers() {
             for record in 0..40 {
                 clerk.put_surely(&cluster, &others, record, PATIENCE).await;
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            until_marked(&cluster, id).await;
             match pick(&[true, false]) {
                 true => cluster.crash(id).await,
                 false => cluster.kill(id).await,
@@ -170,7 +182,7 @@ fn rotten_log_is_repaired_though_its_node_still_counts_on_a_member_that_is_gone(
         let mut cluster = settled(cluster, &mut clerk).await;
         // The witness needs no more what all have purged; a data node finds somebody who still has it.
         let (id, gone) = if seed % 2 == 0 { (5, 4) } else { (4, 2) };
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_marked(&cluster, id).await;
         cluster.kill(id).await;
         let place = proven_entries(cluster.disk(id)).pop().expect("it has entries");
         flip(cluster.disk(id), &place);
@@ -223,7 +235,7 @@ fn rot_in_the_newest_record_loses_nothing_acknowledged_and_waits_for_who_has_it(
         for record in 0..5 {
             clerk.put_surely(&cluster, &[1, 2], record, PATIENCE).await;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_marked(&cluster, 1).await;
         cluster.kill(2).await;
         cluster.kill(1).await;
         let proven = proven_entries(cluster.disk(1));
@@ -274,7 +286,7 @@ fn entry_found_damaged_while_the_node_runs_ends_it_and_the_next_start_repairs_it
         for record in 0..3 {
             clerk.put_surely(&cluster, &[1, 2], record, PATIENCE).await;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        until_marked(&cluster, 1).await;
         cluster.kill(1).await;
         cluster.start(1).await;
         // After a start nothing of the log is in memory.
@@ -302,7 +314,7 @@ fn random_flips_on_one_node_after_the_other_lose_nothing() {
             for record in 0..pick(&[0, 3, 30]) {
                 clerk.put_surely(&cluster, &others, record, PATIENCE).await;
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            until_marked(&cluster, id).await;
             match pick(&[true, false]) {
                 true => cluster.crash(id).await,
                 false => cluster.kill(id).await,
