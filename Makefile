@@ -47,7 +47,7 @@ demo: setup build
 
 # Everything that must hold before a change is merged; .ci/run calls it.
 test: setup check-fmt lint check-seams build check-tests
-	@$(MAKE) --no-print-directory sim SEEDS=200 FROM=0
+	@$(MAKE) --no-print-directory sim
 	@$(MAKE) --no-print-directory live MINUTES=4
 
 check-fmt:
@@ -116,10 +116,13 @@ live: setup build
 
 # Puts each of the bugs of storage/src/planted.rs in, and counts the lives until it is found.
 #   make planted BUGS='local-read sync-skipped'
+#   make planted BUGS='--sample 3 --searches 1'
+#   make planted TABLE=jepsen-tests/seeds/planted.txt
 BUGS ?=
+TABLE ?=
 planted: setup
 	$(call section,planted bugs)
-	cargo run --locked -p saola-jepsen --features planted --bin saola-planted -- $(BUGS)
+	cargo run --locked -p saola-jepsen --features planted --bin saola-planted -- $(BUGS) $(if $(TABLE),--table '$(TABLE)')
 
 fmt:
 	cargo fmt --all

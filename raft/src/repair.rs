@@ -22,7 +22,6 @@ use saola_storage::epoch::Approvers;
 use saola_storage::error::StoreError;
 use saola_storage::keyspace::epochs::ApproverList;
 use saola_storage::log::{Log, LogEntry, LogError, LogSettings, LogWriter, Salvage};
-use saola_storage::planted::{self, Bug};
 use saola_storage::release::RELEASE;
 use saola_storage::store::{SkipTo, Store};
 use saola_storage::types::{LogId, NodeId, Vote};
@@ -130,9 +129,6 @@ pub(crate) fn judge(salvage: &Salvage, answer: &EntriesReply) -> Verdict {
     if answer.leads && vote.map(|v| v.leader) >= salvage.vote.map(|v| v.leader) && last >= next(salvage.committed) {
         return Verdict::Take { below: end.min(last), leads: true };
     }
-    if planted::is(Bug::UncommittedRepair) && last > missing.start {
-        return Verdict::Take { below: end.min(last), leads: false };
-    }
     if committed >= missing.end {
         return Verdict::Take { below: end.min(committed), leads: false };
     }
@@ -218,7 +214,7 @@ impl Repair<'_> {
         let (salvage, entries, from) = loop {
             let (on, group_id) = (disk.clone(), settings.group_id);
             let salvage = RT::disk(Takes::Long, move || Salvage::read(&*on, group_id, applied)).await?;
-            if !salvage.vote_certain && !planted::is(Bug::VoteHiddenByRot) {
+            if !salvage.vote_certain {
                 return Err(hopeless(
                     "the damage may hide its newest vote, and it could vote twice in one term".into(),
                 ));

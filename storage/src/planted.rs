@@ -48,8 +48,6 @@ bugs! {
     PurgedTooFar = "purged-too-far", "the log is purged before the state machine is flushed";
     AcknowledgedEarly = "acknowledged-early", "the log answers before it has written anything";
     TruncationNotLogged = "truncation-not-logged", "entries that a leader took back stand in the log again after a start";
-    VoteHiddenByRot = "vote-hidden-by-rot", "a node votes although damage may hide the vote that it gave";
-    UncommittedRepair = "uncommitted-repair", "a damaged log takes entries from any peer, committed or not";
     TimeGoesBack = "time-goes-back", "a version takes the proposer's clock as it is";
     LeaseRead = "lease-read", "a leader that a quorum confirmed a short time ago reads without asking again";
     OldAnswerConfirms = "old-answer-confirms", "a voter's answer to an earlier round confirms a later one";

@@ -1,7 +1,11 @@
 //! `saola-planted`: puts known bugs (`saola_storage::planted`) into the simulated nodes, one after the other, and counts the lives
 //! until it is found: a net that catches nothing proves nothing.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
@@ -25,6 +29,9 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Writes what it took there (`jepsen-tests/seeds/planted.txt`).
+    #[arg(long, conflicts_with_all = ["bugs", "sample"])]
+    table: Option<PathBuf>,
 }
 
 /// Seeds from one search to the next.
@@ -40,6 +47,7 @@ fn main() -> ExitCode {
         }
     };
     let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let rows = Mutex::new(BTreeMap::new());
     let jobs = std::thread::available_parallelism().map_or(1, |it| it.get());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -53,14 +61,37 @@ fn main() -> ExitCode {
                     let median = tries[tries.len() / 2].map_or("-".into(), |it| it.to_string());
                     let searches = args.searches;
                     println!("{:<22} {median:>4} {found}/{searches} {}", bug.name(), bug.what());
+                    let row = format!("{:<22} {median:>4} {found}/{searches}", bug.name());
+                    rows.lock().expect("no search panics while it holds the rows").insert(*bug, row);
                     missed.fetch_add(usize::from(found < searches), Ordering::Relaxed);
                 }
             });
         }
     });
     let missed = missed.into_inner();
+    if let Some(path) = &args.table
+        && let Err(error) =
+            write_table(path, &args, rows.into_inner().expect("no search panics while it holds the rows"))
+    {
+        eprintln!("saola-planted: write {}: {error}", path.display());
+        return ExitCode::FAILURE;
+    }
     println!("planted: {} bugs={} missed={missed}", if missed == 0 { "OK" } else { "FAILED" }, bugs.len());
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn write_table(path: &Path, args: &Args, rows: BTreeMap<Bug, String>) -> io::Result<()> {
+    let mut text = format!(
+        "# How many lives it takes to find each bug of storage/src/planted.rs: the median of its searches, and in how many of\n\
+         # them it was found at all within {} lives, the first search from seed {}.\n\
+         # `make planted TABLE=jepsen-tests/seeds/planted.txt` writes it.\n",
+        args.lives, args.from
+    );
+    for row in rows.into_values() {
+        text += &row;
+        text.push('\n');
+    }
+    std::fs::write(path, text)
 }
 
 fn chosen(args: &Args) -> Result<Vec<Bug>, String> {

@@ -87,6 +87,13 @@ pub struct Cluster {
     root: tempfile::TempDir,
 }
 
+/// A node that answers holds its way into the network, and the network all that answer: none of them would ever go.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.keys().for_each(|id| self.network.disconnect(*id));
+    }
+}
+
 /// Virtual time begins in November 2023.
 fn true_us(since: tokio::time::Instant) -> u64 {
     1_700_000_000_000_000 + since.elapsed().as_micros() as u64

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use saola_raft::sim::SimRuntime;
+use saola_raft::sim::{SimRuntime, spawn_on};
 use saola_raft::{ReadPoint, Replica};
 use saola_storage::command::{
     Command, CreateCollection, Decision, DeleteRecord, Expect, ExpectKind, Op, PutRecord, RequestId, RetentionChange,
@@ -203,11 +203,16 @@ pub async fn compare_digests(cluster: &Cluster) -> Result<(), String> {
     let ids = cluster.running();
     let first = ids.first().and_then(|id| cluster.replica(*id)).ok_or("no data node runs")?;
     let command = Command { request: None, op: Some(Op::TakeDigest(TakeDigest {})) };
-    let outcome = first.propose(command, PATIENCE).await;
-    let index = outcome.map_err(|error| format!("the cluster takes no writes: {error}"))?.index;
+    let outcome = spawn_on(ids[0], async move { first.propose(command, PATIENCE).await }).await;
+    let index = outcome
+        .map_err(|_| "the node went away")?
+        .map_err(|error| format!("the cluster takes no writes: {error}"))?
+        .index;
     let mut digests = BTreeMap::new();
     for (id, replica) in ids.iter().filter_map(|id| Some((*id, cluster.replica(*id)?))) {
-        replica.read_point(PATIENCE).await.map_err(|error| format!("node {id} serves no reads: {error}"))?;
+        let reads = replica.clone();
+        let point = spawn_on(id, async move { reads.read_point(PATIENCE).await }).await;
+        point.map_err(|_| "the node went away")?.map_err(|error| format!("node {id} serves no reads: {error}"))?;
         digests.insert(id, replica.store().digest_at(index));
     }
     let one = digests.values().next().copied().flatten();

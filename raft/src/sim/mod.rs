@@ -5,10 +5,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is the one place where the simulator's time and tasks come from")]
 
+mod clock;
 mod network;
 mod runtime;
 
+pub use clock::set_clock_rate;
 pub use network::{Befallen, Fetched, SimNetwork, SimTransport, Weather};
 pub use runtime::{
-    SimRuntime, hang_disk, kill, pause, pause_after, paused, random_u64, release_disk, resume, run, spawn_on,
+    SimRuntime, as_node, hang_disk, kill, pause, pause_after, paused, random_u64, release_disk, resume, run, spawn_on,
 };

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::clock::truly;
 use super::runtime::{SimRuntime, random_u64, spawn_on};
 use crate::peer::PeerService;
 use crate::transport::{Caller, Lane, PeerAddress, Transport, TransportError};
@@ -308,7 +309,7 @@ impl Transport for SimTransport {
                 network.travel(target, from).await.map_err(|Lost| broken(&to, "the connection died"))?;
                 Ok(through_bytes(&reply))
             };
-            match tokio::time::timeout(timeout, exchange).await {
+            match tokio::time::timeout(truly(timeout), exchange).await {
                 Ok(result) => result,
                 Err(_) => Err(broken(&to, "no answer in time")),
             }

@@ -8,13 +8,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use openraft::OptionalSend;
-use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioWatch};
+use openraft::{Instant as _, OptionalSend};
+use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioWatch};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use saola_storage::types::NodeId;
 use tokio::task::AbortHandle;
 
+use super::clock::{SimInstant, forget_all, truly};
 use crate::types::{Runtime, Takes};
 
 tokio::task_local! {
@@ -39,6 +40,7 @@ pub fn run<F: Future>(seed: u64, simulation: F) -> F::Output {
     HUNG.with_borrow_mut(BTreeSet::clear);
     PAUSED.with_borrow_mut(BTreeMap::clear);
     PAUSES_AFTER.with_borrow_mut(BTreeMap::clear);
+    forget_all();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -48,6 +50,11 @@ pub fn run<F: Future>(seed: u64, simulation: F) -> F::Output {
     let output = runtime.block_on(NODE.scope(NO_NODE, simulation));
     TASKS.with_borrow_mut(BTreeMap::clear);
     output
+}
+
+/// Whose task asks.
+pub(super) fn this_node() -> NodeId {
+    NODE.try_with(|node| *node).unwrap_or(NO_NODE)
 }
 
 /// Next number of the run's random sequence (splitmix64; Steele, Lea, Flood: Fast Splittable Pseudorandom Number
@@ -74,6 +81,11 @@ where
         own.push(handle.abort_handle());
     });
     handle
+}
+
+/// Does something as a node, by its clock.
+pub fn as_node<T>(node: NodeId, act: impl FnOnce() -> T) -> T {
+    NODE.sync_scope(node, act)
 }
 
 /// A task that takes no step while its node is paused.
@@ -165,7 +177,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Runtime for SimRuntime {
     async fn disk<T: Send + 'static>(_takes: Takes, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let node = NODE.try_with(|node| *node).unwrap_or(NO_NODE);
+        let node = this_node();
         while HUNG.with_borrow(|hung| hung.contains(&node)) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -173,7 +185,7 @@ impl Runtime for SimRuntime {
     }
 }
 
-/// Virtual time, seeded randomness, tasks that belong to the node that spawns them.
+/// Virtual time by the clock of the node that asks, seeded randomness, tasks that belong to the node that spawns them.
 #[derive(Debug)]
 pub struct SimRuntime;
 
@@ -181,7 +193,7 @@ impl openraft::AsyncRuntime for SimRuntime {
     type JoinError = tokio::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
     type Sleep = tokio::time::Sleep;
-    type Instant = TokioInstant;
+    type Instant = SimInstant;
     type TimeoutError = tokio::time::error::Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = StdRng;
@@ -195,26 +207,23 @@ impl openraft::AsyncRuntime for SimRuntime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        let node = NODE.try_with(|node| *node).unwrap_or(NO_NODE);
-        spawn_on(node, future)
+        spawn_on(this_node(), future)
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        tokio::time::sleep(duration)
+        tokio::time::sleep(truly(duration))
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        use openraft::Instant;
-        tokio::time::sleep(deadline - TokioInstant::now().min(deadline))
+        Self::sleep(deadline.saturating_duration_since(SimInstant::now()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        tokio::time::timeout(duration, future)
+        tokio::time::timeout(truly(duration), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
-        use openraft::Instant;
-        tokio::time::timeout(deadline - TokioInstant::now().min(deadline), future)
+        Self::timeout(deadline.saturating_duration_since(SimInstant::now()), future)
     }
 
     fn is_panic(join_error: &Self::JoinError) -> bool {

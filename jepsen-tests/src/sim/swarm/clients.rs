@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use saola_raft::sim::{SimRuntime, spawn_on};
+use saola_raft::sim::{SimRuntime, as_node, spawn_on};
 use saola_raft::{ProposeError, ReadPoint, Replica};
 use saola_storage::command::{Command, Conflict, Decision};
 use saola_storage::store::StoredVersion;
 use tokio::time::Instant;
 
 use super::dice::Dice;
+use super::faults::Fault;
 use super::world::World;
 use crate::history::{Recorder, Route};
 use crate::operation::{Action, Fingerprint, Found, Outcome};
@@ -50,6 +51,10 @@ impl Doors {
         self.closed.store(false, Ordering::Relaxed);
     }
 
+    fn at(&self, node: u64) -> Option<Replica<SimRuntime>> {
+        self.nodes.lock().get(&node).cloned()
+    }
+
     fn any(&self, dice: &mut Dice) -> Option<(u64, Replica<SimRuntime>)> {
         let nodes = self.nodes.lock();
         let id = dice.pick(&nodes.keys().copied().collect::<Vec<_>>())?;
@@ -81,6 +86,8 @@ struct Caller {
     records: u64,
     padding: usize,
     pause_ms: u64,
+    /// Ages are told by clocks that may be slow: so many times slower than true ones at most.
+    slack: u32,
     dice: Dice,
     sequence: u64,
     known: BTreeMap<u64, u64>,
@@ -92,20 +99,7 @@ struct Caller {
 
 /// A client that calls until the life ends.
 pub(super) fn call_until_told(world: &World, number: u64) -> tokio::task::JoinHandle<()> {
-    let life = &world.life;
-    let mut caller = Caller {
-        number,
-        records: life.records,
-        padding: life.padding,
-        pause_ms: life.pause_ms,
-        dice: Dice::new(life.seed, 100 + number),
-        sequence: 0,
-        known: BTreeMap::new(),
-        doors: world.doors.clone(),
-        recorder: world.recorder.clone(),
-        shown: world.shown.clone(),
-        stopped: world.stopped.clone(),
-    };
+    let mut caller = Caller::new(world, number);
     // Of no node: it outlives them all.
     spawn_on(0, async move {
         while !caller.stopped.load(Ordering::Relaxed) {
@@ -119,7 +113,40 @@ pub(super) fn call_until_told(world: &World, number: u64) -> tokio::task::JoinHa
     })
 }
 
+/// A client that stays with a node for a while and reads there, one read after the other.
+pub(super) fn read_there(world: &World, number: u64, node: u64, time: Duration) -> tokio::task::JoinHandle<()> {
+    let mut caller = Caller::new(world, number);
+    let until = Instant::now() + time;
+    spawn_on(0, async move {
+        while Instant::now() < until && !caller.doors.closed.load(Ordering::Relaxed) {
+            let record = caller.dice.below(caller.records);
+            let Some(replica) = caller.doors.at(node) else { return };
+            caller.read(record, node, replica).await;
+            let pause = caller.dice.ms(0, 5);
+            tokio::time::sleep(pause).await;
+        }
+    })
+}
+
 impl Caller {
+    fn new(world: &World, number: u64) -> Caller {
+        let life = &world.life;
+        Caller {
+            number,
+            records: life.records,
+            padding: life.padding,
+            pause_ms: life.pause_ms,
+            slack: if life.faults.contains(&Fault::ClockRate) { 2 } else { 1 },
+            dice: Dice::new(life.seed, 100 + number),
+            sequence: 0,
+            known: BTreeMap::new(),
+            doors: world.doors.clone(),
+            recorder: world.recorder.clone(),
+            shown: world.shown.clone(),
+            stopped: world.stopped.clone(),
+        }
+    }
+
     async fn call(&mut self) {
         let record = self.dice.below(self.records);
         let Some((node, replica)) = self.doors.any(&mut self.dice) else { return };
@@ -205,13 +232,13 @@ impl Caller {
     /// A stale read misses nothing that was told before it was as old as it says.
     fn read_stale(&mut self, record: u64, node: u64, replica: Replica<SimRuntime>) {
         let now = Instant::now();
-        let Some(point) = replica.stale_point() else { return };
+        let Some(point) = as_node(node, || replica.stale_point()) else { return };
         let Some(age_ms) = point.age_ms else { return };
         let Ok(found) = version_at(&replica, record, point.revision) else { return };
         let found = found.map_or(0, |(version, _)| version.generation);
         let mut shown = self.shown.lock();
         shown.checked += 1;
-        let is_older = |at: Instant| now.duration_since(at) > Duration::from_millis(age_ms);
+        let is_older = |at: Instant| now.duration_since(at) > self.slack * Duration::from_millis(age_ms);
         let told = shown.told.get(&record).into_iter().flatten();
         let newest = told.filter(|(at, _)| is_older(*at)).map(|(_, generation)| *generation).max().unwrap_or(0);
         if found < newest {

@@ -4,12 +4,15 @@
 use saola_raft::Role;
 use saola_raft::sim::spawn_on;
 use saola_storage::disk::Disk;
-use saola_storage::disk::sim::Operation;
+use saola_storage::disk::sim::{Operation, SimDisk};
 use tokio::time::Instant;
 
 use super::dice::Dice;
 use super::faults::{Fault, TURN_MS, WHOLE_WITHIN};
 use super::world::World;
+
+/// What a bad sector takes with it, bytes.
+const SECTOR: u64 = 512;
 
 impl World {
     /// Does it to a node, and has operators do what they would.
@@ -44,25 +47,21 @@ impl World {
                 self.pass(dice.ms(100, TURN_MS)).await;
                 // What it acknowledged meanwhile is at all others too.
                 self.be_whole().await;
-                match dice.one_in(4) {
-                    true => self.kill(node).await,
-                    false => self.crash(node).await,
+                // As long as the machine keeps its memory, its processes see nothing of it.
+                if dice.one_in(4) {
+                    self.kill(node).await;
+                    self.be_whole().await;
                 }
+                self.crash(node).await;
                 self.happened(fault, node);
                 self.pass(dice.ms(0, 500)).await;
                 self.comes_back_or_is_replaced(node).await;
             }
             _ => {
                 // Others may have entries that were never committed, or lack what was.
-                if dice.one_in(2)
-                    && let Some(apart) = self.leader().filter(|leader| *leader != node)
-                {
-                    self.tell(format!("{apart} is cut off"));
-                    let others: Vec<u64> = self.cluster.ids().into_iter().filter(|other| *other != apart).collect();
-                    self.cluster.part(&[apart], &others);
-                    self.pass(dice.ms(0, TURN_MS)).await;
-                    self.cluster.network.heal();
-                    self.cluster.part(&[apart], &others.into_iter().filter(|other| *other != node).collect::<Vec<_>>());
+                let astray = self.leader().filter(|leader| *leader != node && dice.one_in(2));
+                if let Some(leader) = astray {
+                    self.have_some_go_astray(leader, node, dice).await;
                 }
                 match dice.one_in(2) {
                     true => self.crash(node).await,
@@ -73,9 +72,21 @@ impl World {
                     self.hurt_log(fault, node, dice);
                 }
                 self.happened(fault, node);
+                if astray.is_some() {
+                    self.start(node).await;
+                    self.pass(dice.ms(0, 2 * TURN_MS)).await;
+                }
                 self.comes_back_or_is_replaced(node).await;
             }
         }
+    }
+
+    /// A leader and others, who are no majority without `node`, are cut off, and go on as far as they can; then `node` reaches
+    /// them alone.
+    async fn have_some_go_astray(&mut self, leader: u64, node: u64, dice: &mut Dice) {
+        let (apart, rest) = self.cut_off_a_minority(leader, Some(node), dice);
+        self.pass(dice.ms(0, 2 * TURN_MS)).await;
+        self.join_those_apart(&apart, &rest, node);
     }
 
     fn hurt_log(&self, fault: Fault, node: u64, dice: &mut Dice) {
@@ -83,11 +94,14 @@ impl World {
         let names = disk.list().expect("the disk of a node that is down reads");
         let segments: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.ends_with(".seg")).collect();
         let Some(name) = dice.pick(&segments) else { return };
-        let length = disk.open(name, false).and_then(|file| file.len());
-        let at = dice.below(length.expect("a listed file has a length"));
+        let at = match dice.one_in(2) {
+            // What was written last is what others may lack.
+            true => written(disk, name).saturating_sub(1 + dice.below(2_000)),
+            false => dice.below(length(disk, name)),
+        };
         match fault {
             Fault::LogRot => disk.flip_bit(name, at, dice.below(8) as u8),
-            _ => disk.make_unreadable(name, at / 512 * 512..at / 512 * 512 + 512),
+            _ => disk.make_unreadable(name, at / SECTOR * SECTOR..at / SECTOR * SECTOR + SECTOR),
         };
     }
 
@@ -142,4 +156,19 @@ impl World {
         self.forget(old).await;
         self.tell(format!("{id} takes the place of {old}"));
     }
+}
+
+fn length(disk: &SimDisk, name: &str) -> u64 {
+    disk.open(name, false).and_then(|file| file.len()).expect("a listed file has a length")
+}
+
+/// Bytes of a file before those that nobody has written. Sectors that cannot be read are passed over.
+fn written(disk: &SimDisk, name: &str) -> u64 {
+    let file = disk.open(name, false).expect("a listed file opens");
+    let sectors = length(disk, name).div_ceil(SECTOR);
+    let holds_something = |sector: &u64| {
+        let mut bytes = [0; SECTOR as usize];
+        file.read_at(sector * SECTOR, &mut bytes).is_ok() && bytes.iter().any(|byte| *byte != 0)
+    };
+    (0..sectors).rev().find(holds_something).map_or(0, |last| (last + 1) * SECTOR)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use saola_raft::protection::State;
 use saola_raft::sim::{random_u64, spawn_on};
+use saola_raft::{Member, Role};
 use saola_storage::promotion::{Attested, Plan, SignedPlan, Verdict};
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ const GIVES_UP: Duration = Duration::from_secs(6);
 const AFTER: u64 = 9;
 
 /// What may be met on such a day, beside what befalls any cluster.
-pub const MET: [&str; 7] = [
+pub const MET: [&str; 8] = [
     "old-side-starts",
     "old-side-in-reach",
     "old-side-is-back",
@@ -35,6 +36,7 @@ pub const MET: [&str; 7] = [
     "crash-in-promotion",
     "old-side-fenced",
     "reinstated",
+    "tail-of-the-witness",
 ];
 
 /// What befalls the other side.
@@ -63,8 +65,15 @@ struct Day {
     clerk: Clerk,
     /// Nodes of the site that goes on.
     dr: Vec<u64>,
-    /// Everybody else: they are left behind, but for a witness that answers.
+    /// They, and a witness that outlives the disaster.
+    stays: Vec<u64>,
+    /// Everybody else, a node of the site among them that is lost for good: they are left behind.
     others: Vec<u64>,
+    lost_for_good: Option<u64>,
+    /// Writes were acknowledged that nobody of those who stay has but a witness.
+    at_witness_alone: bool,
+    /// Nobody of the others could take part in the former epoch any more once they were back.
+    in_time: bool,
     turns: u64,
     began: Instant,
     story: Arc<Story>,
@@ -116,9 +125,13 @@ impl Day {
             set(&sites.cluster, 1, maximum(1)).await.expect("a quiet cluster takes it");
         }
         let dr = sites.dr.clone();
-        let others = sites.cluster.ids().into_iter().filter(|id| !dr.contains(id)).collect();
-        let began = Instant::now();
-        Day { sites, clerk, dr, others, turns: life.turns, began, story, report: Report::default() }
+        let is_witness = |member: &Member| member.role_value() == Role::Witness;
+        let witness = sites.cluster.members().into_iter().find(is_witness).map(|it| it.node_id);
+        let stays: Vec<u64> = dr.iter().copied().chain(witness.filter(|_| one_in(2))).collect();
+        let others = sites.cluster.ids().into_iter().filter(|id| !stays.contains(id)).collect();
+        let (began, turns, report) = (Instant::now(), life.turns, Report::default());
+        let (lost_for_good, at_witness_alone, in_time) = (None, false, false);
+        Day { sites, clerk, dr, stays, others, lost_for_good, at_witness_alone, in_time, turns, began, story, report }
     }
 
     fn tell(&self, what: String) {
@@ -181,20 +194,27 @@ impl Day {
 
     /// Nobody of the others is in reach of the site; answers what people can truly vouch for.
     async fn disaster(&mut self, kind: Disaster) -> Attested {
-        if one_in(6) && self.dr.len() > 1 {
+        let with_witness = self.stays.len() > self.dr.len();
+        // A whole site and a witness go on without anybody's help.
+        if with_witness || one_in(6) {
             let lost = pick(&self.dr);
             self.sites.cluster.crash_if_it_runs(lost).await;
             self.dr.retain(|node| *node != lost);
+            self.stays.retain(|node| *node != lost);
             self.others.push(lost);
+            self.lost_for_good = Some(lost);
         }
         let others = self.others.clone();
         self.sites.cluster.network.heal();
         if kind != Disaster::Lost {
             self.sites.cluster.part(&others, &self.dr);
+            let acknowledged = self.clerk.acked();
             for _ in 0..random_u64() % 6 {
                 self.write_at_main().await;
                 tokio::time::sleep(up_to_ms(600)).await;
             }
+            self.at_witness_alone = self.clerk.acked() > acknowledged && self.witness_has_all();
+            self.sites.cluster.part(&others, &self.stays);
         }
         let running = |day: &Day, node: &u64| day.sites.cluster.replica(*node).is_some();
         let revisions = self.sites.main.iter().filter(|node| running(self, node));
@@ -214,6 +234,20 @@ impl Day {
         }
     }
 
+    /// Others, until the epoch has begun.
+    fn who_may_come_back(&self) -> Vec<u64> {
+        self.others.iter().copied().filter(|node| Some(*node) != self.lost_for_good).collect()
+    }
+
+    /// A witness that stays has all that the main site knows to be committed.
+    fn witness_has_all(&self) -> bool {
+        let runs = |node: &&u64| self.sites.cluster.replica(**node).is_some();
+        let stands = |node: &u64| status(&self.sites.cluster, *node);
+        let committed = self.sites.main.iter().filter(runs).map(stands).map(|it| it.committed_index).max();
+        let witness = self.stays.iter().find(|node| !self.dr.contains(node)).filter(runs).map(stands);
+        witness.is_some_and(|it| committed.is_some_and(|committed| it.last_log_index >= committed))
+    }
+
     /// The other side comes back, in one of the ways in which sites do.
     async fn come_back(&mut self) {
         let way = random_u64() % 3;
@@ -222,7 +256,7 @@ impl Day {
             self.sites.cluster.network.heal();
         }
         if way != 1 {
-            for node in self.others.clone() {
+            for node in self.who_may_come_back() {
                 if self.sites.cluster.replica(node).is_none() && !one_in(4) {
                     self.sites.cluster.start(node).await;
                 }
@@ -244,11 +278,11 @@ impl Day {
         Some(plan)
     }
 
-    /// Makes a plan, if all nodes of the site that run have a part in it: nobody truly vouches for those that will go on.
+    /// Makes a plan, if all nodes that outlived the disaster have a part in it: nobody truly vouches for those that will go on.
     async fn plan(&self, through: u64, attested: &Attested) -> Option<Plan> {
         let planned = plan(&self.sites, through, attested.clone()).await.ok()?;
         let survives = |node: &u64| planned.survivors.iter().any(|it| it.node_id == *node);
-        self.dr.iter().all(survives).then_some(planned)
+        self.stays.iter().all(survives).then_some(planned)
     }
 
     /// All survivors of a plan wait for its epoch, or one is in it: from then on nobody of theirs clears the old side.
@@ -275,16 +309,17 @@ impl Day {
             assert!(began.elapsed() < 4 * PATIENCE, "neither begun nor given up: {planned:?}");
             if returned.is_none() && comes_back.is_some_and(|at| at <= Instant::now()) {
                 returned = Some(Instant::now());
-                // Whoever waits for the epoch by then clears nobody for the former one.
-                promised = planned.clone().filter(|it| self.all_have_promised(it));
+                // Whoever waits for the epoch by then clears nobody for the former one, and a site does not clear itself.
+                let one_site = self.who_may_come_back().iter().all(|node| self.sites.main.contains(node));
+                promised = planned.clone().filter(|it| one_site && self.all_have_promised(it));
                 self.come_back().await;
             } else if returned.is_some() && one_in(4) {
                 match one_in(2) {
-                    true => self.sites.cluster.part(&self.others, &self.dr),
+                    true => self.sites.cluster.part(&self.others, &self.stays),
                     false => self.sites.cluster.network.heal(),
                 }
             }
-            for node in self.dr.clone() {
+            for node in self.stays.clone() {
                 if self.sites.cluster.replica(node).is_none() {
                     self.sites.cluster.start(node).await;
                 }
@@ -292,9 +327,9 @@ impl Day {
             tend(&mut self.sites).await;
             count_states(&self.sites.cluster, &mut self.report.states);
             if let Some(begun) = self.begun() {
-                let in_time = returned.is_none() || promised.is_some_and(|it| it == begun);
+                self.in_time = returned.is_none() || promised.is_some_and(|it| it == begun);
                 // What proves zero holds beside a side that is alive, as long as nobody lets it in again.
-                return Some((begun.clone(), in_time && (!alive || begun.verdict() == Verdict::ProvenZero)));
+                return Some((begun.clone(), self.in_time && (!alive || begun.verdict() == Verdict::ProvenZero)));
             }
             if one_in(3) {
                 self.write_at_main().await;
@@ -322,7 +357,7 @@ impl Day {
                         crashes -= 1;
                         self.met("crash-in-promotion");
                         tokio::time::sleep(up_to_ms(60)).await;
-                        self.sites.cluster.crash(pick(&self.dr)).await;
+                        self.sites.cluster.crash_if_it_runs(pick(&self.stays)).await;
                     } else if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(3), applying).await
                         && error.to_string().contains("make a new one")
                         // Whoever vouched before does so again only while it holds.
@@ -345,6 +380,10 @@ impl Day {
         let at = self.goes_on().unwrap_or(dr[0]);
         let lost = self.clerk.lose(&self.sites.cluster, at).await;
         let count = lost.len() as u64;
+        if self.in_time && self.at_witness_alone {
+            self.met("tail-of-the-witness");
+            assert!(lost.is_empty(), "the witness had all that was acknowledged, and its tail went along: {lost:?}");
+        }
         if is_true {
             match planned.verdict() {
                 Verdict::ProvenZero => assert!(lost.is_empty(), "proven zero: {lost:?}, {:?}", planned.because),

@@ -1,8 +1,9 @@
 //! What may happen to a cluster, and how it is done.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use saola_raft::sim::{Weather, hang_disk, pause, pause_after, spawn_on};
+use saola_raft::sim::{Weather, hang_disk, pause, pause_after, set_clock_rate, spawn_on};
 use saola_storage::disk::sim::Operation;
 use saola_storage::protection::{Mode, Protection};
 
@@ -38,7 +39,8 @@ faults! {
     Stop = "stop",
     /// A node loses power between any two steps of what it does.
     CrashAtStep = "crash-at-step",
-    /// The leader is cut off, and whoever votes for another one loses power right after and is back at once.
+    /// The leader and a minority are cut off, and whoever votes for another one loses power right after and is back at once,
+    /// with the others or with the former leader.
     CrashVoters = "crash-voters",
     /// A site loses power.
     CrashSite = "crash-site",
@@ -88,6 +90,10 @@ faults! {
     CutInWrite = "power-cut-in-write",
     /// A clock is set.
     ClockStep = "clock-step",
+    /// A machine's monotonic clock and timers run fast or slow.
+    ClockRate = "clock-rate",
+    /// Whatever is said to the leader comes late, and meanwhile its leadership is handed to another.
+    DeafLeader = "deaf-leader",
     /// Leadership is handed to a node.
     Transfer = "transfer",
     /// Leadership is moved to a site.
@@ -152,10 +158,13 @@ impl World {
                 pause_after(node, 1 + dice.below(2_000));
                 self.dies_when_paused(node);
             }
-            Fault::CrashVoters => match self.leader() {
-                Some(leader) => self.crash_who_votes(leader, dice).await,
-                None => return,
-            },
+            Fault::CrashVoters => {
+                for _ in 0..1 + dice.below(3) {
+                    let Some(leader) = self.leader() else { break };
+                    self.crash_who_votes(leader, dice).await;
+                    self.pass(dice.ms(300, 1_000)).await;
+                }
+            }
             Fault::CrashSite => {
                 for node in site {
                     self.crash(node).await;
@@ -237,6 +246,21 @@ impl World {
                 let seconds = dice.pick(&[-86_400, -5, -1, 1, 5, 3_600]).unwrap_or(1);
                 self.cluster.step_clock(node, seconds * 1_000_000);
             }
+            Fault::ClockRate => {
+                set_clock_rate(node, dice.pick(&[500, 800, 1_250, 2_000]).unwrap_or(500));
+            }
+            Fault::DeafLeader => {
+                let Some(leader) = self.leader() else { return };
+                // Less than a leader waits for one voter's answer.
+                let by = dice.ms(40, 145);
+                all.iter().for_each(|from| self.cluster.network.delay(*from, leader, by));
+                for _ in 0..READERS {
+                    self.have_one_read_at(leader, dice.ms(300, 1_500));
+                }
+                self.pass(dice.ms(0, 600)).await;
+                let to = dice.pick(&all).unwrap_or(node);
+                self.ask(leader, move |replica| async move { replica.transfer(to).await.map(drop) });
+            }
             Fault::Transfer => self.ask(node, {
                 let to = dice.pick(&all).unwrap_or(node);
                 move |replica| async move { replica.transfer(to).await.map(drop) }
@@ -264,25 +288,72 @@ impl World {
         self.happened(fault, node);
     }
 
+    /// Cuts a leader off, with as many other voters as are no majority; answers who is apart, and who is not. `never`: not
+    /// among those apart.
+    pub(super) fn cut_off_a_minority(
+        &mut self,
+        leader: u64,
+        never: Option<u64>,
+        dice: &mut Dice,
+    ) -> (Vec<u64>, Vec<u64>) {
+        let sets = self.cluster.replica(leader).map(|it| it.status().voter_sets).unwrap_or_default();
+        let voters: BTreeSet<u64> = sets.into_iter().flatten().collect();
+        let mut apart = vec![leader];
+        while apart.len() < voters.len() / 2 {
+            let may_go = |it: &u64| !apart.contains(it) && Some(*it) != never;
+            let others: Vec<u64> = voters.iter().copied().filter(may_go).collect();
+            apart.extend(dice.pick(&others));
+        }
+        let rest: Vec<u64> = self.cluster.ids().into_iter().filter(|it| !apart.contains(it)).collect();
+        self.tell(format!("{apart:?} are cut off"));
+        self.cluster.part(&apart, &rest);
+        (apart, rest)
+    }
+
+    /// A node of the rest reaches those who are apart, and them alone.
+    pub(super) fn join_those_apart(&mut self, apart: &[u64], rest: &[u64], node: u64) {
+        self.end_cuts();
+        let rest: Vec<u64> = rest.iter().copied().filter(|it| *it != node).collect();
+        self.cluster.part(&[apart, &[node]].concat(), &rest);
+    }
+
     async fn crash_who_votes(&mut self, leader: u64, dice: &mut Dice) {
-        let others: Vec<u64> = self.cluster.ids().into_iter().filter(|other| *other != leader).collect();
-        self.cluster.part(&[leader], &others);
+        let (apart, rest) = self.cut_off_a_minority(leader, None, dice);
         let terms = |world: &World| -> Vec<(u64, u64)> {
             let term = |node: &u64| Some((*node, world.cluster.replica(*node)?.status().term));
-            others.iter().filter_map(term).collect()
+            rest.iter().filter_map(term).collect()
         };
         let (mut before, until) = (terms(self), tokio::time::Instant::now() + dice.ms(300, 2_000));
+        let meets_the_former = dice.one_in(2);
         while tokio::time::Instant::now() < until {
-            self.pass(dice.ms(1, 6)).await;
+            self.pass(dice.ms(0, 4)).await;
             let now = terms(self);
             for (node, term) in &now {
-                if before.iter().any(|(other, was)| other == node && was < term) && dice.one_in(2) {
+                let campaigns =
+                    self.cluster.replica(*node).is_some_and(|it| ["candidate", "leader"].contains(&it.status().state));
+                let has_voted = !campaigns && before.iter().any(|(other, was)| other == node && was < term);
+                if has_voted && meets_the_former {
+                    self.crash(*node).await;
+                    self.join_those_apart(&apart, &rest, *node);
+                    self.start(*node).await;
+                    self.pass(dice.ms(200, 900)).await;
+                    return self.end_cuts();
+                }
+                if has_voted && dice.one_in(2) {
                     self.crash(*node).await;
                     self.start(*node).await;
                 }
             }
             before = now;
         }
+        self.end_cuts();
+    }
+
+    /// All links carry messages again, in whatever weather.
+    fn end_cuts(&mut self) {
+        self.cluster.network.heal();
+        self.cluster.network.set_weather(self.weather);
+        self.tell("no link is cut".into());
     }
 
     fn pause(&mut self, node: u64, dice: &mut Dice) {
@@ -297,6 +368,8 @@ impl World {
     }
 }
 
+/// So many stay with a leader that hears badly.
+const READERS: u64 = 4;
 /// How long a turn lasts at most, milliseconds.
 pub(super) const TURN_MS: u64 = 2_500;
 /// A cluster that nothing troubles any more is whole again within so long.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use saola_raft::sim::spawn_on;
+
 use super::Report;
 use super::clients::{fingerprint, last_writes, path};
 use super::world::World;
@@ -63,8 +65,10 @@ impl World {
     /// All versions of all records, as a linearizable read at a node shows them.
     async fn kept_by(&self, node: u64) -> Result<Vec<Kept>, String> {
         let replica = self.cluster.replica(node).ok_or_else(|| format!("node {node} does not run"))?;
-        let point =
-            replica.read_point(PATIENCE).await.map_err(|error| format!("node {node} serves no reads: {error}"))?;
+        let reads = replica.clone();
+        let point = spawn_on(node, async move { reads.read_point(PATIENCE).await }).await;
+        let point = point.map_err(|_| format!("node {node} went away"))?;
+        let point = point.map_err(|error| format!("node {node} serves no reads: {error}"))?;
         let (mut kept, mut recorded) = (Vec::new(), BTreeMap::new());
         for record in 0..self.life.records {
             for (version, value) in versions_at(&replica, record, point.revision)? {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use saola_raft::sim::{SimRuntime, Weather, paused, release_disk, resume, spawn_on};
+use saola_raft::sim::{SimRuntime, Weather, as_node, paused, release_disk, resume, set_clock_rate, spawn_on};
 use saola_raft::{AdminError, Replica, ReplicaStatus, Role, StartError};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::clients::{Doors, Shown, call_until_told};
+use super::clients::{Doors, Shown, call_until_told, read_there};
 use super::dice::Dice;
 use super::faults::{Fault, TURN_MS, WHOLE_WITHIN};
 use super::life::{Life, Topology};
@@ -211,6 +211,7 @@ impl World {
             self.cluster.release_log(node);
             self.cluster.slow_log(node, std::time::Duration::ZERO);
             self.cluster.step_clock_to(node, 0);
+            set_clock_rate(node, 1_000);
             release_disk(node);
             self.cluster.disk(node).set_capacity(u64::MAX);
             if !self.unpowered.contains(&node) {
@@ -266,7 +267,7 @@ impl World {
             let Some(replica) = self.cluster.replica(node) else {
                 return Some(format!("{node} does not run: {:?}", self.refuses.get(&node)));
             };
-            let status = replica.status();
+            let status = as_node(node, || replica.status());
             if !["leader", "follower", "learner", "witness"].contains(&status.state) {
                 return Some(format!("{node} is {}: {:?}", status.state, status.refused_by_peers));
             }
@@ -414,6 +415,13 @@ impl World {
     pub(super) fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
+    }
+
+    /// One more client, who reads there for a while.
+    pub(super) fn have_one_read_at(&mut self, node: u64, time: std::time::Duration) {
+        // None of the others calls itself so.
+        let number = 10_000 + self.callers.len() as u64;
+        self.callers.push(read_there(self, number, node, time));
     }
 
     pub(super) fn dies_when_paused(&mut self, node: u64) {
