@@ -1,6 +1,8 @@
 //! Disks that lose what they had stored. A cluster bears that of one node at a time: it was whole before, and is whole again
 //! before anything else of this kind happens.
 
+use std::time::Duration;
+
 use saola_raft::Role;
 use saola_raft::sim::spawn_on;
 use saola_storage::disk::Disk;
@@ -11,6 +13,8 @@ use super::dice::Dice;
 use super::faults::{Fault, TURN_MS, WHOLE_WITHIN};
 use super::world::World;
 
+/// A log in which nothing happens is marked within a second.
+const MARKS_WITHIN: Duration = Duration::from_millis(1_200);
 /// What a bad sector takes with it, bytes.
 const SECTOR: u64 = 512;
 
@@ -59,10 +63,12 @@ impl World {
             }
             _ => {
                 // Others may have entries that were never committed, or lack what was.
-                let astray = self.leader().filter(|leader| *leader != node && dice.one_in(2));
-                if let Some(leader) = astray {
-                    self.have_some_go_astray(leader, node, dice).await;
+                let leader = self.leader().filter(|leader| *leader != node && dice.one_in(2));
+                let astray = leader.map(|leader| self.cut_off_a_minority(leader, Some(node), dice));
+                if astray.is_some() {
+                    self.pass(dice.ms(0, 2 * TURN_MS)).await;
                 }
+                self.have_it_mark_its_log(node).await;
                 match dice.one_in(2) {
                     true => self.crash(node).await,
                     false => self.kill(node).await,
@@ -72,7 +78,9 @@ impl World {
                     self.hurt_log(fault, node, dice);
                 }
                 self.happened(fault, node);
-                if astray.is_some() {
+                self.end_cuts();
+                if let Some((apart, rest)) = astray {
+                    self.join_those_apart(&apart, &rest, node);
                     self.start(node).await;
                     self.pass(dice.ms(0, 2 * TURN_MS)).await;
                 }
@@ -81,12 +89,12 @@ impl World {
         }
     }
 
-    /// A leader and others, who are no majority without `node`, are cut off, and go on as far as they can; then `node` reaches
-    /// them alone.
-    async fn have_some_go_astray(&mut self, leader: u64, node: u64, dice: &mut Dice) {
-        let (apart, rest) = self.cut_off_a_minority(leader, Some(node), dice);
-        self.pass(dice.ms(0, 2 * TURN_MS)).await;
-        self.join_those_apart(&apart, &rest, node);
+    /// A node to whom nobody says anything soon marks all that it has synced: damage behind the newest mark looks as if power had
+    /// been lost in the middle of a write, which takes nothing that was promised.
+    async fn have_it_mark_its_log(&mut self, node: u64) {
+        let others: Vec<u64> = self.cluster.ids().into_iter().filter(|other| *other != node).collect();
+        self.cluster.part(&[node], &others);
+        self.pass(MARKS_WITHIN).await;
     }
 
     fn hurt_log(&self, fault: Fault, node: u64, dice: &mut Dice) {
@@ -123,7 +131,7 @@ impl World {
                 _ if self.lacks().is_none() => return,
                 state => assert!(began.elapsed() < WHOLE_WITHIN, "node {node} is {state:?}: {:?}", self.lacks()),
             }
-            self.pass(std::time::Duration::from_millis(20)).await;
+            self.pass(Duration::from_millis(20)).await;
             self.start_all().await;
         }
     }
@@ -150,7 +158,7 @@ impl World {
                     break;
                 }
             }
-            self.pass(std::time::Duration::from_millis(100)).await;
+            self.pass(Duration::from_millis(100)).await;
             self.start_all_but(old).await;
         }
         self.forget(old).await;

@@ -350,7 +350,7 @@ impl World {
     }
 
     /// All links carry messages again, in whatever weather.
-    fn end_cuts(&mut self) {
+    pub(super) fn end_cuts(&mut self) {
         self.cluster.network.heal();
         self.cluster.network.set_weather(self.weather);
         self.tell("no link is cut".into());
