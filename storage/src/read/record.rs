@@ -148,25 +148,35 @@ impl View {
             let version = self.version(collection, id, head.generation)?;
             return version.map(Some).ok_or_else(|| missing(head.generation));
         }
-        // Generations have no gap and only the oldest go: each version is followed by the one that was met before it.
-        let (mut followed_by, mut oldest) = (head.generation.saturating_add(1), head.revision);
-        for version in self.history(collection, id, u64::MAX, true) {
-            let version = version?;
-            if version.generation.saturating_add(1) != followed_by {
-                return Err(missing(followed_by.saturating_sub(1)));
-            }
+        let Some(oldest) = self.history(collection, id, u64::MAX, false).next().transpose()? else {
+            return Err(missing(head.generation));
+        };
+        if oldest.revision > revision {
+            return match oldest.generation {
+                1 => Ok(None),
+                // What policy has removed was followed by another version at or below the floor.
+                kept if oldest.revision > self.floor_of(collection) => Err(missing(kept.saturating_sub(1))),
+                _ => Err(StoreError::RecordGone {
+                    collection: collection.name.clone(),
+                    asked: revision,
+                    oldest: oldest.revision,
+                }),
+            };
+        }
+        // Generations have no gap and only the oldest go, so the place between two neighbours is searched by generation,
+        // in steps that double: what is asked for is most often close to the newest.
+        let (mut found, mut followed_by, mut step) = (oldest, head.generation, 1u64);
+        while followed_by.saturating_sub(found.generation) > 1 {
+            let probe = followed_by.saturating_sub(step).max(found.generation.midpoint(followed_by));
+            let version = self.version(collection, id, probe)?.ok_or_else(|| missing(probe))?;
             if version.revision <= revision {
-                return Ok(Some(version));
+                found = version;
+            } else {
+                followed_by = probe;
             }
-            (followed_by, oldest) = (version.generation, version.revision);
+            step = step.saturating_mul(2);
         }
-        match followed_by {
-            1 => Ok(None),
-            kept if kept > head.generation => Err(missing(head.generation)),
-            // What policy has removed was followed by another version at or below the floor.
-            kept if oldest > self.floor_of(collection) => Err(missing(kept.saturating_sub(1))),
-            _ => Err(StoreError::RecordGone { collection: collection.name.clone(), asked: revision, oldest }),
-        }
+        Ok(Some(found))
     }
 }
 
