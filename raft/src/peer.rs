@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::Instant as _;
 use openraft::raft::TransferLeaderError;
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::keyspace::epochs::ApproverList;
 use saola_storage::log::{LogEntry, LogState};
 use saola_storage::types::{NodeId, Vote};
@@ -86,7 +87,9 @@ impl<RT: Runtime> PeerService<RT> {
         match question {
             Question::Vote(ballot) => {
                 check_speaks_for_itself(&header, ballot.vote.as_ref())?;
+                reach(Failpoint::VoteBefore);
                 let reply = raft.vote(raft_ballot::<RT>(ballot)?).await.map_err(|e| stopped(&e))?;
+                reach(Failpoint::VoteAfter);
                 Ok(Answer::Ballot(wire_ballot_reply::<RT>(&reply)))
             }
             Question::PreVote(ballot) => {
@@ -105,6 +108,7 @@ impl<RT: Runtime> PeerService<RT> {
             }
             Question::TransferLeader(take_over) => {
                 check_speaks_for_itself(&header, take_over.from_leader.as_ref())?;
+                reach(Failpoint::TakeOverAsked);
                 self.take_over(&raft, take_over).await
             }
             Question::Greet(Nothing {}) => Ok(Answer::Done(Nothing {})),
@@ -242,6 +246,9 @@ impl<RT: Runtime> PeerService<RT> {
                 };
                 match admitted.await {
                     Ok(rpc) => {
+                        if !rpc.entries.is_empty() {
+                            reach(Failpoint::AppendBefore);
+                        }
                         let term = rpc.vote.leader_id.term;
                         shared.heard_leader(header.from_role, term, frontier_next, needed_from);
                         shared.heard_confirmed(term, frontier_next, quorum_age_ms, heard_answer);

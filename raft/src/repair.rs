@@ -20,6 +20,7 @@ use prost::Message;
 use saola_storage::disk::Disk;
 use saola_storage::epoch::Approvers;
 use saola_storage::error::StoreError;
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::keyspace::epochs::ApproverList;
 use saola_storage::log::{Log, LogEntry, LogError, LogSettings, LogWriter, Salvage};
 use saola_storage::release::RELEASE;
@@ -286,7 +287,10 @@ impl Repair<'_> {
             for peer in peers.members.clone() {
                 let who = format!("node {} ({})", peer.node_id, peer.name);
                 match self.ask_for_all(salvage, &peer, &boot_id, peers).await {
-                    Ok(entries) => return Ok((entries, who)),
+                    Ok(entries) => {
+                        reach(Failpoint::LogRepairGathered);
+                        return Ok((entries, who));
+                    }
                     Err(Verdict::Purged(upto)) => {
                         purged.push(upto);
                         reasons.push(format!("{who} has purged its log up to index {}", upto.index));

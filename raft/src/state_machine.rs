@@ -16,6 +16,7 @@ use prost::Message;
 use saola_storage::epoch::Approvers;
 use saola_storage::error::StoreError;
 use saola_storage::export::Export;
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::import::Import;
 use saola_storage::planted::{self, Bug};
 use saola_storage::store::{Applied, ApplyEntry, SkipTo, Store};
@@ -281,6 +282,7 @@ impl<RT: Runtime> RaftSnapshotBuilder<TypeConfig<RT>> for StateMachine<RT> {
             true => store.applied(),
             false => RT::disk(Takes::Long, move || store.flush()).await.map_err(store_io)?,
         };
+        reach(Failpoint::SnapshotBuilt);
         let export = match self.store.export() {
             Ok(export) => Some(export).filter(|export| *export.applied() == flushed),
             // The log may be purged all the same: what is wrong here is mended from another node's rows.

@@ -16,6 +16,7 @@ use crate::digest::{Buckets, Item};
 use crate::engine::{Engine, Kind, Loader};
 use crate::error::StoreError;
 use crate::export::{Body, Chunk, ExportedRow, FORMAT, Manifest, RowList, Start};
+use crate::failpoint::{Failpoint, reach};
 use crate::keyspace::meta::{self, AppliedRow};
 use crate::keyspace::{encode_value, format};
 use crate::orphan::OrphanWriter;
@@ -222,6 +223,7 @@ impl Import {
             return Err(ImportError::Ended.into());
         }
         self.refused = true;
+        reach(Failpoint::ImportChunk);
         let sequence = self.sequence;
         let damaged = |why: String| ImportError::Damaged { sequence, why };
         let parsed = unframe(chunk).map_err(damaged)?;
@@ -325,6 +327,7 @@ impl Import {
         }
         self.loader.take().ok_or(ImportError::Ended)?.finish()?;
         self.engine.write(format::stamp(None).unwrap_or_default())?;
+        reach(Failpoint::ImportBeforeFlush);
         self.engine.flush()?;
         let machine = Machine::load(&*self.engine.view(), self.shared.keeps, self.shared.settings.max_request_entries)?;
         if *machine.digest.buckets() != self.buckets {

@@ -31,6 +31,7 @@ pub mod epoch;
 pub mod error;
 pub mod export;
 pub mod failover;
+pub mod failpoint;
 pub mod folder;
 #[cfg(feature = "rocksdb")]
 pub mod fork;

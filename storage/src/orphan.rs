@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::command::{Decision, RequestId, WrappedDek};
 use crate::engine::{EngineError, EngineView, KeyRange, Kind};
 use crate::error::StoreError;
+use crate::failpoint::{Failpoint, reach};
 use crate::keyspace::collections::{self, Collection};
 use crate::keyspace::heads;
 use crate::keyspace::meta::LogIdRow;
@@ -273,6 +274,7 @@ impl OrphanWriter {
             return fs::remove_file(&draft).map(|()| 0).map_err(failed);
         }
         let place = || -> io::Result<()> {
+            reach(Failpoint::OrphansBeforeSync);
             file.sync_all()?;
             fs::rename(&draft, &self.path)?;
             self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())

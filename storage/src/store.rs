@@ -16,6 +16,7 @@ use crate::epoch::{Approvers, Epoch};
 use crate::error::StoreError;
 use crate::export::Export;
 use crate::failover::FailoverState;
+use crate::failpoint::{Failpoint, reach};
 use crate::goal::Goal;
 use crate::import::{Import, ImportError};
 use crate::keyspace::meta::{self, AppliedRow};
@@ -137,6 +138,7 @@ impl Store {
             return Err(StoreError::WrongRole { found: found.says(), asked: asked.says() });
         }
         self.advance(|machine, view| machine.skip_to(view, to))?;
+        reach(Failpoint::WitnessSkips);
         self.flush()
     }
 
@@ -160,7 +162,9 @@ impl Store {
         let shared = &*self.shared;
         let before = shared.published.load_full();
         let applying = by(&mut writer.machine, &*before.rows)?;
+        reach(Failpoint::ApplyBeforeWrite);
         writer.engine.write(applying.batch)?;
+        reach(Failpoint::ApplyAfterWrite);
         let after = view_state(writer.engine.view(), &writer.machine, Arc::clone(&before.quarantine));
         let catalog_changed = !Arc::ptr_eq(&before.catalog, &after.catalog);
         shared.published.store(Arc::new(after));
@@ -193,7 +197,9 @@ impl Store {
     /// The engine failed. Damage condemns the copy: [`Store::ruined`].
     pub fn flush(&self) -> Result<Applied, StoreError> {
         let engine = Arc::clone(&self.shared.writer.lock().engine);
+        reach(Failpoint::FlushBefore);
         let flushed = engine.flush().map_err(StoreError::from).and_then(|()| flushed_applied(&*engine));
+        reach(Failpoint::FlushAfter);
         let mut writer = self.shared.writer.lock();
         let is_current = Arc::ptr_eq(&engine, &writer.engine);
         let flushed = match flushed {
@@ -287,6 +293,7 @@ impl Store {
                 // All of it is held, until another state takes its place.
                 return Ok(());
             }
+            reach(Failpoint::HoldBefore);
             let mut batch = Batch::default();
             match &held {
                 Some(held) => batch.put(Kind::Meta, meta::QUARANTINE, encode_value(&held.row())),
@@ -441,11 +448,13 @@ impl Shared {
     ) -> Result<Applied, StoreError> {
         // Whatever was held back goes with the old database.
         let quarantine = Arc::new(Quarantine::load(&*engine.view(), Arc::clone(&self.watch))?);
+        reach(Failpoint::StateBeforeSwitch);
         if let Err(error) = self.home.switch_to(generation) {
             // Which of the two a start would find is not known: what is applied from here on might not be there.
             writer.stopped = Some(error.to_string());
             return Err(error.into());
         }
+        reach(Failpoint::StateAfterSwitch);
         Ok(self.go_on_with(writer, engine, machine, quarantine))
     }
 

@@ -13,6 +13,8 @@ use saola_jepsen::sim::swarm::shrink::shrink;
 use saola_jepsen::sim::swarm::watch::PROMOTED;
 use saola_jepsen::sim::swarm::{Fault, Life, Report, Topology, day, live};
 use saola_raft::protection::State;
+use saola_raft::sim::Visits;
+use saola_storage::failpoint::Failpoint;
 
 /// Simulated clusters, each decided by its seed.
 #[derive(Parser)]
@@ -50,7 +52,7 @@ struct Args {
     /// One line per seed with the hash of its life.
     #[arg(long)]
     hashes: bool,
-    /// Fails if a fault or a protection state was never met.
+    /// Fails if a fault or a protection state was never met, or nobody lost power at a failpoint.
     #[arg(long)]
     complete: bool,
 }
@@ -137,6 +139,7 @@ struct Sum {
     /// Worst days by how they ended: how many, acknowledged writes left behind, verdicts checked.
     days: BTreeMap<&'static str, [u64; 3]>,
     states: BTreeMap<&'static str, u64>,
+    visits: BTreeMap<Failpoint, Visits>,
     topologies: BTreeMap<Topology, u64>,
     calls: [u64; 4],
     virtual_ms: u64,
@@ -155,6 +158,10 @@ impl Sum {
         }
         for (state, count) in &report.states {
             *self.states.entry(state).or_default() += count;
+        }
+        for (point, count) in &report.visits {
+            let sum = self.visits.entry(*point).or_default();
+            (sum.all, sum.last) = (sum.all + count.all, sum.last + count.last);
         }
         *self.topologies.entry(life.topology).or_default() += 1;
         self.calls.iter_mut().zip(report.calls).for_each(|(sum, count)| *sum += count);
@@ -216,6 +223,11 @@ fn tell(sum: &Sum, took_s: f64) {
     println!("{}", saola_jepsen::workloads::skipped());
     println!("topologies: {}", list(sum.topologies.iter().map(|(it, count)| (it.name(), *count)).collect()));
     println!("met: {}", list(everything().map(|it| (it, sum.met.get(it).copied().unwrap_or(0))).collect()));
+    let visited = Failpoint::ALL.iter().map(|point| {
+        let Visits { all, last } = sum.visits.get(point).copied().unwrap_or_default();
+        format!("{} {last} of {all}", point.name())
+    });
+    println!("power lost at: {}", visited.collect::<Vec<_>>().join(", "));
     for (how, [days, lost, checked]) in &sum.days {
         println!(
             "worst days, {how}: {days}, {lost} acknowledged writes left behind and kept, {checked} verdicts checked"
@@ -237,7 +249,8 @@ fn tell(sum: &Sum, took_s: f64) {
 fn missing(sum: &Sum) -> Vec<&'static str> {
     let met = everything().filter(|it| !sum.met.contains_key(it));
     let states = State::ALL.iter().map(|it| it.as_str()).chain(["FENCED", PROMOTED]);
-    met.chain(states.filter(|it| !sum.states.contains_key(it))).collect()
+    let points = Failpoint::ALL.iter().filter(|it| sum.visits.get(it).is_none_or(|visits| visits.last == 0));
+    met.chain(points.map(|it| it.name())).chain(states.filter(|it| !sum.states.contains_key(it))).collect()
 }
 
 /// All that may be met.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::repair::{Repair, open_log};
-use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
+use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on, unpowered};
 use saola_raft::transport::Transport;
 use saola_raft::{
     CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, StartError, Timing,
@@ -30,6 +30,8 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A log that rests so long gets its mark, as in production.
 const IDLE: Duration = Duration::from_millis(500);
+/// A node that is being started is looked at so often.
+const LOOKS_EVERY: Duration = Duration::from_millis(1);
 const MAIN: &str = "main";
 const DR: &str = "dr";
 
@@ -295,9 +297,23 @@ impl Cluster {
 
     /// The same, for a node that may have to refuse.
     pub async fn try_start(&mut self, id: u64) -> Result<(), StartError> {
-        let running = self.begin_start(id).await?;
-        self.has_started(id, running);
-        Ok(())
+        loop {
+            let starts = self.begin_start(id);
+            let has_lost_power = async {
+                while !unpowered().contains_key(&id) {
+                    tokio::time::sleep(LOOKS_EVERY).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                running = starts => {
+                    self.has_started(id, running?);
+                    return Ok(());
+                }
+                () = has_lost_power => {}
+            }
+            self.crash(id).await;
+        }
     }
 
     /// A node that was started runs.
@@ -345,7 +361,7 @@ impl Cluster {
         let path = node.folder.clone();
         let (slow_us, clock_off_us) = (node.slow_us.clone(), node.clock_off_us.clone());
         async move {
-            let opened = opened.await.expect("whoever gives a start up does not wait for it");
+            let Ok(opened) = opened.await else { return std::future::pending().await };
             let (folder, store, log, writer) = opened.map_err(|source| StartError::Log { path, source })?;
             drive(id, &log, writer, hangs, slow_us);
             let parts = ReplicaParts {
@@ -372,10 +388,9 @@ impl Cluster {
                 collector,
             };
             // Started from the node's own task, so that everything it spawns belongs to the node.
-            let replica = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings))
-                .await
-                .expect("whoever gives a start up does not wait for it")?;
-            Ok(Running { replica, log })
+            let started = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings)).await;
+            let Ok(replica) = started else { return std::future::pending().await };
+            Ok(Running { replica: replica?, log })
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use saola_raft::sim::{random_u64, spawn_on};
+use saola_raft::sim::{lose_power_no_more, random_u64, spawn_on, unpowered};
 use saola_raft::{AdminError, ORPHANS};
 use saola_storage::command::Approver;
 use saola_storage::orphan::OrphanBundle;
@@ -54,8 +54,12 @@ pub async fn plan(sites: &Sites, through: u64, attested: Attested) -> Result<Pla
     on(&sites.cluster, through, move |replica| async move { replica.plan_promotion("dr", &attested).await }).await
 }
 
-/// Starts the processes anew that want to be.
+/// Starts the processes anew that want to be, and machines that have lost power at a failpoint.
 pub async fn tend(sites: &mut Sites) {
+    for node in unpowered().into_keys() {
+        sites.cluster.crash(node).await;
+        sites.cluster.start(node).await;
+    }
     for node in sites.cluster.ids() {
         if sites.cluster.replica(node).is_some_and(|replica| replica.should_start_anew()) {
             sites.cluster.kill(node).await;
@@ -183,6 +187,8 @@ pub async fn all_come_back(
             break;
         }
     }
+    lose_power_no_more();
+    tend(sites).await;
     sites.cluster.start_all().await;
     tend_until(sites, "all take part", |sites| {
         all.iter().all(|node| match status(&sites.cluster, *node).state {

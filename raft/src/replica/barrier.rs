@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::Instant as _;
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::planted::{self, Bug};
 use saola_storage::types::EpochId;
 use tokio::sync::{mpsc, oneshot};
@@ -223,6 +224,7 @@ impl<RT: Runtime> Shared<RT> {
             }
             false => rounds.confirm(self, limit).await?,
         };
+        reach(Failpoint::ReadConfirmed);
         // What former leaders have acknowledged lies before this leadership's first entry, and all that this one has
         // acknowledged below its frontier.
         // Less than the asking node waits, so that it hears the reason.

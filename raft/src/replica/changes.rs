@@ -13,6 +13,7 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::Precondition;
 use openraft::type_config::alias::LogIdOf;
 use openraft::{ChangeMembers, Instant as _};
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::types::NodeId;
 
 use super::admin::invalid;
@@ -282,6 +283,7 @@ impl<RT: Runtime> Replica<RT> {
         if !self.claim_id(node_id, member.folder_id.clone()).await? {
             return Err(self.used(node_id));
         }
+        reach(Failpoint::NodeIdClaimed);
         self.change(|seen| {
             let nodes = || BTreeMap::from([(node_id, member.clone())]);
             Ok((!seen.has(node_id)).then(|| ChangeMembers::AddNodes(nodes())))
@@ -419,9 +421,11 @@ impl<RT: Runtime> Replica<RT> {
                 };
                 let unchanged = Precondition::<TypeConfig<RT>>::LastMembershipLogId { last_membership_log_id: seen.at };
                 let retain = retains(&seen.record, &change);
+                reach(Failpoint::MembershipBefore);
                 let changed = RT::timeout(COMMIT_LIMIT, raft.change_membership_if(change, retain, [unchanged])).await;
                 match changed {
                     Ok(Ok(response)) => {
+                        reach(Failpoint::MembershipAfter);
                         made = Some(response.log_id);
                         continue;
                     }

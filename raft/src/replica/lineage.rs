@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::planted::{self, Bug};
 use saola_storage::promotion::{Plan, SignedPlan, epoch_id, is_same_plan, short_hash};
 use saola_storage::types::NodeId;
@@ -221,6 +222,7 @@ impl<RT: Runtime> Replica<RT> {
             plan.epoch,
             plan.base.map_or(0, |base| base.index)
         );
+        reach(Failpoint::FenceMet);
         let fence = Fence { why, record: Some(record.clone()) };
         if let Err(error) = self.keep_lineage(Lineage { fenced: Some(fence), ..lineage }).await {
             tracing::error!("this node is fenced in memory alone, until its process ends: {}", error.message);

@@ -12,6 +12,7 @@ use openraft::type_config::alias::SnapshotMetaOf;
 use parking_lot::Mutex;
 use prost::Message;
 use saola_storage::epoch::Approvers;
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::import::Import;
 use saola_storage::types::{LogId, Vote};
 use tokio::sync::watch;
@@ -129,6 +130,7 @@ impl<RT: Runtime> Shared<RT> {
             // The answer to an earlier offer was lost.
             return Ok(reply(self.log.state().vote.unwrap_or_default()));
         }
+        reach(Failpoint::SnapshotOffered);
         let mut ended = self.join_pull(Offered { header, caller, vote, last, sources: offer.sources });
         let outcome = ended.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         match outcome {
@@ -174,6 +176,7 @@ impl<RT: Runtime> Shared<RT> {
         // What was received was applied, so committed, so its leader was elected; it may be newer than the one that
         // offered, and Raft takes no snapshot from a leader older than its entries.
         let vote = newest.vote.max(Vote { leader: reached.leader, committed: true });
+        reach(Failpoint::SnapshotReceived);
         let vote = self.install(&raft, vote, meta, snapshot).await?;
         Ok(Outcome::Answered { vote, reached })
     }
@@ -206,6 +209,7 @@ impl<RT: Runtime> Shared<RT> {
     ) -> Result<Vote, Refusal> {
         let answered = raft.install_full_snapshot(vote_to::<RT>(&vote), Snapshot { meta, snapshot }).await;
         let answered = answered.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
+        reach(Failpoint::SnapshotInstalled);
         Ok(vote_from::<RT>(&answered.vote))
     }
 

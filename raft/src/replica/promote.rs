@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use saola_storage::command::{Approver, BeginEpoch, Command, Op, SetApprovers};
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::log::{LogEntry, LogOp};
 use saola_storage::payload::{self, PayloadKind};
 use saola_storage::promotion::{Attested, Plan, SignedPlan, Survivor, is_public_key, is_same_plan};
@@ -301,6 +302,7 @@ impl<RT: Runtime> Replica<RT> {
                 own.node_id
             ));
         }
+        reach(Failpoint::PromiseKept);
         tracing::warn!(epoch = plan.epoch, "this node takes no part in epoch {} any more", own.epoch);
         Ok(())
     }
@@ -356,11 +358,14 @@ impl<RT: Runtime> Replica<RT> {
         };
         if shared.log.state().last != Some(first) {
             self.take_tail(&plan, base).await?;
+            reach(Failpoint::TailTaken);
             // Not elected: it asks for votes when it starts, and its own is enough.
             self.durable(LogOp::Vote(Vote { leader: first.leader, committed: false })).await?;
+            reach(Failpoint::EpochVoted);
             let payload = payload::encode(PayloadKind::Membership, &first_members(&plan));
             self.durable(LogOp::Append(vec![LogEntry { log_id: first, payload }])).await?;
         }
+        reach(Failpoint::EpochEntered);
         self.go_along(plan.epoch, record).await;
         match self.should_start_anew() {
             true => Ok(()),
@@ -460,6 +465,7 @@ pub(super) async fn complete<RT: Runtime>(replica: Replica<RT>) {
             let command = Command { request: None, op: Some(Op::BeginEpoch(begin)) };
             match replica.propose_within(command, FIRST_COMMAND_LIMIT).await {
                 Ok(_) => {
+                    reach(Failpoint::EpochOpen);
                     shared.epoch_is_open.store(true, Ordering::Release);
                     tracing::warn!(epoch = plan.epoch, "epoch {} goes on, led from site {}", plan.epoch, plan.site)
                 }

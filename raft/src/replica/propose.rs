@@ -9,6 +9,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use prost::Message;
 use saola_storage::command::{Command, CommandBatch, Decision, Op, Outcome};
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::planted::{self, Bug};
 use saola_storage::protection::WaitsFor;
 use tokio::sync::{mpsc, oneshot};
@@ -306,6 +307,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
             refuse_all(answers, &Refusal::new(RefusalCode::DiskHangs, reason));
             continue;
         }
+        reach(Failpoint::ProposalTaken);
         let batch = CommandBatch { stamp_us: shared.stamp_us(), commands };
         let (responder, applied) = OneshotResponder::<TypeConfig<RT>, _>::new_pair();
         let proposed = raft.client_write_ff(encode_commands(&batch), Some(responder)).await;
@@ -316,6 +318,7 @@ pub(super) async fn run<RT: Runtime>(shared: Arc<Shared<RT>>, mut queue: mpsc::R
         let (fenced, frontier, mut stopped) = (shared.clone(), shared.frontier.clone(), shared.stopped.subscribe());
         detach::<RT>(async move {
             let result = applied.await;
+            reach(Failpoint::ProposalDone);
             drop(permit);
             match result {
                 Ok(Ok(response)) => {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use openraft::Instant as _;
 use prost::Message;
 use saola_storage::error::StoreError;
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::import::Shipped;
 use saola_storage::log::Log;
 use saola_storage::orphan::Head;
@@ -244,6 +245,7 @@ impl<RT: Runtime> Replica<RT> {
         let new = (ask.node_id, folder_id);
         let begun = shared.folder.lock().reinstate(new, plan.epoch, ask.record, reinstating);
         begun.map_err(|error| Refusal::new(RefusalCode::Stopped, error.to_string()))?;
+        reach(Failpoint::ReinstateBegun);
         tracing::warn!(node = ask.node_id, "this node comes back as node {} in epoch {}", ask.node_id, plan.epoch);
         shared.starts_anew.send_replace(true);
         Ok(())
@@ -309,6 +311,7 @@ impl<RT: Runtime> Replica<RT> {
                 return Err(format!("the records that came are not of epoch {}", identity.epoch));
             }
         }
+        reach(Failpoint::DifferenceTaken);
         let _one_at_a_time = shared.lineage.lock().await;
         if shared.refused.lock().is_some() {
             return Err("another epoch has begun meanwhile".into());

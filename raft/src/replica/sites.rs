@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::Instant as _;
 use saola_storage::command::{Command, MoveGate, Op};
+use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::planted::{self, Bug};
 use saola_storage::protection::{Protection, ProtectionState, WaitsFor};
 use saola_storage::types::{LeaderId, NodeId};
@@ -138,6 +139,7 @@ pub(super) async fn run<RT: Runtime>(replica: Replica<RT>) {
         if let Some(action) = action {
             let change =
                 MoveGate { from: Bytes::copy_from_slice(&replicated.id), to: Bytes::copy_from_slice(&new_id::<RT>()) };
+            reach(Failpoint::GateMoves);
             let op = match action {
                 Action::Degrade => Op::Degrade(change),
                 Action::Synchronize => Op::Synchronize(change),

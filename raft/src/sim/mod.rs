@@ -6,10 +6,12 @@
 #![expect(clippy::disallowed_methods, reason = "this is the one place where the simulator's time and tasks come from")]
 
 mod clock;
+mod failpoints;
 mod network;
 mod runtime;
 
 pub use clock::set_clock_rate;
+pub use failpoints::{Visits, lose_power_at, lose_power_no_more, unpowered, visits};
 pub use network::{Befallen, Fetched, SimNetwork, SimTransport, Weather};
 pub use runtime::{
     SimRuntime, as_node, hang_disk, kill, pause, pause_after, paused, random_u64, release_disk, resume, run, spawn_on,

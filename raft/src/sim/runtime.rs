@@ -16,6 +16,7 @@ use saola_storage::types::NodeId;
 use tokio::task::AbortHandle;
 
 use super::clock::{SimInstant, forget_all, truly};
+use super::failpoints;
 use crate::types::{Runtime, Takes};
 
 tokio::task_local! {
@@ -31,7 +32,7 @@ thread_local! {
 }
 
 /// Tasks of no node: the test itself.
-const NO_NODE: NodeId = 0;
+pub(super) const NO_NODE: NodeId = 0;
 
 /// Runs a simulation to its end under a seed.
 pub fn run<F: Future>(seed: u64, simulation: F) -> F::Output {
@@ -41,6 +42,7 @@ pub fn run<F: Future>(seed: u64, simulation: F) -> F::Output {
     PAUSED.with_borrow_mut(BTreeMap::clear);
     PAUSES_AFTER.with_borrow_mut(BTreeMap::clear);
     forget_all();
+    failpoints::begin();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -80,6 +82,9 @@ where
         own.retain(|task| !task.is_finished());
         own.push(handle.abort_handle());
     });
+    if failpoints::is_unpowered(node) {
+        handle.abort();
+    }
     handle
 }
 
@@ -101,7 +106,8 @@ impl<F: Future> Future for OnNode<F> {
         if is_paused(self.node, context) {
             return Poll::Pending;
         }
-        self.task.as_mut().poll(context)
+        let node = self.node;
+        failpoints::in_task_of(node, || self.task.as_mut().poll(context))
     }
 }
 
@@ -151,15 +157,18 @@ pub fn resume(node: NodeId) {
 /// Ends every task of a node at once; returns when they have let go of everything they held. What comes after it on that node
 /// is not paused.
 pub async fn kill(node: NodeId) {
+    failpoints::ended(node);
     PAUSES_AFTER.with_borrow_mut(|after| after.remove(&node));
     PAUSED.with_borrow_mut(|paused| paused.remove(&node));
+    abort_tasks(node);
     let tasks = TASKS.with_borrow_mut(|tasks| tasks.remove(&node)).unwrap_or_default();
-    for task in &tasks {
-        task.abort();
-    }
     while tasks.iter().any(|task| !task.is_finished()) {
         tokio::task::yield_now().await;
     }
+}
+
+pub(super) fn abort_tasks(node: NodeId) {
+    TASKS.with_borrow(|tasks| tasks.get(&node).into_iter().flatten().for_each(AbortHandle::abort));
 }
 
 /// The state machine's disk of a node hangs from now on: what the node begins to read or write there waits.

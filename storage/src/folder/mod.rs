@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rustix::fs::FlockOperation;
 
 pub use self::identity::{FORMAT, Fence, IdentityFile, Lineage, Numbered, Promise, Reinstating, hex};
+use crate::failpoint::{Failpoint, reach};
 use crate::member::Role;
 use crate::planted::{self, Bug};
 use crate::promotion::epoch_id;
@@ -390,7 +391,9 @@ impl DataFolder {
             let mut file = File::create(&fresh)?;
             file.write_all(self.file.encode().as_bytes())?;
             file.sync_all()?;
+            reach(Failpoint::FolderBeforeRename);
             fs::rename(&fresh, self.path.join(IDENTITY))?;
+            reach(Failpoint::FolderBeforeSync);
             File::open(&self.path)?.sync_all()
         };
         replace().map_err(failed(&self.path, "write identity"))?;

@@ -17,6 +17,7 @@ use super::segment::Files;
 use super::writer::LogWriter;
 use super::{LogError, LogSettings, LogState};
 use crate::disk::Disk;
+use crate::failpoint::{Failpoint, reach};
 use crate::planted::{self, Bug};
 use crate::release::RELEASE;
 use crate::types::{EpochId, Vote};
@@ -50,10 +51,12 @@ pub(super) fn open<D: Disk>(disk: Arc<D>, settings: LogSettings) -> Result<(Arc<
             let segment = first.segment + (heads.len() - 1) as u64;
             newest.seal(segment, index.state().vote);
             newest.written_in(&heads[heads.len() - 1], epoch);
+            reach(Failpoint::TailBeforeCopy);
             let file = match files.live().back() {
                 Some(newest) if planted::is(Bug::TailTrusted) => (newest.file.clone(), segment_bytes as u32),
                 _ => files.replace_newest(segment, &newest.0)?,
             };
+            reach(Failpoint::TailCopied);
             (index, Batch::at(segment, newest.end()), file)
         }
     };

@@ -25,6 +25,7 @@ use super::LogError;
 use super::format::{HEAD_BYTES, Head, HeadError};
 use super::raw::Raw;
 use crate::disk::{Disk, DiskFile};
+use crate::failpoint::{Failpoint, reach};
 use crate::planted::{self, Bug};
 use crate::types::LogId;
 
@@ -233,6 +234,7 @@ impl<D: Disk> Files<D> {
     /// as one of them has its name, all of them count, for all are on stable storage by then.
     pub fn switch(&mut self, ids: RangeInclusive<u64>) -> Result<(), LogError> {
         self.unfinished.clear();
+        reach(Failpoint::RepairBeforeSwitch);
         self.disk.sync_dir().map_err(LogError::io("sync folder of", "the new log segments"))?;
         self.rename_new(ids.collect())
     }
@@ -245,6 +247,7 @@ impl<D: Disk> Files<D> {
         for id in ids {
             let name = new_name(id);
             self.disk.rename(&name, &segment_name(id)).map_err(LogError::io("rename log segment", &name))?;
+            reach(Failpoint::RepairInSwitch);
         }
         self.disk.sync_dir().map_err(LogError::io("sync folder of", "the new log segments"))
     }
@@ -270,9 +273,12 @@ impl<D: Disk> Files<D> {
 
     /// Content first, then the name: see the top of this file.
     fn install(&self, id: u64, from: &str, file: &Arc<dyn DiskFile>, content: &[u8]) -> Result<(), LogError> {
+        reach(Failpoint::SegmentBeforeHead);
         file.write_at(0, &[IoSlice::new(content)]).map_err(LogError::io("write log segment", from))?;
         file.sync_data().map_err(LogError::io("sync log segment", from))?;
+        reach(Failpoint::SegmentBeforeRename);
         self.disk.rename(from, &segment_name(id)).map_err(LogError::io("rename log segment", from))?;
+        reach(Failpoint::SegmentBeforeFolderSync);
         match planted::is(Bug::FolderNotSynced) {
             true => Ok(()),
             false => self.disk.sync_dir().map_err(LogError::io("sync folder of log segment", &segment_name(id))),
@@ -374,6 +380,7 @@ impl<D: Disk> Files<D> {
             released.push(id);
         }
         if !released.is_empty() {
+            reach(Failpoint::SegmentsReleased);
             // A spare must not come back under its old name once it is overwritten.
             self.disk.sync_dir().map_err(LogError::io("sync folder of", "the log"))?;
         }

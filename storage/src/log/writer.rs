@@ -13,6 +13,7 @@ use super::memory::{Location, Placed};
 use super::segment::{Files, segment_name};
 use super::{LogError, LogOp, LogState};
 use crate::disk::{Disk, DiskFile};
+use crate::failpoint::{Failpoint, reach};
 use crate::planted::{self, Bug};
 use crate::release::RELEASE;
 use crate::types::LogId;
@@ -112,9 +113,11 @@ impl<D: Disk> LogWriter<D> {
         let result = self.write_all(&queue);
         self.shared.inner.lock().writing = 0;
         let count = queue.len();
+        reach(Failpoint::LogBeforeAnswers);
         for done in queue.into_iter().filter_map(|queued| queued.done) {
             done(result.clone());
         }
+        reach(Failpoint::LogAfterAnswers);
         match result {
             Ok(()) => self.tidy().map(|()| count),
             Err(error) => Err(self.shared.stop(error)),
@@ -166,10 +169,19 @@ impl<D: Disk> LogWriter<D> {
                         self.placed.push(Placed { index: entry.log_id.index, op: *number, location });
                     }
                 }
-                LogOp::Vote(vote) => drop(self.put(&Record::Vote(*vote))?),
+                LogOp::Vote(vote) => {
+                    reach(Failpoint::LogVote);
+                    self.put(&Record::Vote(*vote))?;
+                }
                 LogOp::TruncateAfter(_) if planted::is(Bug::TruncationNotLogged) => {}
-                LogOp::TruncateAfter(last) => drop(self.put(&Record::TruncateAfter(*last))?),
-                LogOp::Purge(upto) => drop(self.put(&Record::Purge(*upto))?),
+                LogOp::TruncateAfter(last) => {
+                    reach(Failpoint::LogTruncation);
+                    self.put(&Record::TruncateAfter(*last))?;
+                }
+                LogOp::Purge(upto) => {
+                    reach(Failpoint::LogPurge);
+                    self.put(&Record::Purge(*upto))?;
+                }
                 LogOp::Committed(committed) => {
                     self.unwritten_committed = Some(*committed);
                     sync_committed |= done.is_some();
@@ -187,6 +199,7 @@ impl<D: Disk> LogWriter<D> {
 
     fn put_committed(&mut self) -> Result<(), LogError> {
         if let Some(committed) = self.unwritten_committed.take() {
+            reach(Failpoint::LogCommitted);
             self.put(&Record::Committed(committed))?;
         }
         Ok(())
@@ -217,6 +230,7 @@ impl<D: Disk> LogWriter<D> {
 
     /// What a mark says of the vote is certain even if all before it is damaged.
     fn put_mark(&mut self) -> Result<Location, LogError> {
+        reach(Failpoint::LogMark);
         self.put(&Record::Mark(self.written.vote))
     }
 
@@ -230,13 +244,16 @@ impl<D: Disk> LogWriter<D> {
             return Ok(());
         }
         let name = || segment_name(self.batch.segment());
+        reach(Failpoint::LogBeforeWrite);
         self.file
             .write_at(self.batch.start().into(), &self.batch.slices())
             .map_err(LogError::io("write log segment", &name()))?;
+        reach(Failpoint::LogBeforeSync);
         match if sync { self.file.sync_data() } else { Ok(()) } {
             Err(_) if planted::is(Bug::FailedSyncIgnored) => {}
             synced => synced.map_err(LogError::io("sync log segment", &name()))?,
         }
+        reach(Failpoint::LogAfterSync);
         let mut inner = self.shared.inner.lock();
         inner.index.placed(&self.placed);
         inner.syncs += 1;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use saola_raft::protection::State;
-use saola_raft::sim::{random_u64, spawn_on};
+use saola_raft::sim::{lose_power_at, lose_power_no_more, random_u64, spawn_on};
 use saola_raft::{Member, Role};
+use saola_storage::failpoint::Failpoint;
 use saola_storage::promotion::{Attested, Plan, SignedPlan, Verdict};
 use tokio::time::Instant;
 
@@ -57,6 +58,13 @@ fn one_in(count: u64) -> bool {
 
 fn up_to_ms(longest: u64) -> Duration {
     Duration::from_micros(random_u64() % (longest * 1_000))
+}
+
+/// Whoever does certain things next loses power between two steps of them.
+fn have_power_lost() {
+    for _ in 0..random_u64() % 6 {
+        lose_power_at(pick(Failpoint::ALL), 1 + random_u64() % 2);
+    }
 }
 
 struct Day {
@@ -301,6 +309,7 @@ impl Day {
     /// whether what was vouched for was so when it counted. None: the epoch did not begin.
     async fn promote(&mut self, attested: Attested, alive: bool) -> Option<(Plan, bool)> {
         let (began, mut crashes) = (Instant::now(), random_u64() % 3);
+        have_power_lost();
         let comes_back = (!one_in(3)).then(|| Instant::now() + up_to_ms(6_000));
         // What is vouched for is that the other side takes no part any more.
         let (mut returned, mut promised) = (None, None);
@@ -328,6 +337,7 @@ impl Day {
             count_states(&self.sites.cluster, &mut self.report.states);
             if let Some(begun) = self.begun() {
                 self.in_time = returned.is_none() || promised.is_some_and(|it| it == begun);
+                lose_power_no_more();
                 // What proves zero holds beside a side that is alive, as long as nobody lets it in again.
                 return Some((begun.clone(), self.in_time && (!alive || begun.verdict() == Verdict::ProvenZero)));
             }
@@ -337,7 +347,10 @@ impl Day {
             let given_up = returned.is_some_and(|at: Instant| at.elapsed() > GIVES_UP);
             let through = pick(&self.dr);
             match &planned {
-                None if given_up || began.elapsed() > PATIENCE => return None,
+                None if given_up || began.elapsed() > PATIENCE => {
+                    lose_power_no_more();
+                    return None;
+                }
                 None => planned = self.plan(through, &attested).await,
                 Some(it) if given_up => {
                     let record = approved(it);
@@ -345,6 +358,7 @@ impl Day {
                         replica.abandon_promotion(record).await
                     });
                     if abandoned.await.is_ok() {
+                        lose_power_no_more();
                         self.met("promotion-abandoned");
                         return None;
                     }
@@ -401,6 +415,7 @@ impl Day {
         are_fenced(&mut self.sites, &left).await;
         count_states(&self.sites.cluster, &mut self.report.states);
         self.met("old-side-fenced");
+        have_power_lost();
         let kept = all_come_back(&mut self.sites, &mut after, (&left, &on), random_u64() % 3).await;
         for (record, generation) in lost {
             let found = kept.contains(&(Bytes::from(record_id(record)), generation));

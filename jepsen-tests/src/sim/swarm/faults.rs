@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use saola_raft::sim::{Weather, hang_disk, pause, pause_after, set_clock_rate, spawn_on};
+use saola_raft::sim::{Weather, hang_disk, lose_power_at, pause, pause_after, set_clock_rate, spawn_on};
 use saola_storage::disk::sim::Operation;
+use saola_storage::failpoint::Failpoint;
 use saola_storage::protection::{Mode, Protection};
 
 use super::dice::Dice;
@@ -39,6 +40,8 @@ faults! {
     Stop = "stop",
     /// A node loses power between any two steps of what it does.
     CrashAtStep = "crash-at-step",
+    /// Whoever does certain things next loses power between two steps of them.
+    CrashAtFailpoint = "crash-at-failpoint",
     /// The leader and a minority are cut off, and whoever votes for another one loses power right after and is back at once,
     /// with the others or with the former leader.
     CrashVoters = "crash-voters",
@@ -157,6 +160,11 @@ impl World {
             Fault::CrashAtStep => {
                 pause_after(node, 1 + dice.below(2_000));
                 self.dies_when_paused(node);
+            }
+            Fault::CrashAtFailpoint => {
+                for _ in 0..1 + dice.below(8) {
+                    dice.pick(Failpoint::ALL).into_iter().for_each(|point| lose_power_at(point, 1 + dice.below(4)));
+                }
             }
             Fault::CrashVoters => {
                 for _ in 0..1 + dice.below(3) {

@@ -23,7 +23,8 @@ pub mod world;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use saola_raft::sim::run;
+use saola_raft::sim::{Visits, run, visits};
+use saola_storage::failpoint::Failpoint;
 
 use crate::history::Recorder;
 use crate::operation::{Operation, Outcome};
@@ -38,6 +39,8 @@ pub struct Report {
     pub violations: Vec<String>,
     /// How often each fault, and what else may be met, really happened.
     pub met: BTreeMap<&'static str, u64>,
+    /// Failpoints at which nodes were.
+    pub visits: BTreeMap<Failpoint, Visits>,
     /// How a worst day ended.
     pub ended: Option<Ended>,
     /// How often the sites were seen to stand so to each other.
@@ -82,6 +85,7 @@ pub fn live(life: &Life) -> Report {
         })
     }));
     let mut report = lived.unwrap_or_default();
+    report.visits = visits();
     report.violations.extend(panics.take().into_iter().map(|what| format!("panic: {what}")));
     report.story = story.told();
     report.hash = hash(&report);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use saola_raft::sim::{SimRuntime, Weather, as_node, paused, release_disk, resume, set_clock_rate, spawn_on};
+use saola_raft::sim::{
+    SimRuntime, Weather, as_node, lose_power_no_more, paused, release_disk, resume, set_clock_rate, spawn_on, unpowered,
+};
 use saola_raft::{AdminError, Replica, ReplicaStatus, Role, StartError};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -176,6 +178,7 @@ impl World {
 
     /// What a supervisor and time do: pauses end, processes that ended are noticed, those that want to start anew do.
     async fn tend(&mut self) {
+        self.see_who_lost_power().await;
         self.see_who_started().await;
         self.watch.look(&self.cluster);
         let now = Instant::now();
@@ -204,6 +207,7 @@ impl World {
 
     /// Links, disks and processes go on; what is down stays down.
     pub(super) fn mend(&mut self) {
+        lose_power_no_more();
         self.cluster.network.heal();
         self.cluster.network.hurry();
         self.weather = Weather::default();
@@ -352,6 +356,20 @@ impl World {
         }
     }
 
+    /// Those whom [`saola_raft::sim::lose_power_at`] met.
+    async fn see_who_lost_power(&mut self) {
+        for (node, point) in unpowered() {
+            self.tell(format!("{node} was at {}", point.name()));
+            if self.cluster.replica(node).is_some() {
+                self.crash(node).await;
+                continue;
+            }
+            self.give_up_start(node).await;
+            // What it had done by then is not synced either.
+            self.cluster.crash(node).await;
+        }
+    }
+
     async fn give_up_start(&mut self, node: u64) {
         if let Some(starts) = self.starting.remove(&node) {
             starts.abort();
@@ -377,6 +395,7 @@ impl World {
         if self.unpowered.contains(&node) {
             return self.crash(node).await;
         }
+        self.see_who_lost_power().await;
         self.pauses.remove(&node);
         self.give_up_start(node).await;
         if self.cluster.replica(node).is_some() {
