@@ -153,7 +153,7 @@ pub async fn all_come_back(
     let data: Vec<u64> = on.iter().copied().filter(|node| sites.keeps_records(*node)).collect();
     let (began, mut crashes_left) = (Instant::now(), crashes);
     loop {
-        assert!(began.elapsed() < 4 * PATIENCE, "the old side is not back");
+        assert!(began.elapsed() < 4 * PATIENCE, "the old side is not back: {}", how_all_stand(sites));
         sites.cluster.start_all().await;
         tend(sites).await;
         let through = pick(&data);

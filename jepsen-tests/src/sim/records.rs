@@ -12,6 +12,7 @@ use saola_storage::command::{
 use saola_storage::error::StoreError;
 use saola_storage::store::{At, Collection, StoredVersion, VersionOp};
 
+use super::clerk::CALL;
 use super::cluster::{Cluster, PATIENCE};
 
 /// Its name.
@@ -22,12 +23,14 @@ const INCARNATION: [u8; 16] = [8; 16];
 const HEAD: usize = 2 + 16 + 28;
 /// The client that makes the collection.
 const MAKER: u64 = 99;
+/// Clients that make other collections: none of the others calls itself so.
+const KEY_MAKER: u64 = 50_000;
 /// More calls than a client makes in a run.
 const SEQUENCES: u64 = 1_000_000;
 
-fn envelope(value: u64, padding: usize) -> Bytes {
+fn envelope(dek: [u8; 16], value: u64, padding: usize) -> Bytes {
     let mut bytes = vec![1u8, 1];
-    bytes.extend_from_slice(&DEK);
+    bytes.extend_from_slice(&dek);
     bytes.extend_from_slice(&[0; 28]);
     bytes.extend_from_slice(&value.to_le_bytes());
     bytes.resize(bytes.len() + padding, 0);
@@ -61,7 +64,7 @@ pub fn put(client: u64, sequence: u64, record: u64, padding: usize) -> Command {
     let put = PutRecord {
         collection: COLLECTION.into(),
         id: record_id(record).into(),
-        envelope: envelope(value_of(client, sequence), padding),
+        envelope: envelope(DEK, value_of(client, sequence), padding),
         content_type: String::new(),
         expect: None,
         provenance: None,
@@ -86,25 +89,50 @@ pub fn delete(client: u64, sequence: u64, record: u64) -> Command {
     Command { request: Some(request(client, sequence)), op: Some(Op::Delete(delete)) }
 }
 
-/// Makes the collection in a new cluster.
-pub async fn create_collection(replica: &Replica<SimRuntime>) {
-    let dek = WrappedDek {
-        id: Bytes::copy_from_slice(&DEK),
-        incarnation: Bytes::copy_from_slice(&INCARNATION),
-        wraps: Vec::new(),
-    };
-    let create = CreateCollection {
-        name: COLLECTION.into(),
-        incarnation: Bytes::copy_from_slice(&INCARNATION),
+fn create(name: &str, dek: [u8; 16], incarnation: [u8; 16]) -> Op {
+    let incarnation = Bytes::copy_from_slice(&incarnation);
+    let dek = WrappedDek { id: Bytes::copy_from_slice(&dek), incarnation: incarnation.clone(), wraps: Vec::new() };
+    Op::CreateCollection(CreateCollection {
+        name: name.into(),
+        incarnation,
         max_value_bytes: 1 << 20,
         key_style: 0,
         owner: String::new(),
         label: String::new(),
         dek: Some(dek),
-    };
-    let command = Command { request: Some(request(MAKER, 1)), op: Some(Op::CreateCollection(create)) };
+    })
+}
+
+/// Makes the collection in a new cluster.
+pub async fn create_collection(replica: &Replica<SimRuntime>) {
+    let command = Command { request: Some(request(MAKER, 1)), op: Some(create(COLLECTION, DEK, INCARNATION)) };
     let outcome = replica.propose(command, PATIENCE).await.expect("a quiet cluster takes a collection");
     assert!(matches!(outcome.decision, Some(Decision::CollectionCreated(_))), "{outcome:?}");
+}
+
+/// Makes another collection with a data key of its own and writes to it, under that key or under one that is not this
+/// collection's, whatever comes of the calls; true: what was sealed under the wrong key was taken.
+pub async fn use_another_key(replica: &Replica<SimRuntime>, number: u64, is_its_own: bool) -> bool {
+    let (client, name) = (KEY_MAKER + number, format!("{COLLECTION}-{number}"));
+    let mut dek = [9; 16];
+    dek[..8].copy_from_slice(&number.to_le_bytes());
+    let made = Command { request: Some(request(client, 1)), op: Some(create(&name, dek, dek)) };
+    if replica.propose(made, CALL).await.is_err() {
+        return false;
+    }
+    let mut write = put(client, 2, 0, 0);
+    if let Some(Op::Put(put)) = &mut write.op {
+        put.collection = name;
+        put.envelope = envelope(if is_its_own { dek } else { DEK }, 0, 0);
+    }
+    let written = replica.propose(write, CALL).await;
+    !is_its_own && written.is_ok_and(|it| matches!(it.decision, Some(Decision::Written(_))))
+}
+
+/// Where in a version's row its sealed value stands; none in that of a deletion.
+pub fn sealed_value_in(row: &[u8]) -> Option<usize> {
+    let head = envelope(DEK, 0, 0).slice(..2 + 16);
+    row.windows(head.len()).position(|bytes| bytes == head).map(|at| at + head.len())
 }
 
 /// Generation of a record at a read point; 0 when it is not there.

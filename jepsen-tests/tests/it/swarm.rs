@@ -8,18 +8,27 @@ use saola_jepsen::sim::swarm::{Life, live};
 const SIM: &str = env!("CARGO_BIN_EXE_saola-sim");
 
 /// A line for each: the seed, and what it found.
+fn kept(file: &str) -> Vec<u64> {
+    let seeds = file.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
+    let seeds: Vec<u64> = seeds.map(|seed| seed.parse().expect("a line begins with its seed")).collect();
+    assert!(!seeds.is_empty(), "some are kept");
+    seeds
+}
+
 #[test]
 fn seeds_that_once_failed_hold() {
-    let kept = include_str!("../../seeds/swarm.txt");
-    let seeds = kept.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
-    let mut lived = 0;
-    for seed in seeds {
-        let seed = seed.parse().expect("a line begins with its seed");
+    for seed in kept(include_str!("../../seeds/swarm.txt")) {
         let report = live(&Life::of(seed));
         assert!(report.violations.is_empty(), "replay: make sim SEED={seed}\n{}", report.violations.join("\n"));
-        lived += 1;
     }
-    assert!(lived > 0, "some are kept");
+}
+
+#[test]
+fn worst_days_that_once_failed_hold() {
+    for seed in kept(include_str!("../../seeds/worst-days.txt")) {
+        let wrong = live(&Life::of_worst_day(seed)).violations.join("\n");
+        assert!(wrong.is_empty(), "replay: saola-sim --worst-days --seed {seed}\n{wrong}");
+    }
 }
 
 #[test]

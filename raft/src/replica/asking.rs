@@ -43,7 +43,14 @@ pub(super) fn heard(
     if let Some((member, it)) = said().find(|(_, it)| it.epoch > own.epoch) {
         return Heard::Nobody(format!("{} is in epoch {} and shows no record of it", member.name, it.epoch));
     }
-    if said().any(|it| clears(&it)) {
+    // Without this node nobody had a quorum, nor records to go on with: so its log knows all members, and these are they.
+    let has_nothing = |it: &Standing| {
+        let is_twin = epoch_id(it.epoch, Some(&it.record)).is_twin_of(own.epoch_id());
+        it.reinstating && it.epoch == own.epoch && !is_twin && it.fenced.is_empty() && it.promised.is_empty()
+    };
+    let nobody_else_has_anything =
+        !answers.is_empty() && answers.iter().all(|(_, answer)| answer.as_ref().is_ok_and(has_nothing));
+    if nobody_else_has_anything || said().any(|it| clears(&it)) {
         return Heard::Clear;
     }
     let says = answers.iter().filter(|(member, _)| member.site != own.site).map(|(member, answer)| match answer {
@@ -102,12 +109,27 @@ pub(super) mod tests {
         let fenced = Standing { fenced: "why".into(), ..in_epoch(2) };
         let comes_back = Standing { reinstating: true, ..in_epoch(2) };
         for standing in [promised, fenced, comes_back] {
-            assert!(matches!(heard(&own(), &Bytes::new(), &[at("dr", Ok(standing))], 300), Heard::Nobody(_)));
+            let answers = [at("dr", Ok(standing)), at("main", Err("no answer".to_owned()))];
+            assert!(matches!(heard(&own(), &Bytes::new(), &answers, 300), Heard::Nobody(_)));
         }
         // It waits for the very epoch that this node is in.
         let plan = SignedPlan { plan: Bytes::from_static(b"plan"), approvals: Vec::new() }.to_bytes();
         let waits = Standing { promised: plan.clone(), ..in_epoch(1) };
         assert_eq!(heard(&own(), &plan, &[at("third", Ok(waits))], 300), Heard::Clear);
+    }
+
+    #[test]
+    fn a_node_whose_others_all_come_back_and_have_nothing_waits_for_none_of_them() {
+        let back = || Ok(Standing { reinstating: true, ..in_epoch(2) });
+        let of = |answers: &[(Member, Result<Standing, String>)]| heard(&own(), &Bytes::new(), answers, 300);
+        assert_eq!(of(&[at("dr", back()), at("dr", back())]), Heard::Clear);
+        for other in [Err("no answer".to_owned()), Ok(in_epoch(2)), Ok(in_epoch(1))] {
+            // One of its own site may have gone on with others, which this one has not heard of.
+            assert!(matches!(of(&[at("dr", back()), at("main", other)]), Heard::Nobody(_)));
+        }
+        assert!(matches!(of(&[]), Heard::Nobody(_)), "it does not know who the others are");
+        let promised = Standing { promised: Bytes::from_static(b"plan"), reinstating: true, ..in_epoch(2) };
+        assert!(matches!(of(&[at("dr", Ok(promised))]), Heard::Nobody(_)));
     }
 
     #[test]

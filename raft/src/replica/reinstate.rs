@@ -71,14 +71,7 @@ impl<RT: Runtime> Replica<RT> {
                 self.tell_who_is_there(&back).await;
                 back
             }
-            None => {
-                match self.have_renumbered(&former).await {
-                    // Its answer may be lost with the process, which ends for the next one.
-                    Err(AdminError::PeerUnreachable { maybe_delivered: true, .. }) => {}
-                    told => told?,
-                }
-                self.until_back(&former).await?
-            }
+            None => self.until_back(&former).await?,
         };
         self.until_it_can_join(&back).await;
         self.add_here(back).await
@@ -137,17 +130,30 @@ impl<RT: Runtime> Replica<RT> {
         }))
     }
 
+    /// Has it become another node, and waits until it says so.
     async fn until_back(&self, former: &Member) -> Result<Member, AdminError> {
         let until = InstantOf::<RT>::now() + START_LIMIT;
+        let mut has_heard = false;
         loop {
             match self.back_as(former).await {
                 Ok(Some(back)) => return Ok(back),
+                // It answers, and is who it was.
+                Ok(None) if !has_heard => match self.have_renumbered(former).await {
+                    // Its answer may be lost with the process, which ends for the next one, or loses power before it has done
+                    // anything.
+                    Err(AdminError::PeerUnreachable { maybe_delivered: true, .. }) => {}
+                    told => {
+                        told?;
+                        has_heard = true;
+                    }
+                },
                 Err(error) if InstantOf::<RT>::now() >= until => return Err(error),
                 _ if InstantOf::<RT>::now() >= until => {
                     return Err(invalid(format!("{} has not started anew: see its log", former.name)));
                 }
-                _ => RT::sleep(PAUSE).await,
+                _ => {}
             }
+            RT::sleep(PAUSE).await;
         }
     }
 

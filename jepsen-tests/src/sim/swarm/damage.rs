@@ -7,11 +7,14 @@ use saola_raft::Role;
 use saola_raft::sim::spawn_on;
 use saola_storage::disk::Disk;
 use saola_storage::disk::sim::{Operation, SimDisk};
+use saola_storage::engine::{Batch, EngineHome, KeyRange, Kind};
+use saola_storage::keyspace::versions;
 use tokio::time::Instant;
 
 use super::dice::Dice;
-use super::faults::{Fault, TURN_MS, WHOLE_WITHIN};
+use super::faults::{Fault, TURN_MS, WHOLE_WITHIN, have_power_lost};
 use super::world::World;
+use crate::sim::records::{record_id, sealed_value_in};
 
 /// A log in which nothing happens is marked within a second.
 const MARKS_WITHIN: Duration = Duration::from_millis(1_200);
@@ -33,14 +36,25 @@ impl World {
                 self.be_whole().await;
                 self.kill(node).await;
                 self.cluster.put_back(node, &copy);
-                self.happened(fault, node);
+                self.is_done(fault, node, dice);
                 self.comes_back_or_is_replaced(node).await;
             }
             Fault::Wiped => {
                 self.crash(node).await;
-                self.happened(fault, node);
+                self.is_done(fault, node, dice);
                 self.pass(dice.ms(0, TURN_MS)).await;
                 self.replace(node).await;
+            }
+            Fault::DamagedRow => {
+                if !self.flip_in_a_row(node, dice) {
+                    return;
+                }
+                self.is_done(fault, node, dice);
+                self.pass(dice.ms(0, TURN_MS)).await;
+                if dice.one_in(4) {
+                    self.crash(node).await;
+                }
+                self.copy_is_right(node).await;
             }
             Fault::LostWrite | Fault::MisdirectedWrite => {
                 let how = match fault {
@@ -57,7 +71,7 @@ impl World {
                     self.be_whole().await;
                 }
                 self.crash(node).await;
-                self.happened(fault, node);
+                self.is_done(fault, node, dice);
                 self.pass(dice.ms(0, 500)).await;
                 self.comes_back_or_is_replaced(node).await;
             }
@@ -77,7 +91,7 @@ impl World {
                 for _ in 0..1 + dice.below(4) {
                     self.hurt_log(fault, node, dice);
                 }
-                self.happened(fault, node);
+                self.is_done(fault, node, dice);
                 self.end_cuts();
                 if let Some((apart, rest)) = astray {
                     self.join_those_apart(&apart, &rest, node);
@@ -86,6 +100,14 @@ impl World {
                 }
                 self.comes_back_or_is_replaced(node).await;
             }
+        }
+    }
+
+    /// From now on things are mended, and power may be lost meanwhile.
+    fn is_done(&mut self, fault: Fault, node: u64, dice: &mut Dice) {
+        self.happened(fault, node);
+        if dice.one_in(2) {
+            have_power_lost(dice);
         }
     }
 
@@ -111,6 +133,46 @@ impl World {
             Fault::LogRot => disk.flip_bit(name, at, dice.below(8) as u8),
             _ => disk.make_unreadable(name, at / SECTOR * SECTOR..at / SECTOR * SECTOR + SECTOR),
         };
+    }
+
+    /// In a sealed value: of that alone a row has a checksum without RocksDB's.
+    fn flip_in_a_row(&self, node: u64, dice: &mut Dice) -> bool {
+        if !self.keeps_records(node) {
+            return false;
+        }
+        let engine = self.cluster.records(node).open_current().expect("memory opens");
+        let record = record_id(dice.below(self.life.records));
+        // The collection is the first that was made.
+        let range = KeyRange::prefix(&versions::prefix(1, record.as_bytes()));
+        let rows = engine.view().scan(Kind::Versions, range, false).collect::<Result<Vec<_>, _>>();
+        let values: Vec<_> =
+            rows.expect("memory reads").into_iter().filter(|row| sealed_value_in(&row.1).is_some()).collect();
+        let Some(place) = dice.pick(&(0..values.len()).collect::<Vec<_>>()) else { return false };
+        let (key, value) = &values[place];
+        let mut value = value.to_vec();
+        let at = sealed_value_in(&value).expect("it was chosen for that");
+        value[at] ^= 1 << dice.below(8);
+        let mut batch = Batch::default();
+        batch.put(Kind::Versions, key.to_vec(), value);
+        engine.write(batch).and_then(|()| engine.flush()).expect("memory writes");
+        true
+    }
+
+    /// A node finds by itself what is wrong with its records, and mends it.
+    async fn copy_is_right(&mut self, node: u64) {
+        let scrub = |world: &World| world.cluster.replica(node).map(|it| it.status().scrub);
+        let (began, mut before) = (Instant::now(), scrub(self).map_or(0, |it| it.passes));
+        loop {
+            self.start_all().await;
+            match scrub(self) {
+                // Its process is another one.
+                Some(it) if it.passes < before => before = 0,
+                // The first of these may have begun before the damage.
+                Some(it) if it.passes >= before + 2 && !it.bad && it.quarantined_buckets == 0 => return,
+                it => assert!(began.elapsed() < WHOLE_WITHIN, "the records of node {node} stay bad: {it:?}"),
+            }
+            self.pass(Duration::from_millis(100)).await;
+        }
     }
 
     /// Starts a node whose disk is not what it was: it goes on, or says that it must be replaced.
@@ -153,6 +215,11 @@ impl World {
             {
                 let member = member.clone();
                 let replacing = spawn_on(through, async move { replica.replace_member(old, member).await });
+                // The leader may wait for somebody who loses power now.
+                while !replacing.is_finished() {
+                    self.pass(Duration::from_millis(20)).await;
+                    self.start_all_but(old).await;
+                }
                 // Else the leader waits for somebody, or is none any more: it is asked again.
                 if let Ok(Ok(_)) = replacing.await {
                     break;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use saola_raft::sim::{Weather, hang_disk, lose_power_at, pause, pause_after, set_clock_rate, spawn_on};
+use saola_raft::sim::{Weather, hang_disk, lose_power_at, pause, pause_after, set_clock_rate, spawn_on, visits};
 use saola_storage::disk::sim::Operation;
 use saola_storage::failpoint::Failpoint;
 use saola_storage::protection::{Mode, Protection};
@@ -12,6 +12,7 @@ use super::dice::Dice;
 use super::life::Topology;
 use super::world::{Site, World};
 use crate::sim::CALL;
+use crate::sim::records::use_another_key;
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -105,6 +106,8 @@ faults! {
     Mode = "mode-change",
     /// A node comes and goes again.
     Churn = "membership-change",
+    /// The key ring grows: a new collection with a data key of its own.
+    Keys = "key-ring-change",
     /// Bits of a log flip while its node is down.
     LogRot = "log-rot",
     /// Sectors of a log cannot be read any more.
@@ -117,6 +120,8 @@ faults! {
     OldFolder = "old-folder",
     /// A node's disk is lost, and another node takes its place.
     Wiped = "wiped-node",
+    /// A bit of a stored version flips.
+    DamagedRow = "damaged-row",
 }
 
 impl Fault {
@@ -141,6 +146,7 @@ impl Fault {
                 | Fault::MisdirectedWrite
                 | Fault::OldFolder
                 | Fault::Wiped
+                | Fault::DamagedRow
         )
     }
 }
@@ -161,11 +167,7 @@ impl World {
                 pause_after(node, 1 + dice.below(2_000));
                 self.dies_when_paused(node);
             }
-            Fault::CrashAtFailpoint => {
-                for _ in 0..1 + dice.below(8) {
-                    dice.pick(Failpoint::ALL).into_iter().for_each(|point| lose_power_at(point, 1 + dice.below(4)));
-                }
-            }
+            Fault::CrashAtFailpoint => have_power_lost(dice),
             Fault::CrashVoters => {
                 for _ in 0..1 + dice.below(3) {
                     let Some(leader) = self.leader() else { break };
@@ -284,12 +286,23 @@ impl World {
                 drop(spawn_on(node, async move { replica.set_protection(rule, CALL).await }));
             }
             Fault::Churn => self.have_one_join(dice).await,
+            Fault::Keys => {
+                let Some(replica) = self.cluster.replica(node) else { return };
+                let (number, is_its_own, shown) = (self.new_id(), dice.one_in(2), self.shown.clone());
+                drop(spawn_on(node, async move {
+                    if use_another_key(&replica, number, is_its_own).await {
+                        let what = format!("node {node} took what was sealed under another collection's key");
+                        shown.lock().violations.push(what);
+                    }
+                }));
+            }
             Fault::LogRot
             | Fault::BadSectors
             | Fault::LostWrite
             | Fault::MisdirectedWrite
             | Fault::OldFolder
-            | Fault::Wiped => {
+            | Fault::Wiped
+            | Fault::DamagedRow => {
                 return self.damage(fault, node, dice).await;
             }
         }
@@ -373,6 +386,22 @@ impl World {
     fn worsen(&mut self, how: impl FnOnce(Weather) -> Weather) {
         self.weather = how(self.weather);
         self.cluster.network.set_weather(self.weather);
+    }
+}
+
+/// Where nodes have been no more often than so in a life, they are seldom.
+const SELDOM: u64 = 50;
+/// Whoever does certain things next loses power between two steps of them.
+pub(super) fn have_power_lost(dice: &mut Dice) {
+    let is_seldom = |it: &&Failpoint| visits().get(it).is_none_or(|visits| visits.all < SELDOM);
+    let (points, share): (Vec<Failpoint>, u64) = match dice.one_in(2) {
+        true => (Failpoint::ALL.iter().filter(is_seldom).copied().collect(), 2),
+        false => (Failpoint::ALL.to_vec(), 12),
+    };
+    for point in points {
+        if dice.one_in(share) {
+            lose_power_at(point, 1 + dice.below(3));
+        }
     }
 }
 

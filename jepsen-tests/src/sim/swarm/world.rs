@@ -24,6 +24,8 @@ use crate::sim::{Cluster, Running};
 const ROOM: u64 = 1 << 20;
 /// The nodes' digests are compared so often: a life is short.
 const COMPARED: std::time::Duration = std::time::Duration::from_secs(2);
+/// And where rows may be damaged, all are read so often.
+const SCRUBBED: std::time::Duration = std::time::Duration::from_secs(5);
 /// A start is waited for so long, and then goes on beside what else happens.
 const STARTS_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -105,6 +107,9 @@ impl World {
         cluster.flush_every = std::time::Duration::from_millis(life.flush_ms);
         cluster.min_free_bytes = ROOM;
         cluster.scrub.compare_every = COMPARED;
+        if life.faults.contains(&Fault::DamagedRow) {
+            cluster.scrub.every = SCRUBBED;
+        }
         cluster.clocks_count_from = Some(Instant::now());
         cluster.init().await;
         let next_id = 1 + cluster.ids().into_iter().max().unwrap_or(0);
