@@ -16,6 +16,7 @@
 //! - [`scrub`], [`quarantine`], `ruin`: finding damage, not serving it, and doing without a copy that cannot be used;
 //! - [`seal`], [`kek`], [`keyring`]: sealed values, a site's key pair, the data keys;
 //! - [`promotion`]: the plan of a forced promotion, and who approved it;
+//! - [`failpoint`]: moments, in this crate and in `saola-raft`, at which simulated nodes lose power;
 //! - [`folder`], [`release`], [`error`]: a node's folder, which release wrote what, what can go wrong.
 
 mod apply;

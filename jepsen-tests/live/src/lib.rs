@@ -8,6 +8,7 @@
 //! - [`round`]: one cluster from its first start to the judgement;
 //! - [`workload`]: what the clients do; [`verdict`]: what is read back, and whether the run was a test at all;
 //! - [`faults`]: the kinds of faults; [`nemesis`]: does them, and undoes them;
+//! - [`last_day`]: on two sites, how a round ends: one goes on by force, and the other comes back;
 //! - [`machines`]: what nodes run on: [`network`], [`disks`], clocks;
 //! - [`scan`]: searches raw disks for what must stand nowhere in clear;
 //! - [`command`]: the command `saola`, as an operator calls it.
@@ -15,6 +16,7 @@
 pub mod command;
 pub mod disks;
 pub mod faults;
+pub mod last_day;
 pub mod machines;
 pub mod nemesis;
 pub mod network;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use saola_live::faults::{Kind, Tally};
+use saola_live::last_day::LastDay;
 use saola_live::round::{self, Report, Topology};
 use saola_ops::exit::Failure;
 
@@ -26,7 +27,7 @@ struct Args {
     /// One topology alone: 2+2+w, 3+2l, 3+3+w.
     #[arg(long)]
     topology: Option<String>,
-    /// Each kind of fault must have been done at least once.
+    /// Each kind of fault must have been done at least once, and a promotion.
     #[arg(long)]
     complete: bool,
     /// Where rounds leave their files; those of a round that is well are removed.
@@ -41,6 +42,7 @@ struct Sum {
     tallies: BTreeMap<Kind, Tally>,
     states: BTreeMap<String, u64>,
     images: u64,
+    promotions: u64,
     healed_ms: Vec<u64>,
 }
 
@@ -48,6 +50,7 @@ impl Sum {
     fn add(&mut self, report: Report) {
         self.rounds += 1;
         self.images += report.images;
+        self.promotions += u64::from(report.last_day.is_some());
         self.healed_ms.push(report.healed_ms);
         self.calls.iter_mut().zip(report.calls).for_each(|(sum, count)| *sum += count);
         for (kind, tally) in report.tallies {
@@ -75,10 +78,11 @@ impl Sum {
         let [written, read, refused, unknown] = self.calls;
         let slowest_ms = self.healed_ms.iter().max().copied().unwrap_or_default();
         println!(
-            "live: OK rounds={} minutes={:.1} faults={lines} skipped={skipped} writes={written} reads={read} refused={refused} \
-             unknown={unknown} images={} slowest_heal_ms={slowest_ms}",
+            "live: OK rounds={} minutes={:.1} faults={lines} skipped={skipped} promotions={} writes={written} reads={read} \
+             refused={refused} unknown={unknown} images={} slowest_heal_ms={slowest_ms}",
             self.rounds,
             began.elapsed().as_secs_f64() / 60.0,
+            self.promotions,
             self.images,
         );
     }
@@ -126,6 +130,11 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
             report.calls,
             report.healed_ms
         );
+        if let Some(LastDay { verdict, away_ms }) = &report.last_day {
+            println!(
+                "  promoted by force, {verdict}: the first write {away_ms} ms after main lost power; main is back"
+            );
+        }
         let bad: Vec<&String> = report.wrong.iter().chain(&report.quiet).collect();
         if !bad.is_empty() {
             bad.iter().for_each(|what| println!("  {what}"));
@@ -143,7 +152,8 @@ fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     sum.print(began);
     let missing = Kind::ALL.iter().filter(|kind| sum.tallies.get(kind).is_none_or(|tally| tally.installed == 0));
-    let missing: Vec<&str> = missing.map(|kind| kind.name()).collect();
+    let unpromoted = (sum.promotions == 0 && topologies.contains(&Topology::TwoSites)).then_some("promotion");
+    let missing: Vec<&str> = missing.map(|kind| kind.name()).chain(unpromoted).collect();
     if args.complete && !missing.is_empty() {
         println!("live: FAILED: never done: {}", missing.join(", "));
         return Ok(ExitCode::FAILURE);

@@ -19,6 +19,7 @@ use saola_ops::topology::Role;
 use tokio::time::Instant;
 
 use crate::faults::{Kind, Tally};
+use crate::last_day::{self, LastDay};
 use crate::machines::Machines;
 use crate::nemesis::Nemesis;
 use crate::scan::Secrets;
@@ -91,6 +92,8 @@ pub struct Report {
     pub states: BTreeMap<String, u64>,
     /// How long all needed to be well again after the faults, ms.
     pub healed_ms: u64,
+    /// How the other site went on by force at the end, where there is no witness.
+    pub last_day: Option<LastDay>,
     /// Images that were searched for what must not stand in clear.
     pub images: u64,
 }
@@ -113,13 +116,14 @@ pub fn run(topology: Topology, seed: u64, load: Duration, folder: &Path) -> Resu
     let names: Vec<String> = cluster.topology().node.iter().map(|node| node.name.clone()).collect();
     let files = names.iter().map(|name| Ok((name.clone(), cluster.files(name)?.clone())));
     machines.give_disks(&files.collect::<Result<Vec<_>, Failure>>()?, &images)?;
-    let mut report = runtime.block_on(live(&mut cluster, &mut machines, seed, load, folder))?;
+    let mut report = runtime.block_on(live(topology, &mut cluster, &mut machines, seed, load, folder))?;
     drop((cluster, in_runtime));
     scan(machines, &place, seed, &mut report)?;
     Ok(report)
 }
 
 async fn live(
+    topology: Topology,
     cluster: &mut LocalCluster,
     machines: &mut Machines,
     seed: u64,
@@ -172,6 +176,15 @@ async fn live(
         return Ok(report);
     }
     report.healed_ms = healing.elapsed().as_millis() as u64;
+    if topology == Topology::TwoSites {
+        match last_day::live(cluster, machines).await {
+            Ok(day) => report.last_day = Some(day),
+            Err(failure) => {
+                report.wrong.push(format!("the last day: {failure}"));
+                return Ok(report);
+            }
+        }
+    }
     let until = Instant::now() + HEAL;
     let mut kept = Vec::new();
     for (node, client) in data_nodes(cluster, cluster.client())? {

@@ -46,16 +46,25 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let searches: Vec<(Bug, u64)> =
+        bugs.iter().flat_map(|bug| (0..args.searches).map(|search| (*bug, search))).collect();
     let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let tries: Mutex<BTreeMap<Bug, Vec<Option<u64>>>> = Mutex::default();
     let rows = Mutex::new(BTreeMap::new());
     let jobs = std::thread::available_parallelism().map_or(1, |it| it.get());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let mut tries: Vec<Option<u64>> = (0..args.searches)
-                        .map(|search| until_found(*bug, args.from + search * APART, args.lives))
-                        .collect();
+                while let Some((bug, search)) = searches.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let found = until_found(*bug, args.from + search * APART, args.lives);
+                    let mut all = tries.lock().expect("no search panics while it holds the tries");
+                    let own = all.entry(*bug).or_default();
+                    own.push(found);
+                    if (own.len() as u64) < args.searches {
+                        continue;
+                    }
+                    let mut tries = all.remove(bug).unwrap_or_default();
+                    drop(all);
                     tries.sort_by_key(|it| it.unwrap_or(u64::MAX));
                     let found = tries.iter().flatten().count() as u64;
                     let median = tries[tries.len() / 2].map_or("-".into(), |it| it.to_string());

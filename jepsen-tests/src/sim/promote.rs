@@ -56,8 +56,11 @@ pub async fn plan(sites: &Sites, through: u64, attested: Attested) -> Result<Pla
 
 /// Starts the processes anew that want to be, and machines that have lost power at a failpoint.
 pub async fn tend(sites: &mut Sites) {
-    for node in unpowered().into_keys() {
-        sites.cluster.crash(node).await;
+    let off: Vec<u64> = unpowered().into_keys().collect();
+    for node in &off {
+        sites.cluster.crash(*node).await;
+    }
+    for node in off {
         sites.cluster.start(node).await;
     }
     for node in sites.cluster.ids() {
@@ -65,6 +68,14 @@ pub async fn tend(sites: &mut Sites) {
             sites.cluster.kill(node).await;
             sites.cluster.start(node).await;
         }
+    }
+}
+
+/// Nobody loses power at a failpoint any more, and whoever has is back.
+pub async fn power_stays(sites: &mut Sites) {
+    lose_power_no_more();
+    while !unpowered().is_empty() {
+        tend(sites).await;
     }
 }
 
@@ -187,8 +198,7 @@ pub async fn all_come_back(
             break;
         }
     }
-    lose_power_no_more();
-    tend(sites).await;
+    power_stays(sites).await;
     sites.cluster.start_all().await;
     tend_until(sites, "all take part", |sites| {
         all.iter().all(|node| match status(&sites.cluster, *node).state {

@@ -19,10 +19,10 @@ pub(super) enum Heard {
 }
 
 /// Decides what the answers say; `record`: how this node's epoch began; `quorum_ms`: a leader whose quorum was confirmed
-/// within this time has one.
+/// within this time has one; `votes_alone`: this node is a quorum of its newest membership.
 pub(super) fn heard(
     own: &NodeIdentity,
-    record: &Bytes,
+    (record, votes_alone): (&Bytes, bool),
     answers: &[(Member, Result<Standing, String>)],
     quorum_ms: u64,
 ) -> Heard {
@@ -43,13 +43,16 @@ pub(super) fn heard(
     if let Some((member, it)) = said().find(|(_, it)| it.epoch > own.epoch) {
         return Heard::Nobody(format!("{} is in epoch {} and shows no record of it", member.name, it.epoch));
     }
-    // Without this node nobody had a quorum, nor records to go on with: so its log knows all members, and these are they.
-    let has_nothing = |it: &Standing| {
-        let is_twin = epoch_id(it.epoch, Some(&it.record)).is_twin_of(own.epoch_id());
-        it.reinstating && it.epoch == own.epoch && !is_twin && it.fenced.is_empty() && it.promised.is_empty()
+    // Nobody has changed the membership without this node, so these are all, and none of them has records to go on with.
+    let has_nothing = |(member, it): (&Member, &Standing)| {
+        let answers_for_itself =
+            it.member.as_ref().is_some_and(|own| (own.node_id, &own.folder_id) == (member.node_id, &member.folder_id));
+        let comes_back = it.reinstating && it.fenced.is_empty() && it.promised.is_empty();
+        answers_for_itself && comes_back && it.epoch == own.epoch && is_same_plan(&it.record, record)
     };
-    let nobody_else_has_anything =
-        !answers.is_empty() && answers.iter().all(|(_, answer)| answer.as_ref().is_ok_and(has_nothing));
+    let nobody_else_has_anything = votes_alone
+        && !answers.is_empty()
+        && answers.iter().all(|(member, answer)| answer.as_ref().is_ok_and(|it| has_nothing((member, it))));
     if nobody_else_has_anything || said().any(|it| clears(&it)) {
         return Heard::Clear;
     }
@@ -93,7 +96,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_node_that_was_away_goes_by_other_sites_or_by_a_live_quorum() {
-        let of = |answers: &[(Member, Result<Standing, String>)]| heard(&own(), &Bytes::new(), answers, 300);
+        let of = |answers: &[(Member, Result<Standing, String>)]| heard(&own(), (&Bytes::new(), false), answers, 300);
         let silent = || Err("no answer".to_owned());
         assert_eq!(of(&[at("dr", Ok(in_epoch(2))), at("main", silent())]), Heard::Clear);
         assert!(matches!(of(&[at("main", Ok(in_epoch(2))), at("dr", silent())]), Heard::Nobody(_)), "it was away too");
@@ -109,27 +112,39 @@ pub(super) mod tests {
         let fenced = Standing { fenced: "why".into(), ..in_epoch(2) };
         let comes_back = Standing { reinstating: true, ..in_epoch(2) };
         for standing in [promised, fenced, comes_back] {
-            let answers = [at("dr", Ok(standing)), at("main", Err("no answer".to_owned()))];
-            assert!(matches!(heard(&own(), &Bytes::new(), &answers, 300), Heard::Nobody(_)));
+            assert!(matches!(heard(&own(), (&Bytes::new(), false), &[at("dr", Ok(standing))], 300), Heard::Nobody(_)));
         }
         // It waits for the very epoch that this node is in.
         let plan = SignedPlan { plan: Bytes::from_static(b"plan"), approvals: Vec::new() }.to_bytes();
         let waits = Standing { promised: plan.clone(), ..in_epoch(1) };
-        assert_eq!(heard(&own(), &plan, &[at("third", Ok(waits))], 300), Heard::Clear);
+        assert_eq!(heard(&own(), (&plan, false), &[at("third", Ok(waits))], 300), Heard::Clear);
     }
 
     #[test]
     fn a_node_whose_others_all_come_back_and_have_nothing_waits_for_none_of_them() {
-        let back = || Ok(Standing { reinstating: true, ..in_epoch(2) });
-        let of = |answers: &[(Member, Result<Standing, String>)]| heard(&own(), &Bytes::new(), answers, 300);
-        assert_eq!(of(&[at("dr", back()), at("dr", back())]), Heard::Clear);
+        let plan = SignedPlan { plan: Bytes::from_static(b"plan"), approvals: Vec::new() }.to_bytes();
+        let back = || {
+            let (member, _) = at("dr", Err(String::new()));
+            Standing { reinstating: true, record: plan.clone(), member: Some(member), ..in_epoch(2) }
+        };
+        let of = |votes_alone, answers: &[_]| heard(&own(), (&plan, votes_alone), answers, 300);
+        let waits = |answers: &[_]| matches!(of(true, answers), Heard::Nobody(_));
+        assert_eq!(of(true, &[at("dr", Ok(back())), at("dr", Ok(back()))]), Heard::Clear);
+        assert!(matches!(of(false, &[at("dr", Ok(back()))]), Heard::Nobody(_)), "others may have admitted somebody");
         for other in [Err("no answer".to_owned()), Ok(in_epoch(2)), Ok(in_epoch(1))] {
-            // One of its own site may have gone on with others, which this one has not heard of.
-            assert!(matches!(of(&[at("dr", back()), at("main", other)]), Heard::Nobody(_)));
+            assert!(waits(&[at("dr", Ok(back())), at("main", other)]));
         }
-        assert!(matches!(of(&[]), Heard::Nobody(_)), "it does not know who the others are");
-        let promised = Standing { promised: Bytes::from_static(b"plan"), reinstating: true, ..in_epoch(2) };
-        assert!(matches!(of(&[at("dr", Ok(promised))]), Heard::Nobody(_)));
+        assert!(waits(&[]), "it does not know who the others are");
+        let other = SignedPlan { plan: Bytes::from_static(b"other"), approvals: Vec::new() }.to_bytes();
+        let by_another_number = Member { node_id: 9, ..at("dr", Err(String::new())).0 };
+        for standing in [
+            Standing { promised: Bytes::from_static(b"plan"), ..back() },
+            Standing { fenced: "why".into(), ..back() },
+            Standing { record: other, ..back() },
+            Standing { member: Some(by_another_number), ..back() },
+        ] {
+            assert!(waits(&[at("dr", Ok(standing))]));
+        }
     }
 
     #[test]
@@ -138,8 +153,8 @@ pub(super) mod tests {
             |plan: &'static [u8]| SignedPlan { plan: Bytes::from_static(plan), approvals: Vec::new() }.to_bytes();
         let own = NodeIdentity { plan: epoch_id(2, Some(&record(b"this"))).plan, ..own() };
         let by = |plan| Standing { record: record(plan), ..in_epoch(2) };
-        assert_eq!(heard(&own, &record(b"this"), &[at("dr", Ok(by(b"this")))], 300), Heard::Clear);
-        let Heard::Nobody(says) = heard(&own, &record(b"this"), &[at("dr", Ok(by(b"other")))], 300) else {
+        assert_eq!(heard(&own, (&record(b"this"), false), &[at("dr", Ok(by(b"this")))], 300), Heard::Clear);
+        let Heard::Nobody(says) = heard(&own, (&record(b"this"), false), &[at("dr", Ok(by(b"other")))], 300) else {
             panic!("it takes part in another epoch");
         };
         assert!(says.contains("dr-x is in epoch 2 (plan "), "{says}");
@@ -149,10 +164,10 @@ pub(super) mod tests {
     fn one_that_shows_the_record_of_a_later_epoch_outweighs_all_others() {
         let later = Standing { record: Bytes::from_static(b"record"), ..in_epoch(3) };
         let answers = [at("third", Ok(in_epoch(2))), at("dr", Ok(later))];
-        assert_eq!(heard(&own(), &Bytes::new(), &answers, 300), Heard::Record(Bytes::from_static(b"record")));
+        assert_eq!(heard(&own(), (&Bytes::new(), false), &answers, 300), Heard::Record(Bytes::from_static(b"record")));
         let without = [at("third", Ok(in_epoch(2))), at("dr", Ok(in_epoch(3)))];
         assert!(
-            matches!(heard(&own(), &Bytes::new(), &without, 300), Heard::Nobody(_)),
+            matches!(heard(&own(), (&Bytes::new(), false), &without, 300), Heard::Nobody(_)),
             "a number alone fences nobody, nor clears it"
         );
     }

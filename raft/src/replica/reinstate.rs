@@ -39,6 +39,8 @@ use crate::wire::{Admin, EpochBegan, LineageVerb, Nothing, Refusal, RefusalCode,
 const ANSWER_LIMIT: Duration = Duration::from_secs(240);
 /// It starts anew within this time.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// So often a node is told who it is to become, if its process or the connection ends each time.
+const TELLS: u64 = 3;
 /// Between two attempts to get the records.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Folder of orphan bundles, in the data folder.
@@ -132,21 +134,24 @@ impl<RT: Runtime> Replica<RT> {
 
     /// Has it become another node, and waits until it says so.
     async fn until_back(&self, former: &Member) -> Result<Member, AdminError> {
-        let until = InstantOf::<RT>::now() + START_LIMIT;
-        let mut has_heard = false;
+        let ask = self.new_number_for(former).await?;
+        let (mut tells_left, mut until) = (TELLS, InstantOf::<RT>::now() + START_LIMIT);
         loop {
             match self.back_as(former).await {
                 Ok(Some(back)) => return Ok(back),
                 // It answers, and is who it was.
-                Ok(None) if !has_heard => match self.have_renumbered(former).await {
-                    // Its answer may be lost with the process, which ends for the next one, or loses power before it has done
-                    // anything.
-                    Err(AdminError::PeerUnreachable { maybe_delivered: true, .. }) => {}
-                    told => {
-                        told?;
-                        has_heard = true;
+                Ok(None) if tells_left > 0 => {
+                    match self.have_within(former, LineageVerb::Reinstate(ask.clone()), ANSWER_LIMIT).await {
+                        // Its answer may be lost with the process, which ends for the next one, or loses power before it has
+                        // done anything.
+                        Err(AdminError::PeerUnreachable { maybe_delivered: true, .. }) => tells_left -= 1,
+                        told => {
+                            told?;
+                            tells_left = 0;
+                        }
                     }
-                },
+                    until = InstantOf::<RT>::now() + START_LIMIT;
+                }
                 Err(error) if InstantOf::<RT>::now() >= until => return Err(error),
                 _ if InstantOf::<RT>::now() >= until => {
                     return Err(invalid(format!("{} has not started anew: see its log", former.name)));
@@ -157,8 +162,8 @@ impl<RT: Runtime> Replica<RT> {
         }
     }
 
-    /// Steps 1 and 2.
-    async fn have_renumbered(&self, former: &Member) -> Result<(), AdminError> {
+    /// What the node is told: steps 1 and 2 at the node. However often it hears it, it becomes one node.
+    async fn new_number_for(&self, former: &Member) -> Result<ReinstateAs, AdminError> {
         let shared = &self.shared;
         let standing = self.stand(former).await?;
         let folder_id: [u8; 16] = rand::RngExt::random(&mut RT::thread_rng());
@@ -169,8 +174,7 @@ impl<RT: Runtime> Replica<RT> {
                 break node_id;
             }
         };
-        let ask = shared.reinstate_as(&standing.epochs, node_id, folder_id)?;
-        self.have_within(former, LineageVerb::Reinstate(ask), ANSWER_LIMIT).await
+        shared.reinstate_as(&standing.epochs, node_id, folder_id)
     }
 
     /// This node was left behind, and comes back as another one.

@@ -81,6 +81,10 @@ pub(super) fn in_task_of<T>(node: NodeId, step: impl FnOnce() -> T) -> T {
 
 fn at(point: Failpoint) {
     let Some(node) = IN_TASK_OF.get().filter(|node| *node != NO_NODE) else { return };
+    if std::thread::panicking() {
+        // What is let go of on the way out is not done any more.
+        return;
+    }
     let is_last = ARMED.with_borrow_mut(|armed| {
         let Some(left) = armed.get_mut(&point) else { return false };
         *left -= 1;

@@ -1,7 +1,8 @@
 //! Whole clusters in one thread on virtual time: a runtime and a network that a seed decides.
 //!
 //! Run inside [`run`], which seeds tokio's scheduler and pauses its clock; the same seed then gives the same run.
-//! A node's tasks carry its id, so that [`kill`] ends them all at one instant, as a crash does.
+//! A node's tasks carry its id, so that [`kill`] ends them all at one instant, as a crash does; [`lose_power_at`] ends them
+//! between two steps that belong together.
 
 #![expect(clippy::disallowed_methods, reason = "this is the one place where the simulator's time and tasks come from")]
 

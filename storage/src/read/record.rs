@@ -148,35 +148,56 @@ impl View {
             let version = self.version(collection, id, head.generation)?;
             return version.map(Some).ok_or_else(|| missing(head.generation));
         }
-        let Some(oldest) = self.history(collection, id, u64::MAX, false).next().transpose()? else {
-            return Err(missing(head.generation));
-        };
-        if oldest.revision > revision {
-            return match oldest.generation {
-                1 => Ok(None),
-                // What policy has removed was followed by another version at or below the floor.
-                kept if oldest.revision > self.floor_of(collection) => Err(missing(kept.saturating_sub(1))),
-                _ => Err(StoreError::RecordGone {
-                    collection: collection.name.clone(),
-                    asked: revision,
-                    oldest: oldest.revision,
-                }),
-            };
-        }
-        // Generations have no gap and only the oldest go, so the place between two neighbours is searched by generation,
-        // in steps that double: what is asked for is most often close to the newest.
-        let (mut found, mut followed_by, mut step) = (oldest, head.generation, 1u64);
-        while followed_by.saturating_sub(found.generation) > 1 {
-            let probe = followed_by.saturating_sub(step).max(found.generation.midpoint(followed_by));
-            let version = self.version(collection, id, probe)?.ok_or_else(|| missing(probe))?;
-            if version.revision <= revision {
-                found = version;
-            } else {
-                followed_by = probe;
+        // Generations have no gap and only the oldest go: the place between two neighbours is searched by generation, from the
+        // newest on in steps that double, for what is asked for is most often close to it.
+        let (mut found, mut followed_by, mut step) = (None::<StoredVersion>, head.generation, 1u64);
+        loop {
+            let below = found.as_ref().map_or(0, |it| it.generation);
+            if followed_by.saturating_sub(below) <= 1 {
+                break;
             }
+            let probe = followed_by.saturating_sub(step).max(below.midpoint(followed_by));
             step = step.saturating_mul(2);
+            let version = match self.version(collection, id, probe)? {
+                Some(version) => version,
+                None => self.oldest_after(collection, id, (probe, followed_by), revision)?,
+            };
+            match version.revision <= revision {
+                true => found = Some(version),
+                false => followed_by = version.generation,
+            }
         }
-        Ok(Some(found))
+        if followed_by == head.generation
+            && self.version(collection, id, followed_by)?.ok_or_else(|| missing(followed_by))?.revision != head.revision
+        {
+            let key = heads::key(collection.number, id);
+            return Err(StoreError::corrupt(Kind::Heads, &key, "its newest version has another revision"));
+        }
+        Ok(found)
+    }
+
+    /// The oldest version that policy has left of a record, if `removed`, which is not there, lies before it.
+    fn oldest_after(
+        &self,
+        collection: &Collection,
+        id: &[u8],
+        (removed, followed_by): (u64, u64),
+        revision: u64,
+    ) -> Result<StoredVersion, StoreError> {
+        let missing = |generation| missing(collection, id, generation);
+        let oldest = self.history(collection, id, u64::MAX, false).next().transpose()?;
+        let oldest = oldest.filter(|it| it.generation > removed).ok_or_else(|| missing(removed))?;
+        match oldest.revision <= revision {
+            _ if oldest.generation > followed_by => Err(missing(followed_by)),
+            true => Ok(oldest),
+            // What policy has removed was followed by another version at or below the floor.
+            false if oldest.revision > self.floor_of(collection) => Err(missing(oldest.generation.saturating_sub(1))),
+            false => Err(StoreError::RecordGone {
+                collection: collection.name.clone(),
+                asked: revision,
+                oldest: oldest.revision,
+            }),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use saola_raft::Role;
 use saola_raft::sim::spawn_on;
 use saola_storage::disk::Disk;
@@ -46,15 +47,13 @@ impl World {
                 self.replace(node).await;
             }
             Fault::DamagedRow => {
-                if !self.flip_in_a_row(node, dice) {
-                    return;
-                }
+                let Some(row) = self.flip_in_a_row(node, dice) else { return };
                 self.is_done(fault, node, dice);
                 self.pass(dice.ms(0, TURN_MS)).await;
                 if dice.one_in(4) {
                     self.crash(node).await;
                 }
-                self.copy_is_right(node).await;
+                self.copy_is_right(node, row).await;
             }
             Fault::LostWrite | Fault::MisdirectedWrite => {
                 let how = match fault {
@@ -79,8 +78,8 @@ impl World {
                 // Others may have entries that were never committed, or lack what was.
                 let leader = self.leader().filter(|leader| *leader != node && dice.one_in(2));
                 let astray = leader.map(|leader| self.cut_off_a_minority(leader, Some(node), dice));
-                if astray.is_some() {
-                    self.pass(dice.ms(0, 2 * TURN_MS)).await;
+                if let Some((apart, _)) = &astray {
+                    self.others_go_on(apart, dice.ms(0, 2 * TURN_MS)).await;
                 }
                 self.have_it_mark_its_log(node).await;
                 match dice.one_in(2) {
@@ -88,15 +87,16 @@ impl World {
                     false => self.kill(node).await,
                 }
                 self.pass(dice.ms(0, 500)).await;
-                for _ in 0..1 + dice.below(4) {
-                    self.hurt_log(fault, node, dice);
+                // Two of them could take a mark, and what it proved: that looks like a write that was cut off.
+                for _ in 0..if astray.is_some() { 1 } else { 1 + dice.below(4) } {
+                    self.hurt_log(fault, node, astray.is_some(), dice);
                 }
                 self.is_done(fault, node, dice);
                 self.end_cuts();
                 if let Some((apart, rest)) = astray {
                     self.join_those_apart(&apart, &rest, node);
                     self.start(node).await;
-                    self.pass(dice.ms(0, 2 * TURN_MS)).await;
+                    self.pass(dice.ms(1_000, 2 * TURN_MS)).await;
                 }
                 self.comes_back_or_is_replaced(node).await;
             }
@@ -119,13 +119,27 @@ impl World {
         self.pass(MARKS_WITHIN).await;
     }
 
-    fn hurt_log(&self, fault: Fault, node: u64, dice: &mut Dice) {
+    /// Waits until those who are not apart have acknowledged what these lack, if they ever do, and a while longer.
+    async fn others_go_on(&mut self, apart: &[u64], longer: Duration) {
+        let committed = |world: &World, is_apart: bool| {
+            let seen = world.cluster.running_machines().into_iter().filter(|it| apart.contains(it) == is_apart);
+            seen.filter_map(|it| Some(world.cluster.replica(it)?.status().committed_index)).max().unwrap_or(0)
+        };
+        let until = Instant::now() + Duration::from_millis(3 * TURN_MS);
+        while Instant::now() < until && committed(self, false) <= committed(self, true) + 1 {
+            self.pass(Duration::from_millis(20)).await;
+        }
+        self.pass(longer).await;
+    }
+
+    /// `newest`: only what was written last, which others may lack.
+    fn hurt_log(&self, fault: Fault, node: u64, newest: bool, dice: &mut Dice) {
         let disk = self.cluster.disk(node);
         let names = disk.list().expect("the disk of a node that is down reads");
         let segments: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.ends_with(".seg")).collect();
-        let Some(name) = dice.pick(&segments) else { return };
-        let at = match dice.one_in(2) {
-            // What was written last is what others may lack.
+        let last = segments.iter().max().copied();
+        let Some(name) = (if newest { last } else { dice.pick(&segments) }) else { return };
+        let at = match newest || dice.one_in(2) {
             true => written(disk, name).saturating_sub(1 + dice.below(2_000)),
             false => dice.below(length(disk, name)),
         };
@@ -136,9 +150,10 @@ impl World {
     }
 
     /// In a sealed value: of that alone a row has a checksum without RocksDB's.
-    fn flip_in_a_row(&self, node: u64, dice: &mut Dice) -> bool {
+    /// Answers the row as it was.
+    fn flip_in_a_row(&self, node: u64, dice: &mut Dice) -> Option<(Bytes, Bytes)> {
         if !self.keeps_records(node) {
-            return false;
+            return None;
         }
         let engine = self.cluster.records(node).open_current().expect("memory opens");
         let record = record_id(dice.below(self.life.records));
@@ -147,19 +162,18 @@ impl World {
         let rows = engine.view().scan(Kind::Versions, range, false).collect::<Result<Vec<_>, _>>();
         let values: Vec<_> =
             rows.expect("memory reads").into_iter().filter(|row| sealed_value_in(&row.1).is_some()).collect();
-        let Some(place) = dice.pick(&(0..values.len()).collect::<Vec<_>>()) else { return false };
-        let (key, value) = &values[place];
-        let mut value = value.to_vec();
+        let (key, before) = values[dice.pick(&(0..values.len()).collect::<Vec<_>>())?].clone();
+        let mut value = before.to_vec();
         let at = sealed_value_in(&value).expect("it was chosen for that");
         value[at] ^= 1 << dice.below(8);
         let mut batch = Batch::default();
         batch.put(Kind::Versions, key.to_vec(), value);
         engine.write(batch).and_then(|()| engine.flush()).expect("memory writes");
-        true
+        Some((key, before))
     }
 
     /// A node finds by itself what is wrong with its records, and mends it.
-    async fn copy_is_right(&mut self, node: u64) {
+    async fn copy_is_right(&mut self, node: u64, (key, row): (Bytes, Bytes)) {
         let scrub = |world: &World| world.cluster.replica(node).map(|it| it.status().scrub);
         let (began, mut before) = (Instant::now(), scrub(self).map_or(0, |it| it.passes));
         loop {
@@ -168,7 +182,12 @@ impl World {
                 // Its process is another one.
                 Some(it) if it.passes < before => before = 0,
                 // The first of these may have begun before the damage.
-                Some(it) if it.passes >= before + 2 && !it.bad && it.quarantined_buckets == 0 => return,
+                Some(it) if it.passes >= before + 2 && !it.bad && it.quarantined_buckets == 0 => {
+                    let engine = self.cluster.records(node).open_current().expect("memory opens");
+                    let found = engine.view().get(Kind::Versions, &key).expect("memory reads");
+                    assert!(found == Some(row), "node {node} has not mended a row that was damaged");
+                    return;
+                }
                 it => assert!(began.elapsed() < WHOLE_WITHIN, "the records of node {node} stay bad: {it:?}"),
             }
             self.pass(Duration::from_millis(100)).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use saola_raft::protection::State;
-use saola_raft::sim::{lose_power_at, lose_power_no_more, random_u64, spawn_on};
+use saola_raft::sim::{lose_power_at, random_u64, spawn_on, unpowered};
 use saola_raft::{Member, Role};
 use saola_storage::failpoint::Failpoint;
 use saola_storage::promotion::{Attested, Plan, SignedPlan, Verdict};
@@ -18,7 +18,9 @@ use super::watch::count_states;
 use super::world::Story;
 use super::{Ended, Report};
 use crate::sim::act::{leads, on, pick, replicas_are_equal, status};
-use crate::sim::promote::{all_come_back, approved, are_fenced, name_approvers, plan, tend, tend_until, vouched};
+use crate::sim::promote::{
+    all_come_back, approved, are_fenced, name_approvers, plan, power_stays, tend, tend_until, vouched,
+};
 use crate::sim::records::record_id;
 use crate::sim::sites::{Sites, maximum, set, until_state};
 use crate::sim::{Clerk, PATIENCE};
@@ -278,7 +280,7 @@ impl Day {
     fn goes_on(&self) -> Option<u64> {
         let leads_on =
             |node: &&u64| leads(&self.sites.cluster, **node) && status(&self.sites.cluster, **node).epoch > 1;
-        self.dr.iter().find(leads_on).copied()
+        self.dr.iter().filter(|node| !unpowered().contains_key(node)).find(leads_on).copied()
     }
 
     /// The plan by which the epoch began that somebody leads: one that was made before may have been under way still.
@@ -339,7 +341,7 @@ impl Day {
             count_states(&self.sites.cluster, &mut self.report.states);
             if let Some(begun) = self.begun() {
                 self.in_time = returned.is_none() || promised.is_some_and(|it| it == begun);
-                lose_power_no_more();
+                power_stays(&mut self.sites).await;
                 // What proves zero holds beside a side that is alive, as long as nobody lets it in again.
                 return Some((begun.clone(), self.in_time && (!alive || begun.verdict() == Verdict::ProvenZero)));
             }
@@ -350,7 +352,7 @@ impl Day {
             let through = pick(&self.dr);
             match &planned {
                 None if given_up || began.elapsed() > PATIENCE => {
-                    lose_power_no_more();
+                    power_stays(&mut self.sites).await;
                     return None;
                 }
                 None => planned = self.plan(through, &attested).await,
@@ -360,7 +362,7 @@ impl Day {
                         replica.abandon_promotion(record).await
                     });
                     if abandoned.await.is_ok() {
-                        lose_power_no_more();
+                        power_stays(&mut self.sites).await;
                         self.met("promotion-abandoned");
                         return None;
                     }
