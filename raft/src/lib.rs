@@ -9,13 +9,15 @@
 //! Reading order: [`member`], [`timing`], [`folder`], [`replica`] (the facade), then what it stands on: `types` and
 //! `payload` (openraft's types, bytes of a log payload), `log_store` and `state_machine` (adapters), [`frontier`],
 //! `acknowledgements`, [`protection`] and [`failover`] (how the sites stand to each other, who takes over), `shrink` and `goal` (whose votes are
-//! taken for a while, what a membership bears), [`promotion`] and `heard_back` (how a site goes on without the other by force, and what that loses),
+//! taken for a while, what a membership bears), [`promotion`] and `heard_back` (how a site goes on without the other by force, and what that loses), [`asking`] (whether a node that was
+//! away takes part again),
 //! [`wire`] and `convert` (peer messages), `network` with `log_end` (sending), [`peer`] (receiving), `admission` (who may speak as whom),
 //! [`repair`] (a start on a damaged log), [`transport`], [`witness`], `links` and [`round_trips`], `pins` (revisions that stay readable),
 //! `verdict` (which copy is wrong), [`clock`], `sim`.
 
 mod acknowledgements;
 mod admission;
+pub mod asking;
 pub mod clock;
 mod convert;
 pub mod failover;

@@ -44,6 +44,7 @@ pub mod keyring;
 pub mod keyspace;
 pub mod log;
 pub mod member;
+mod named;
 pub mod orphan;
 pub mod outline;
 pub mod payload;

@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use saola_client::proto::StatusResponse;
 use saola_ops::exit::Failure;
 use saola_ops::launch::{LocalCluster, wait_until};
 use saola_ops::topology::{Node, Role};
 
 use crate::command::{Refused, saola};
 use crate::machines::Machines;
+use crate::round::well;
 use crate::workload::COLLECTION;
 
 /// Each step of the day is tried again for so long.
@@ -92,16 +92,9 @@ pub async fn live(cluster: &mut LocalCluster, machines: &mut Machines) -> Result
     let reinstate = ["dr", "reinstate", "main", "--confirm", &name, "--endpoint", &through];
     repeated(cluster, "let the main site in again", &reinstate).await?;
     repeated(cluster, "protect both sites", &["dr", "re-protect", "--confirm", &name, "--endpoint", &through]).await?;
-    cluster.wait_for_status("have all nodes of both sites", |status| has_all(status, main.len() + dr.len())).await?;
+    cluster.wait_for_status("be well again", well).await?;
     let verdict = shown.lines().find_map(|line| line.trim().strip_prefix("loss: ")).unwrap_or_default();
     Ok(LastDay { verdict: verdict.split(':').next().unwrap_or_default().to_owned(), away_ms })
-}
-
-fn has_all(status: &StatusResponse, nodes: usize) -> Result<(), String> {
-    match status.nodes.iter().filter(|node| node.reachable).count() {
-        count if count == nodes => Ok(()),
-        count => Err(format!("{count} of {nodes} nodes are there")),
-    }
 }
 
 fn text(path: &std::path::Path) -> String {

@@ -199,7 +199,7 @@ async fn live(
 }
 
 /// All nodes take part, and the sites protect each other.
-fn well(status: &StatusResponse) -> Result<(), String> {
+pub(crate) fn well(status: &StatusResponse) -> Result<(), String> {
     let away = status.nodes.iter().find(|node| !node.reachable);
     match (&status.protection_status, away) {
         (_, Some(node)) => Err(format!("{:?} is away", node.member.as_ref().map(|it| &it.name))),

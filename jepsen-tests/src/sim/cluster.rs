@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use saola_raft::folder::{DataFolder, FolderClaim};
 use saola_raft::repair::{Repair, open_log};
-use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on, unpowered};
+use saola_raft::sim::{SimNetwork, SimRuntime, kill, random_u64, spawn_on};
 use saola_raft::transport::Transport;
 use saola_raft::{
     CollectorSettings, Member, Replica, ReplicaParts, ReplicaSettings, Role, ScrubSettings, StartError, Timing,
@@ -30,8 +30,6 @@ const SEGMENT_BYTES: u64 = 64 << 10;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A log that rests so long gets its mark, as in production.
 const IDLE: Duration = Duration::from_millis(500);
-/// A node that is being started is looked at so often.
-const LOOKS_EVERY: Duration = Duration::from_millis(1);
 const MAIN: &str = "main";
 const DR: &str = "dr";
 
@@ -298,21 +296,13 @@ impl Cluster {
     /// The same, for a node that may have to refuse.
     pub async fn try_start(&mut self, id: u64) -> Result<(), StartError> {
         loop {
-            let starts = self.begin_start(id);
-            let has_lost_power = async {
-                while !unpowered().contains_key(&id) {
-                    tokio::time::sleep(LOOKS_EVERY).await;
-                }
-            };
-            tokio::select! {
-                biased;
-                running = starts => {
+            match self.begin_start(id).await {
+                Some(running) => {
                     self.has_started(id, running?);
                     return Ok(());
                 }
-                () = has_lost_power => {}
+                None => self.crash(id).await,
             }
-            self.crash(id).await;
         }
     }
 
@@ -324,8 +314,8 @@ impl Cluster {
     }
 
     /// Starts a node while other things go on: it may wait for others that are to be started too. If that is given up, the
-    /// node must be ended with [`Cluster::give_up_start`].
-    pub fn begin_start(&mut self, id: u64) -> impl Future<Output = Result<Running, StartError>> + Send + use<> {
+    /// node must be ended with [`Cluster::give_up_start`]. None: it has lost power meanwhile.
+    pub fn begin_start(&mut self, id: u64) -> impl Future<Output = Option<Result<Running, StartError>>> + Send + use<> {
         let (network, keep_entries, flush_every) = (self.network.clone(), self.keep_entries, self.flush_every);
         let (log_keep_bytes, log_keep_for) = (self.log_keep_bytes, self.log_keep_for);
         let (min_free_bytes, scrub) = (self.min_free_bytes, self.scrub);
@@ -361,8 +351,10 @@ impl Cluster {
         let path = node.folder.clone();
         let (slow_us, clock_off_us) = (node.slow_us.clone(), node.clock_off_us.clone());
         async move {
-            let Ok(opened) = opened.await else { return std::future::pending().await };
-            let (folder, store, log, writer) = opened.map_err(|source| StartError::Log { path, source })?;
+            let (folder, store, log, writer) = match opened.await.ok()? {
+                Ok(opened) => opened,
+                Err(source) => return Some(Err(StartError::Log { path, source })),
+            };
             drive(id, &log, writer, hangs, slow_us);
             let parts = ReplicaParts {
                 folder,
@@ -388,9 +380,8 @@ impl Cluster {
                 collector,
             };
             // Started from the node's own task, so that everything it spawns belongs to the node.
-            let started = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings)).await;
-            let Ok(replica) = started else { return std::future::pending().await };
-            Ok(Running { replica: replica?, log })
+            let started = spawn_on(id, Replica::<SimRuntime>::start_with(parts, settings)).await.ok()?;
+            Some(started.map(|replica| Running { replica, log }))
         }
     }
 

@@ -13,20 +13,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
-use prost::Message as _;
 use saola_storage::failpoint::{Failpoint, reach};
 use saola_storage::planted::{self, Bug};
 use saola_storage::promotion::{Plan, SignedPlan, epoch_id, is_same_plan, short_hash};
 use saola_storage::types::NodeId;
 
 use super::admin::to_its_end;
-use super::asking::{Heard, heard};
 use super::standing::read_tail;
 use super::start::StartError;
 use super::{AdminError, InstantOf, Replica, Shared};
+use crate::asking::{Heard, heard};
 use crate::folder::{Fence, Lineage, NodeIdentity, Promise};
 use crate::heard_back::Moment;
-use crate::member::{Member, MembershipRecord, is_quorum};
+use crate::member::Member;
 use crate::types::{Runtime, detach};
 use crate::wire::{Answer, Header, LineageAsk, LineageVerb, Nothing, Question, Refusal, RefusalCode, Standing};
 
@@ -132,13 +131,12 @@ impl<RT: Runtime> Replica<RT> {
     /// Asks until somebody has answered who can know, or once; false: this node takes no part.
     async fn hear_of_epoch(&self, identity: &NodeIdentity, others: &[Member], until_answered: bool) -> bool {
         let shared = &self.shared;
-        let votes_alone = shared.votes_alone();
         loop {
             if shared.refused.lock().is_some() {
                 return false;
             }
             let answers = self.standings_of(others, LineageVerb::AskEpoch(Nothing {})).await;
-            match heard(identity, (&shared.record(), votes_alone), &answers, shared.timing.election_max_ms) {
+            match heard(identity, &shared.record(), &answers, shared.timing.election_max_ms) {
                 Heard::Clear => return true,
                 Heard::Nobody(_) if !until_answered => return true,
                 Heard::Record(record) => {
@@ -421,19 +419,6 @@ impl<RT: Runtime> Shared<RT> {
         members.into_iter().filter(|member| member.node_id != self.claim.node_id).collect()
     }
 
-    /// This node is a quorum of the newest membership that its log knows, before Raft runs.
-    fn votes_alone(&self) -> bool {
-        let applied = self.store.applied();
-        let by_rows =
-            || applied.membership.as_ref().and_then(|(_, bytes)| MembershipRecord::decode(bytes.clone()).ok());
-        let by_log = read_tail(&self.log, applied.log_id, self.promised_term()).membership.map(|(_, record)| record);
-        let sets = |record: MembershipRecord| -> Vec<BTreeSet<NodeId>> {
-            record.configs.into_iter().map(|set| set.node_ids.into_iter().collect()).collect()
-        };
-        let own = |id| id == self.claim.node_id;
-        self.plan_before_log().is_none() && by_log.or_else(by_rows).is_some_and(|record| is_quorum(&sets(record), own))
-    }
-
     fn members_by_log(&self) -> Vec<Member> {
         match read_tail(&self.log, self.store.applied().log_id, self.promised_term()).membership {
             Some((_, record)) => record.seats.into_iter().filter_map(|seat| seat.member).collect(),
@@ -494,7 +479,7 @@ pub(super) fn names<'m>(members: impl Iterator<Item = &'m Member>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::asking::tests::own;
+    use crate::asking::tests::own;
 
     #[test]
     fn a_record_gains_a_member_that_has_promised_it_and_fences_whoever_else_has_promised_nothing_later() {

@@ -5,7 +5,7 @@
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
 //! `offers` with `fetch` and `exports` (snapshots), `copy` with `scrub`, `compare` and `repair` (is this node's copy of the
-//! records right, and what if not), `renew` (a start on records that cannot be used), `lineage`, `asking`, `standing` and `promote` (epochs: who
+//! records right, and what if not), `renew` (a start on records that cannot be used), `lineage`, `standing` and `promote` (epochs: who
 //! takes no part any more, and how a site goes on without the other by force), `former` with `reinstate` (who was left behind,
 //! and how they come back), `status`.
 
@@ -46,7 +46,6 @@ use crate::types::{Runtime, TokioRuntime, TypeConfig, detach, log_id_from};
 use crate::wire::{Header, Identity, WIRE_VERSION};
 
 mod admin;
-mod asking;
 mod barrier;
 mod changes;
 mod collector;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use prost::Message;
 use saola_storage::command::{Collect, Op, RetentionChange, RetentionLimits, SetRetention};
 use saola_storage::digest::{BucketSet, bucket_of};
 use saola_storage::engine::{Batch, KeyRange, Kind};
@@ -410,6 +411,24 @@ fn a_version_whose_row_is_missing_is_not_answered_for_by_an_older_one() {
         let error = get(revision).expect_err("what is behind the gap proves nothing");
         assert!(matches!(error, StoreError::Corrupt { kind: "versions", .. }), "{error}");
     }
+}
+
+#[test]
+fn a_head_that_contradicts_its_newest_version_is_damage_and_no_older_version_stands_in_for_that() {
+    let home = memory_home();
+    let store = filled(&home);
+    let key = heads::key(1, b"record-4");
+    let view = home.home.open_current().expect("it is open").view();
+    let head = heads::decode(&key, view.get(Kind::Heads, &key).expect("memory reads").expect("it is there"));
+    let head = head.expect("a sound row");
+    let wrong = heads::Head { revision: head.revision + 5, ..head.clone() };
+    let mut batch = Batch::default();
+    batch.put(Kind::Heads, key, wrong.encode_to_vec());
+    let collection = store.view().collection("agency").expect("the collection was created");
+    tamper(&home, &store, batch);
+    let error =
+        store.view().get(&collection, b"record-4", At::Revision(head.revision)).expect_err("it was newest then");
+    assert!(matches!(error, StoreError::Corrupt { kind: "heads", .. }), "{error}");
 }
 
 #[test]

@@ -416,10 +416,10 @@ impl Day {
         self.sites.cluster.start_all().await;
         let on: Vec<u64> = planned.members.iter().map(|it| it.node_id).collect();
         let left: Vec<u64> = self.sites.cluster.ids().into_iter().filter(|id| !on.contains(id)).collect();
+        have_power_lost();
         are_fenced(&mut self.sites, &left).await;
         count_states(&self.sites.cluster, &mut self.report.states);
         self.met("old-side-fenced");
-        have_power_lost();
         let kept = all_come_back(&mut self.sites, &mut after, (&left, &on), random_u64() % 3).await;
         for (record, generation) in lost {
             let found = kept.contains(&(Bytes::from(record_id(record)), generation));

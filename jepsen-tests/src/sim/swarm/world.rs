@@ -82,7 +82,7 @@ pub struct World {
     /// Machines that are to run, and do not.
     down: BTreeSet<u64>,
     /// Machines that are being started: one with a damaged log waits for others.
-    starting: BTreeMap<u64, JoinHandle<Result<Running, StartError>>>,
+    starting: BTreeMap<u64, JoinHandle<Option<Result<Running, StartError>>>>,
     /// Paused nodes, and when they go on; none: they lose power as soon as they are found paused.
     pauses: BTreeMap<u64, Option<Instant>>,
     /// Nodes whose disks lose power by themselves.
@@ -330,17 +330,20 @@ impl World {
         self.starting.insert(node, spawn_on(0, starts));
         let began = Instant::now();
         while self.starting.contains_key(&node) && began.elapsed() < STARTS_WITHIN {
+            self.see_who_lost_power().await;
             self.see_who_started().await;
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     }
 
     async fn see_who_started(&mut self) {
-        let ended: Vec<u64> =
-            self.starting.iter().filter(|(_, starts)| starts.is_finished()).map(|(node, _)| *node).collect();
+        let off = unpowered();
+        let has_ended = |(node, starts): &(&u64, &JoinHandle<_>)| starts.is_finished() && !off.contains_key(node);
+        let ended: Vec<u64> = self.starting.iter().filter(has_ended).map(|(node, _)| *node).collect();
         for node in ended {
             let Some(starts) = self.starting.remove(&node) else { continue };
-            match starts.await.expect("a start that is given up is not waited for") {
+            let started = starts.await.expect("a start that is given up is not waited for");
+            match started.expect("a node that has power answers its start") {
                 Ok(running) => {
                     self.refuses.remove(&node);
                     self.cluster.has_started(node, running);
@@ -365,13 +368,15 @@ impl World {
     async fn see_who_lost_power(&mut self) {
         for (node, point) in unpowered() {
             self.tell(format!("{node} was at {}", point.name()));
-            if self.cluster.replica(node).is_some() {
-                self.crash(node).await;
-                continue;
+            match self.starting.remove(&node) {
+                None => self.crash(node).await,
+                Some(starts) => {
+                    // It lets go of the folder.
+                    let _ended = starts.await;
+                    self.cluster.crash(node).await;
+                    self.is_down(node, "lost power while it started");
+                }
             }
-            self.give_up_start(node).await;
-            // What it had done by then is not synced either.
-            self.cluster.crash(node).await;
         }
     }
 
