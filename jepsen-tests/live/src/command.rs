@@ -1,9 +1,10 @@
 //! The command `saola`, as an operator of the cluster calls it.
 
 use std::fmt;
+use std::path::Path;
 use std::process::Command;
 
-use saola_ops::launch::{LocalCluster, node_binary};
+use saola_ops::launch::node_binary;
 
 /// It ended with another code than 0.
 #[derive(Debug)]
@@ -26,14 +27,14 @@ impl fmt::Display for Refused {
     }
 }
 
-/// What it prints.
+/// What it prints; `cluster`: the folder of that.
 ///
 /// # Errors
 /// It refuses, or cannot be run.
-pub async fn saola(cluster: &LocalCluster, arguments: &[&str]) -> Result<String, Refused> {
+pub async fn saola(cluster: &Path, arguments: &[&str]) -> Result<String, Refused> {
     let binary = node_binary().map_err(|failure| failure.to_string())?;
     let mut command = Command::new(binary.with_file_name("saola"));
-    command.arg("--profile").arg(cluster.folder().join("profile.toml")).args(arguments);
+    command.arg("--profile").arg(cluster.join("profile.toml")).args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output()).await.map_err(|error| error.to_string())?;
     let output = output.map_err(|error| format!("run saola: {error}; build it with `make build`"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum Scope {
     /// One node.
     Node,
+    /// One data node of a site that has a spare machine.
+    Spared,
     /// All data nodes of a site, at once.
     Site,
     /// All nodes, at once.
@@ -26,6 +28,8 @@ pub enum Kind {
     KillAll,
     /// Ended in order, and started with a new certificate.
     NewCertificate,
+    /// Killed for good: `saola cluster replace` puts a fresh node on another machine in its place.
+    Replaced,
     /// SIGSTOP, and SIGCONT.
     Pause,
     /// The same for a site.
@@ -74,11 +78,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 26] = [
+    pub const ALL: [Kind; 27] = [
         Kind::Kill,
         Kind::KillSite,
         Kind::KillAll,
         Kind::NewCertificate,
+        Kind::Replaced,
         Kind::Pause,
         Kind::PauseSite,
         Kind::PowerCut,
@@ -110,6 +115,7 @@ impl Kind {
             Kind::KillSite => "kill-site",
             Kind::KillAll => "kill-all",
             Kind::NewCertificate => "new-certificate",
+            Kind::Replaced => "replaced",
             Kind::Pause => "pause",
             Kind::PauseSite => "pause-site",
             Kind::PowerCut => "power-cut",
@@ -140,6 +146,7 @@ impl Kind {
         match self {
             Kind::KillSite | Kind::PauseSite | Kind::PowerCutSite => Scope::Site,
             Kind::KillAll | Kind::PowerCutAll => Scope::All,
+            Kind::Replaced => Scope::Spared,
             Kind::Kill
             | Kind::NewCertificate
             | Kind::Pause

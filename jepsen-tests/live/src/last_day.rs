@@ -31,9 +31,9 @@ pub struct LastDay {
 ///
 /// # Errors
 /// A step does not succeed in time.
-pub async fn live(cluster: &mut LocalCluster, machines: &mut Machines) -> Result<LastDay, Failure> {
+pub async fn live(cluster: &mut LocalCluster, machines: &mut Machines, nodes: &[Node]) -> Result<LastDay, Failure> {
     let of = |site: &str| -> Vec<Node> {
-        cluster.topology().node.iter().filter(|it| it.site == site && it.role != Role::Witness).cloned().collect()
+        nodes.iter().filter(|it| it.site == site && it.role != Role::Witness).cloned().collect()
     };
     let (main, dr) = (of("main"), of("dr"));
     let main: Vec<&str> = main.iter().map(|it| it.name.as_str()).collect();
@@ -117,5 +117,6 @@ async fn name_approvers(cluster: &LocalCluster, name: &str) -> Result<Vec<String
 
 /// What the command says once it succeeds: what it asks may be on its way up.
 async fn repeated(cluster: &LocalCluster, what: &str, arguments: &[&str]) -> Result<String, Failure> {
-    wait_until(what, STEP, || async { saola(cluster, arguments).await.map_err(|Refused { why, .. }| why) }).await
+    wait_until(what, STEP, || async { saola(cluster.folder(), arguments).await.map_err(|Refused { why, .. }| why) })
+        .await
 }

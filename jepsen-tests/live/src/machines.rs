@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use saola_ops::exit::Failure;
-use saola_ops::launch::{NodeFiles, Plan};
+use saola_ops::launch::{NodeFiles, Plan, PlannedNode};
 
 use crate::disks::Disk;
 use crate::network::{Network, Quality};
@@ -44,6 +44,7 @@ pub struct Machines {
     network: Network,
     /// By node.
     disks: BTreeMap<String, Disk>,
+    images: PathBuf,
     /// How far ahead each node's wall clock is stands in a file of its own here, as `clock.c` reads it.
     clocks: PathBuf,
     /// Each host's site.
@@ -51,21 +52,25 @@ pub struct Machines {
 }
 
 impl Machines {
-    /// For the nodes of a plan, which it changes so that they run there. The disks come with [`Machines::give_disks`].
+    /// For the nodes of a plan, which it changes so that they run there, and for those that may come later. The disks come with
+    /// [`Machines::give_disk`].
     ///
     /// # Errors
     /// Without the rights or the tools.
-    pub fn new(plan: &mut Plan, folder: &Path, seed: u64) -> Result<Machines, Failure> {
+    pub fn new(plan: &mut Plan, spares: &[PlannedNode], folder: &Path, seed: u64) -> Result<Machines, Failure> {
         let mut sites: BTreeMap<String, String> =
-            plan.nodes.iter().map(|node| (node.name.clone(), node.site.clone())).collect();
+            plan.nodes.iter().chain(spares).map(|node| (node.name.clone(), node.site.clone())).collect();
         sites.insert(CLIENTS.to_owned(), "main".to_owned());
         let names: Vec<&str> = sites.keys().map(String::as_str).collect();
         let network = Network::new(&names, seed)?;
-        let clocks = folder.join("clocks");
-        fs::create_dir_all(&clocks).map_err(|source| Failure::file(format!("make {}", clocks.display()), &source))?;
+        let (clocks, images) = (folder.join("clocks"), folder.join("images"));
+        for folder in [&clocks, &images] {
+            fs::create_dir_all(folder)
+                .map_err(|source| Failure::file(format!("make {}", folder.display()), &source))?;
+        }
         let library = clocks.join("clock.so");
         fs::write(&library, CLOCK).map_err(|source| Failure::file(format!("write {}", library.display()), &source))?;
-        let machines = Machines { network, disks: BTreeMap::new(), clocks, sites };
+        let machines = Machines { network, disks: BTreeMap::new(), images, clocks, sites };
         let mut networks = machines.network.networks();
         for (name, network) in &mut networks {
             machines.set_clock(name, 0)?;
@@ -78,15 +83,13 @@ impl Machines {
         Ok(machines)
     }
 
-    /// Gives each node a disk for its data, before any is started.
+    /// Gives a node a disk for its data, before it is started.
     ///
     /// # Errors
     /// Without the rights or the tools.
-    pub fn give_disks(&mut self, files: &[(String, NodeFiles)], images: &Path) -> Result<(), Failure> {
-        for (name, files) in files {
-            let disk = Disk::new(images.join(format!("{name}.img")), files.data.clone())?;
-            self.disks.insert(name.clone(), disk);
-        }
+    pub fn give_disk(&mut self, name: &str, files: &NodeFiles) -> Result<(), Failure> {
+        let disk = Disk::new(self.images.join(format!("{name}.img")), files.data.clone())?;
+        self.disks.insert(name.to_owned(), disk);
         Ok(())
     }
 

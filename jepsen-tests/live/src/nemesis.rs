@@ -13,8 +13,9 @@ use saola_client::TransferTo;
 use saola_jepsen::history::Recorder;
 use saola_ops::certificates::{Authority, Holder, Issued};
 use saola_ops::exit::Failure;
-use saola_ops::launch::{LocalCluster, wait_until};
+use saola_ops::launch::{LocalCluster, PlannedNode, wait_until};
 use saola_ops::topology::{Node, Role};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::command::saola;
@@ -26,6 +27,8 @@ use crate::network::Quality;
 const AT_ONCE: usize = 2;
 /// A tracer is there within so long, or it is not known what it does.
 const ATTACHES_WITHIN: Duration = Duration::from_secs(5);
+/// A fresh node has taken the place of another one within so long, whatever happens meanwhile.
+const REPLACED_WITHIN: Duration = Duration::from_secs(240);
 /// What could not be undone is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A node whose disk failed may still end so long after the disk is well again.
@@ -47,13 +50,15 @@ struct Active {
     /// Packets that its cut lines had dropped before.
     dropped: u64,
     tracer: Option<Child>,
+    /// Who comes in the place of its node, and the command that puts it there.
+    newcomer: Option<(Node, JoinHandle<Result<(), Failure>>)>,
     until: Instant,
 }
 
 impl Active {
     fn of(kind: Kind) -> Active {
         let (nodes, effects) = (Vec::new(), Vec::new());
-        Active { kind, nodes, effects, dropped: 0, tracer: None, until: Instant::now() }
+        Active { kind, nodes, effects, dropped: 0, tracer: None, newcomer: None, until: Instant::now() }
     }
 }
 
@@ -70,10 +75,14 @@ pub struct Nemesis<'a> {
     machines: &'a mut Machines,
     recorder: &'a Recorder,
     rng: SmallRng,
-    nodes: Vec<Node>,
+    spares: Vec<PlannedNode>,
+    /// The highest number that a node was given.
+    highest_id: u64,
     active: Vec<Active>,
     /// Nodes that may end by themselves, until when.
     shaken: BTreeMap<String, Instant>,
+    /// The members, as they are now.
+    pub nodes: Vec<Node>,
     /// What came of the tries, by kind.
     pub tallies: BTreeMap<Kind, Tally>,
     /// Nodes that ended by themselves without a reason.
@@ -81,16 +90,18 @@ pub struct Nemesis<'a> {
 }
 
 impl<'a> Nemesis<'a> {
-    /// For a cluster on machines; `rng` decides what is done, when, and to whom.
+    /// For a cluster on machines, of which `spares` are in use by nobody; `rng` decides what is done, when, and to whom.
     pub fn new(
         cluster: &'a mut LocalCluster,
         machines: &'a mut Machines,
+        spares: Vec<PlannedNode>,
         recorder: &'a Recorder,
         rng: SmallRng,
     ) -> Nemesis<'a> {
         let nodes = cluster.topology().node.clone();
+        let highest_id = nodes.iter().map(|node| node.node_id).max().unwrap_or(0);
         let (active, shaken, tallies, wrong) = (Vec::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Nemesis { cluster, machines, recorder, rng, nodes, active, shaken, tallies, wrong }
+        Nemesis { cluster, machines, recorder, rng, spares, highest_id, active, shaken, nodes, tallies, wrong }
     }
 
     /// Does faults until `end`, then undoes them. `kinds`: those that happen at all.
@@ -124,8 +135,8 @@ impl<'a> Nemesis<'a> {
                 let lasts = Duration::from_millis(self.rng.random_range(longest / 8..=longest));
                 active.until = (Instant::now() + lasts).min(end);
                 self.tell(kind.name(), &active.nodes);
-                // Whether a cut was one shows when it ends: by the packets that it took.
-                if !active.effects.iter().any(|effect| effect.worse.is_cut) {
+                // Whether a cut was one shows when it ends: by the packets that it took. So does whether a newcomer has come.
+                if !active.effects.iter().any(|effect| effect.worse.is_cut) && active.newcomer.is_none() {
                     self.count(kind, Tried::Installed);
                 }
                 self.active.push(active);
@@ -174,6 +185,12 @@ impl<'a> Nemesis<'a> {
             Scope::Nobody => return Ok(Vec::new()),
             Scope::Node => return free.choose(&mut self.rng).map(|name| vec![name.clone()]).ok_or(NotDone::Busy),
             Scope::All => names(self.nodes.iter().collect()),
+            Scope::Spared => {
+                let has_spare = |node: &&Node| self.spares.iter().any(|spare| spare.site == node.site);
+                let may_go = |node: &&Node| node.role != Role::Witness && has_spare(node);
+                let goes = names(self.free().into_iter().filter(may_go).collect());
+                return goes.choose(&mut self.rng).map(|name| vec![name.clone()]).ok_or(NotDone::Busy);
+            }
             Scope::Site => {
                 let site = if self.rng.random_bool(0.5) { "main" } else { "dr" };
                 names(self.data_nodes(site))
@@ -197,6 +214,7 @@ impl<'a> Nemesis<'a> {
                 self.cluster.terminate(&first).await.map_err(unsure)?;
                 self.certify(&first).map_err(unsure)?;
             }
+            Kind::Replaced => active.newcomer = Some(self.replace(&first).await.map_err(unsure)?),
             Kind::Pause | Kind::PauseSite => {
                 for name in &all {
                     self.cluster.process(name).and_then(|it| it.signal(Signal::STOP)).map_err(unsure)?;
@@ -320,18 +338,61 @@ impl<'a> Nemesis<'a> {
         authority.issue_to(Holder::Node, node, DAYS, &issued)
     }
 
+    /// A node's machine is lost for good; a fresh node starts on the spare one of its site, and people put it in that place
+    /// while other faults go on.
+    async fn replace(&mut self, name: &str) -> Result<(Node, JoinHandle<Result<(), Failure>>), Failure> {
+        self.cluster.kill(&[name]).await?;
+        let gone = self.nodes.iter().find(|node| node.name == name).expect("faults are done to members");
+        let spare = self.spares.iter().position(|spare| spare.site == gone.site).expect("its site has a spare machine");
+        let spare = self.spares.remove(spare);
+        self.highest_id += 1;
+        let newcomer = self.cluster.prepare_another(&spare, self.highest_id)?;
+        self.machines.give_disk(&newcomer.name, self.cluster.files(&newcomer.name)?)?;
+        self.cluster.start(&newcomer.name)?;
+        let (folder, cluster_name) = (self.cluster.folder().to_owned(), self.cluster.topology().cluster_name.clone());
+        let (name, comes) = (name.to_owned(), newcomer.clone());
+        let told = tokio::spawn(async move {
+            let node_id = comes.node_id.to_string();
+            let mut arguments = vec!["cluster", "replace", &name, "--node-id", &node_id, "--name", &comes.name];
+            arguments.extend(["--site", &comes.site, "--role", comes.role.as_str(), "--confirm", &cluster_name]);
+            arguments.extend(["--peer-address", &comes.peer_address, "--client-address", &comes.client_address]);
+            let put = || async { saola(&folder, &arguments).await.map_err(|refused| refused.why) };
+            wait_until(&format!("put {} in the place of {name}", comes.name), REPLACED_WITHIN, put).await.map(drop)
+        });
+        Ok((newcomer, told))
+    }
+
+    /// Whether a node that was lost for good has been replaced; nobody waits for that while other faults happen.
+    async fn is_replaced(&mut self, active: &mut Active) -> bool {
+        let Some((newcomer, told)) = active.newcomer.take() else { return true };
+        if !told.is_finished() && !self.active.is_empty() {
+            let (nodes, newcomer) = (active.nodes.clone(), Some((newcomer, told)));
+            self.active.push(Active { until: Instant::now() + AGAIN, newcomer, nodes, ..Active::of(active.kind) });
+            return false;
+        }
+        match told.await.expect("nothing panics while it calls a command") {
+            Ok(()) => {
+                self.count(active.kind, Tried::Installed);
+                self.nodes.retain(|node| !active.nodes.contains(&node.name));
+                self.nodes.push(newcomer);
+            }
+            Err(failure) => self.wrong.push(failure.to_string()),
+        }
+        true
+    }
+
     async fn switch_over(&self) -> Result<(), Tried> {
         let unsure = |why: String| Tried::Indeterminate(why);
         let asked = self.cluster.client().with_deadline(Duration::from_secs(3)).cluster_status(true).await;
         let leader = asked.map_err(|error| unsure(error.to_string()))?.leader;
         let is_main = self.nodes.iter().any(|node| node.node_id == leader && node.site == "main");
-        let told = saola(self.cluster, &["switchover", "--to", if is_main { "dr" } else { "main" }]).await;
+        let told = saola(self.cluster.folder(), &["switchover", "--to", if is_main { "dr" } else { "main" }]).await;
         told.map(drop).map_err(|refused| unsure(refused.why))
     }
 
     async fn set_mode(&self, mode: &str) -> Result<(), Tried> {
         let name = self.cluster.topology().cluster_name.clone();
-        let told = saola(self.cluster, &["protection", "set", mode, "--confirm", &name]).await;
+        let told = saola(self.cluster.folder(), &["protection", "set", mode, "--confirm", &name]).await;
         told.map(drop).map_err(|refused| Tried::Indeterminate(refused.why))
     }
 
@@ -339,6 +400,9 @@ impl<'a> Nemesis<'a> {
     async fn end_faults(&mut self, which: impl Fn(&Active) -> bool) -> Result<(), Failure> {
         while let Some(place) = self.active.iter().position(&which) {
             let mut active = self.active.remove(place);
+            if !self.is_replaced(&mut active).await {
+                continue;
+            }
             self.undo(&mut active).await?;
             if active.kind.may_end_nodes() {
                 let until = Instant::now() + SHAKEN;

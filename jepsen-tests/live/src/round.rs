@@ -14,8 +14,8 @@ use saola_client::{Client, CreateCollection};
 use saola_jepsen::history::{self, Recorder};
 use saola_jepsen::operation::count;
 use saola_ops::exit::{Exit, Failure};
-use saola_ops::launch::{LocalCluster, Place, Plan, node_binary};
-use saola_ops::topology::Role;
+use saola_ops::launch::{LocalCluster, Place, Plan, PlannedNode, node_binary};
+use saola_ops::topology::{Node, Role};
 use tokio::time::Instant;
 
 use crate::faults::{Kind, Tally};
@@ -75,6 +75,14 @@ impl Topology {
             nodes.iter().map(|(name, site, role)| (name.as_str(), *site, *role)).collect();
         Plan::new("live", &nodes)
     }
+
+    /// A machine at each site, for a node that is lost for good.
+    fn spares(self) -> Vec<PlannedNode> {
+        let role = if self == Topology::TwoSites { Role::Learner } else { Role::Voter };
+        let spare =
+            |(site, role): (&str, Role)| PlannedNode { name: format!("{site}-spare"), site: site.to_owned(), role };
+        [("main", Role::Voter), ("dr", role)].map(spare).to_vec()
+    }
 }
 
 /// What came of a round.
@@ -103,19 +111,17 @@ pub struct Report {
 /// # Errors
 /// The machine or the harness fails: nothing is said of the cluster.
 pub fn run(topology: Topology, seed: u64, load: Duration, folder: &Path) -> Result<Report, Failure> {
-    let images = folder.join("images");
-    fs::create_dir_all(&images).map_err(|source| Failure::file(format!("make {}", images.display()), &source))?;
     let mut plan = topology.plan();
-    let mut machines = Machines::new(&mut plan, folder, seed)?;
+    let mut machines = Machines::new(&mut plan, &topology.spares(), folder, seed)?;
     machines.enter()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|source| Failure::file("start a runtime", &source))?;
     let in_runtime = runtime.enter();
     let place = folder.join("cluster");
     let mut cluster = LocalCluster::prepare(&plan, Place::Folder(place.clone()), &node_binary()?)?;
-    let names: Vec<String> = cluster.topology().node.iter().map(|node| node.name.clone()).collect();
-    let files = names.iter().map(|name| Ok((name.clone(), cluster.files(name)?.clone())));
-    machines.give_disks(&files.collect::<Result<Vec<_>, Failure>>()?, &images)?;
+    for node in &cluster.topology().node {
+        machines.give_disk(&node.name, cluster.files(&node.name)?)?;
+    }
     let mut report = runtime.block_on(live(topology, &mut cluster, &mut machines, seed, load, folder))?;
     drop((cluster, in_runtime));
     scan(machines, &place, seed, &mut report)?;
@@ -135,7 +141,6 @@ async fn live(
     cluster.client().create_collection(CreateCollection::new(COLLECTION)).await?;
     let rule = cluster.client().cluster_status(true).await?.rule.unwrap_or_default();
     cluster.client().set_protection(Protection { return_ms: RETURN_MS, parity_ms: PARITY_MS, ..rule }).await?;
-    let names: Vec<String> = cluster.topology().node.iter().map(|node| node.name.clone()).collect();
     let mut rng = SmallRng::seed_from_u64(seed);
     let kinds = kinds_of_a_round(&mut rng);
     let recorder = Arc::new(Recorder::default());
@@ -146,8 +151,9 @@ async fn live(
     });
     let callers: Vec<_> = callers.collect();
     let watcher = tokio::spawn(watch_states(cluster.new_client()?, end));
-    let mut nemesis = Nemesis::new(cluster, machines, &recorder, rng);
+    let mut nemesis = Nemesis::new(cluster, machines, topology.spares(), &recorder, rng);
     nemesis.run(&kinds, end).await?;
+    let nodes = std::mem::take(&mut nemesis.nodes);
     let mut report = Report {
         tallies: std::mem::take(&mut nemesis.tallies),
         wrong: std::mem::take(&mut nemesis.wrong),
@@ -165,8 +171,8 @@ async fn live(
     report.quiet = verdict::too_quiet(&operations);
 
     let healing = Instant::now();
-    for name in &names {
-        if let Err(failure) = cluster.wait_for_answer(name).await {
+    for node in &nodes {
+        if let Err(failure) = cluster.wait_for_answer(&node.name).await {
             report.wrong.push(format!("after the faults: {failure}"));
             return Ok(report);
         }
@@ -177,7 +183,7 @@ async fn live(
     }
     report.healed_ms = healing.elapsed().as_millis() as u64;
     if topology == Topology::TwoSites {
-        match last_day::live(cluster, machines).await {
+        match last_day::live(cluster, machines, &nodes).await {
             Ok(day) => report.last_day = Some(day),
             Err(failure) => {
                 report.wrong.push(format!("the last day: {failure}"));
@@ -187,13 +193,13 @@ async fn live(
     }
     let until = Instant::now() + HEAL;
     let mut kept = Vec::new();
-    for (node, client) in data_nodes(cluster, cluster.client())? {
+    for (node, client) in data_nodes(&nodes, cluster.client())? {
         kept.push((node, verdict::kept_by(node, &client, until).await));
     }
     report.wrong.extend(verdict::judge(&operations, &kept));
     report.wrong.extend(verdict::digests(cluster.client(), until).await);
-    for name in &names {
-        cluster.terminate(name).await?;
+    for node in &nodes {
+        cluster.terminate(&node.name).await?;
     }
     Ok(report)
 }
@@ -237,15 +243,15 @@ async fn watch_states(client: Client, end: Instant) -> BTreeMap<String, u64> {
 fn callers(cluster: &LocalCluster, seed: u64) -> Result<Vec<Caller>, Failure> {
     let caller = |number| {
         let floating = cluster.new_client()?.with_deadline(DEADLINE);
-        let pinned = data_nodes(cluster, &floating)?;
+        let pinned = data_nodes(&cluster.topology().node, &floating)?;
         Ok(Caller::new(number, seed, floating, pinned))
     };
     (0..CLIENTS).map(caller).collect()
 }
 
 /// Each data node's id, with `client` pinned to it.
-pub fn data_nodes(cluster: &LocalCluster, client: &Client) -> Result<Vec<(u64, Client)>, Failure> {
-    let nodes = cluster.topology().node.iter().filter(|node| node.role != Role::Witness);
+pub fn data_nodes(nodes: &[Node], client: &Client) -> Result<Vec<(u64, Client)>, Failure> {
+    let nodes = nodes.iter().filter(|node| node.role != Role::Witness);
     nodes.map(|node| Ok((node.node_id, client.at_endpoint(&node.client_address)?))).collect()
 }
 

@@ -100,7 +100,7 @@ async fn run(seed: u64, trouble: Trouble) {
     }
     let healed = Instant::now() + HEAL;
     let mut kept = Vec::new();
-    for (node, client) in must(data_nodes(&cluster, cluster.client())) {
+    for (node, client) in must(data_nodes(&cluster.topology().node, cluster.client())) {
         kept.push((node, verdict::kept_by(node, &client, healed).await));
     }
     let mut wrong = verdict::judge(&operations, &kept);
@@ -140,7 +140,7 @@ async fn start(folder: &Path) -> LocalCluster {
 fn callers(cluster: &LocalCluster, seed: u64) -> Vec<Caller> {
     let caller = |number| {
         let floating = must(cluster.new_client()).with_deadline(DEADLINE);
-        let pinned = must(data_nodes(cluster, &floating));
+        let pinned = must(data_nodes(&cluster.topology().node, &floating));
         Caller::new(number, seed, floating, pinned)
     };
     (0..CLIENTS).map(caller).collect()
@@ -174,12 +174,12 @@ async fn switch_over(cluster: &LocalCluster, recorder: &Recorder, end: Instant) 
         // Warned it may be, of links that are slow for its timers, say, and late for a moment, on a machine that has much
         // to do; and an election may come between the two, on one that stands still for a second.
         let moved = || async {
-            let told = saola(cluster, &["validate", "switchover", "--to", site]).await;
+            let told = saola(cluster.folder(), &["validate", "switchover", "--to", site]).await;
             let verdict = told.unwrap_or_else(|refused| refused.said);
             if !verdict.starts_with("READY") {
                 return Err(verdict);
             }
-            saola(cluster, &["switchover", "--to", site]).await.map_err(|refused| {
+            saola(cluster.folder(), &["switchover", "--to", site]).await.map_err(|refused| {
                 recorder.fault("switchover-refused", 0);
                 refused.to_string()
             })
