@@ -1,7 +1,7 @@
 //! What a node goes by that asks how its epoch stands, before it takes part again.
 
 use bytes::Bytes;
-use saola_storage::promotion::{epoch_id, is_same_plan};
+use saola_storage::promotion::{Plan, SignedPlan, epoch_id, is_same_plan};
 
 use crate::folder::NodeIdentity;
 use crate::member::Member;
@@ -33,7 +33,10 @@ pub fn heard(
     if let Some((member, it)) = said().find(|(_, it)| it.epoch > own.epoch) {
         return Heard::Nobody(format!("{} is in epoch {} and shows no record of it", member.name, it.epoch));
     }
-    // One that waits for another epoch says nothing for this one, unless it is this one that it waits for.
+    // One that waits for this epoch knows that nobody has ended it, as long as nobody has joined whom the plan does not name.
+    let waits_for_it = |it: &Standing| is_same_plan(&it.promised, record);
+    let has_joined = |plan: &Plan| answers.iter().any(|(member, _)| plan.member(member.node_id).is_none());
+    let has_none_joined = SignedPlan::from_bytes(record).is_ok_and(|(_, plan)| !has_joined(&plan));
     let is_here = |it: &Standing| {
         let is_twin = epoch_id(it.epoch, Some(&it.record)).is_twin_of(own.epoch_id());
         it.epoch == own.epoch && !is_twin && it.fenced.is_empty() && it.promised.is_empty()
@@ -42,7 +45,7 @@ pub fn heard(
         let has_quorum = it.runs && it.leader != 0 && it.quorum_age_ms <= quorum_ms;
         // Others may have gone on without asking one that has nothing of its epoch yet.
         let takes_part = is_here(it) && !it.reinstating;
-        is_same_plan(&it.promised, record) || takes_part && (member.site != own.site || has_quorum)
+        has_none_joined && waits_for_it(it) || takes_part && (member.site != own.site || has_quorum)
     };
     // Any quorum, and whoever could be promoted, is among those whom one of its nodes asks that knows the newest members; that
     // one takes part only if not one of them has gone on. The others may, for without it they are no quorum.
@@ -50,7 +53,7 @@ pub fn heard(
         let answers_for_itself = |it: &Standing| {
             it.member.as_ref().is_some_and(|own| (own.node_id, &own.folder_id) == (member.node_id, &member.folder_id))
         };
-        answer.as_ref().is_ok_and(|it| answers_for_itself(it) && is_here(it))
+        answer.as_ref().is_ok_and(|it| answers_for_itself(it) && (is_here(it) || waits_for_it(it)))
     };
     if said().any(clears) || !answers.is_empty() && answers.iter().all(is_all_there) {
         return Heard::Clear;
@@ -67,7 +70,7 @@ pub fn heard(
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use saola_storage::promotion::SignedPlan;
+    use prost::Message;
 
     use super::*;
     use crate::member::Role;
@@ -114,10 +117,36 @@ pub(crate) mod tests {
         for standing in [promised, fenced, comes_back] {
             assert!(matches!(heard(&own(), &Bytes::new(), &[at("dr", Ok(standing))], 300), Heard::Nobody(_)));
         }
-        // It waits for the very epoch that this node is in.
-        let plan = SignedPlan { plan: Bytes::from_static(b"plan"), approvals: Vec::new() }.to_bytes();
-        let waits = Standing { promised: plan.clone(), ..in_epoch(1) };
-        assert_eq!(heard(&own(), &plan, &[at("third", Ok(waits))], 300), Heard::Clear);
+    }
+
+    #[test]
+    fn a_node_that_waits_for_this_very_epoch_clears_it_until_somebody_has_joined_whom_its_plan_does_not_name() {
+        let member = |node_id| Member { node_id, ..Member::default() };
+        let plan = Plan {
+            format: 1,
+            cluster_id: Bytes::from_static(&[1; 16]),
+            epoch: 2,
+            former_epoch: 1,
+            base_node: 1,
+            members: vec![member(1), member(2), member(3)],
+            ..Plan::default()
+        };
+        let plan = SignedPlan { plan: plan.encode_to_vec().into(), approvals: Vec::new() }.to_bytes();
+        let of = |answers: &[_]| heard(&own(), &plan, answers, 300);
+        let waits = |node_id| {
+            let standing = Standing { promised: plan.clone(), member: Some(member(node_id)), ..in_epoch(1) };
+            (member(node_id), Ok(standing))
+        };
+        let silent = |node_id| (member(node_id), Err("no answer".to_owned()));
+        assert_eq!(of(&[waits(2), silent(3)]), Heard::Clear);
+        assert!(matches!(of(&[waits(2), silent(3), silent(7)]), Heard::Nobody(_)), "7 may have gone on without it");
+        let back = Standing { reinstating: true, member: Some(member(7)), record: plan.clone(), ..in_epoch(2) };
+        let own = NodeIdentity { plan: epoch_id(2, Some(&plan)).plan, ..own() };
+        assert_eq!(
+            heard(&own, &plan, &[waits(2), waits(3), (member(7), Ok(back))], 300),
+            Heard::Clear,
+            "all are there"
+        );
     }
 
     #[test]

@@ -43,6 +43,7 @@ named! {
         OldEpochGoesOn = "old-epoch-goes-on", "a node that meets a later epoch takes part in its own";
         PromiseForgotten = "promise-forgotten", "what a node promised for a later epoch is gone when it starts again";
         OrphansNotKept = "orphans-not-kept", "writes that a returning node alone has are dropped";
+        SiteLacksKey = "site-lacks-key", "a site is added though a data key is not wrapped for it";
     }
 }
 

@@ -113,7 +113,7 @@ impl<'a> Nemesis<'a> {
         while Instant::now() < end {
             if Instant::now() >= next {
                 next = Instant::now() + Duration::from_millis(self.rng.random_range(200..1_500));
-                if self.active.len() < AT_ONCE
+                if self.active.iter().filter(|active| active.newcomer.is_none()).count() < AT_ONCE
                     && let Some(kind) = kinds.choose(&mut self.rng).copied()
                 {
                     self.begin(kind, end).await?;
@@ -124,6 +124,11 @@ impl<'a> Nemesis<'a> {
             self.end_faults(|active| active.until <= Instant::now()).await?;
         }
         self.end_faults(|_| true).await?;
+        while !self.active.is_empty() {
+            tokio::time::sleep(LOOK).await;
+            self.look_after_nodes()?;
+            self.end_faults(|_| true).await?;
+        }
         // What ended under a fault is started now that it is over.
         self.look_after_nodes()
     }
@@ -173,8 +178,11 @@ impl<'a> Nemesis<'a> {
         self.nodes.iter().filter(is_free).collect()
     }
 
-    fn data_nodes(&self, site: &str) -> Vec<&Node> {
-        self.nodes.iter().filter(|node| node.site == site && node.role != Role::Witness).collect()
+    /// All nodes but those that are lost for good, and not replaced yet.
+    fn there(&self) -> Vec<&Node> {
+        let lost: Vec<&String> =
+            self.active.iter().filter(|it| it.newcomer.is_some()).flat_map(|it| &it.nodes).collect();
+        self.nodes.iter().filter(|node| !lost.contains(&&node.name)).collect()
     }
 
     /// Whom a fault of this scope is done to, if nobody else has them.
@@ -184,7 +192,7 @@ impl<'a> Nemesis<'a> {
         let wanted = match scope {
             Scope::Nobody => return Ok(Vec::new()),
             Scope::Node => return free.choose(&mut self.rng).map(|name| vec![name.clone()]).ok_or(NotDone::Busy),
-            Scope::All => names(self.nodes.iter().collect()),
+            Scope::All => names(self.there()),
             Scope::Spared => {
                 let has_spare = |node: &&Node| self.spares.iter().any(|spare| spare.site == node.site);
                 let may_go = |node: &&Node| node.role != Role::Witness && has_spare(node);
@@ -193,7 +201,8 @@ impl<'a> Nemesis<'a> {
             }
             Scope::Site => {
                 let site = if self.rng.random_bool(0.5) { "main" } else { "dr" };
-                names(self.data_nodes(site))
+                let of_site = |node: &&Node| node.site == site && node.role != Role::Witness;
+                names(self.there().into_iter().filter(of_site).collect())
             }
         };
         if wanted.iter().all(|name| free.contains(name)) { Ok(wanted) } else { Err(NotDone::Busy) }
@@ -341,7 +350,6 @@ impl<'a> Nemesis<'a> {
     /// A node's machine is lost for good; a fresh node starts on the spare one of its site, and people put it in that place
     /// while other faults go on.
     async fn replace(&mut self, name: &str) -> Result<(Node, JoinHandle<Result<(), Failure>>), Failure> {
-        self.cluster.kill(&[name]).await?;
         let gone = self.nodes.iter().find(|node| node.name == name).expect("faults are done to members");
         let spare = self.spares.iter().position(|spare| spare.site == gone.site).expect("its site has a spare machine");
         let spare = self.spares.remove(spare);
@@ -349,6 +357,7 @@ impl<'a> Nemesis<'a> {
         let newcomer = self.cluster.prepare_another(&spare, self.highest_id)?;
         self.machines.give_disk(&newcomer.name, self.cluster.files(&newcomer.name)?)?;
         self.cluster.start(&newcomer.name)?;
+        self.cluster.kill(&[name]).await?;
         let (folder, cluster_name) = (self.cluster.folder().to_owned(), self.cluster.topology().cluster_name.clone());
         let (name, comes) = (name.to_owned(), newcomer.clone());
         let told = tokio::spawn(async move {
@@ -362,23 +371,14 @@ impl<'a> Nemesis<'a> {
         Ok((newcomer, told))
     }
 
-    /// Whether a node that was lost for good has been replaced; nobody waits for that while other faults happen.
-    async fn is_replaced(&mut self, active: &mut Active) -> bool {
-        let Some((newcomer, told)) = active.newcomer.take() else { return true };
-        if !told.is_finished() && !self.active.is_empty() {
-            let (nodes, newcomer) = (active.nodes.clone(), Some((newcomer, told)));
-            self.active.push(Active { until: Instant::now() + AGAIN, newcomer, nodes, ..Active::of(active.kind) });
-            return false;
-        }
+    /// A node that was lost for good has been replaced.
+    async fn has_come(&mut self, lost: &[String], newcomer: Node, told: JoinHandle<Result<(), Failure>>) {
         match told.await.expect("nothing panics while it calls a command") {
-            Ok(()) => {
-                self.count(active.kind, Tried::Installed);
-                self.nodes.retain(|node| !active.nodes.contains(&node.name));
-                self.nodes.push(newcomer);
-            }
+            Ok(()) => self.count(Kind::Replaced, Tried::Installed),
             Err(failure) => self.wrong.push(failure.to_string()),
         }
-        true
+        self.nodes.retain(|node| !lost.contains(&node.name));
+        self.nodes.push(newcomer);
     }
 
     async fn switch_over(&self) -> Result<(), Tried> {
@@ -398,17 +398,22 @@ impl<'a> Nemesis<'a> {
 
     /// Undoes faults.
     async fn end_faults(&mut self, which: impl Fn(&Active) -> bool) -> Result<(), Failure> {
-        while let Some(place) = self.active.iter().position(&which) {
+        // A replacement takes as long as it takes, while other faults happen.
+        let has_ended =
+            |active: &Active| which(active) && active.newcomer.as_ref().is_none_or(|(_, told)| told.is_finished());
+        // What cannot be undone yet comes back into the list.
+        for _ in 0..self.active.len() {
+            let Some(place) = self.active.iter().position(has_ended) else { break };
             let mut active = self.active.remove(place);
-            if !self.is_replaced(&mut active).await {
-                continue;
-            }
             self.undo(&mut active).await?;
             if active.kind.may_end_nodes() {
                 let until = Instant::now() + SHAKEN;
                 self.shaken.extend(active.nodes.iter().map(|name| (name.clone(), until)));
             }
             self.tell(&format!("{} ends", active.kind.name()), &active.nodes);
+            if let Some((newcomer, told)) = active.newcomer {
+                self.has_come(&active.nodes, newcomer, told).await;
+            }
             if active.effects.iter().any(|effect| effect.worse.is_cut) {
                 let taken = self.dropped(&active.effects) - active.dropped;
                 self.count(
@@ -466,7 +471,8 @@ impl<'a> Nemesis<'a> {
 
     /// Starts nodes that have ended, unless the fault that ended them lasts; one that ended by itself without a reason is wrong.
     fn look_after_nodes(&mut self) -> Result<(), Failure> {
-        for node in &self.nodes {
+        let newcomers = self.active.iter().filter_map(|active| active.newcomer.as_ref()).map(|(node, _)| node);
+        for node in self.nodes.iter().chain(newcomers) {
             let under = self.active.iter().find(|active| active.nodes.contains(&node.name)).map(|active| active.kind);
             if let Some(how) = self.cluster.has_ended(&node.name)? {
                 self.recorder.fault("ended by itself", node.node_id);

@@ -21,7 +21,7 @@ struct Args {
     #[arg(long, conflicts_with = "bugs")]
     sample: Option<usize>,
     /// Lives in which each must be found.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 1_000)]
     lives: u64,
     /// Searches of each, from seeds apart, so that there is a median.
     #[arg(long, default_value_t = 3)]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use saola_raft::sim::{SimRuntime, spawn_on};
 use saola_raft::{ReadPoint, Replica};
 use saola_storage::command::{
-    Command, CreateCollection, Decision, DeleteRecord, Expect, ExpectKind, Op, PutRecord, RequestId, RetentionChange,
-    SetRetention, TakeDigest, WrappedDek,
+    AddSite, Command, CreateCollection, Decision, DeleteRecord, Expect, ExpectKind, Op, PutRecord, RequestId,
+    RetentionChange, SetRetention, Site, TakeDigest, Wrap, WrappedDek,
 };
 use saola_storage::error::StoreError;
 use saola_storage::store::{At, Collection, StoredVersion, VersionOp};
@@ -89,9 +89,15 @@ pub fn delete(client: u64, sequence: u64, record: u64) -> Command {
     Command { request: Some(request(client, sequence)), op: Some(Op::Delete(delete)) }
 }
 
-fn create(name: &str, dek: [u8; 16], incarnation: [u8; 16]) -> Op {
+/// Wraps a data key for a site: apply looks at whom it is for, and has no key to look further.
+fn wrap_for(site: &Site) -> Wrap {
+    Wrap { site: site.name.clone(), kek_public: site.kek_public.clone(), ..Wrap::default() }
+}
+
+fn create(name: &str, dek: [u8; 16], incarnation: [u8; 16], sites: &[Site]) -> Op {
     let incarnation = Bytes::copy_from_slice(&incarnation);
-    let dek = WrappedDek { id: Bytes::copy_from_slice(&dek), incarnation: incarnation.clone(), wraps: Vec::new() };
+    let wraps = sites.iter().map(wrap_for).collect();
+    let dek = WrappedDek { id: Bytes::copy_from_slice(&dek), incarnation: incarnation.clone(), wraps };
     Op::CreateCollection(CreateCollection {
         name: name.into(),
         incarnation,
@@ -105,7 +111,7 @@ fn create(name: &str, dek: [u8; 16], incarnation: [u8; 16]) -> Op {
 
 /// Makes the collection in a new cluster.
 pub async fn create_collection(replica: &Replica<SimRuntime>) {
-    let command = Command { request: Some(request(MAKER, 1)), op: Some(create(COLLECTION, DEK, INCARNATION)) };
+    let command = Command { request: Some(request(MAKER, 1)), op: Some(create(COLLECTION, DEK, INCARNATION, &[])) };
     let outcome = replica.propose(command, PATIENCE).await.expect("a quiet cluster takes a collection");
     assert!(matches!(outcome.decision, Some(Decision::CollectionCreated(_))), "{outcome:?}");
 }
@@ -116,7 +122,8 @@ pub async fn use_another_key(replica: &Replica<SimRuntime>, number: u64, is_its_
     let (client, name) = (KEY_MAKER + number, format!("{COLLECTION}-{number}"));
     let mut dek = [9; 16];
     dek[..8].copy_from_slice(&number.to_le_bytes());
-    let made = Command { request: Some(request(client, 1)), op: Some(create(&name, dek, dek)) };
+    let sites = replica.store().view().info().map(|info| info.sites).unwrap_or_default();
+    let made = Command { request: Some(request(client, 1)), op: Some(create(&name, dek, dek, &sites)) };
     if replica.propose(made, CALL).await.is_err() {
         return false;
     }
@@ -127,6 +134,18 @@ pub async fn use_another_key(replica: &Replica<SimRuntime>, number: u64, is_its_
     }
     let written = replica.propose(write, CALL).await;
     !is_its_own && written.is_ok_and(|it| matches!(it.decision, Some(Decision::Written(_))))
+}
+
+/// Adds a site, with the data keys that this node knows of wrapped for it, or with one of them left out, whatever comes of the
+/// call; true: it was taken without that key.
+pub async fn add_site(replica: &Replica<SimRuntime>, number: u64, lacks_one: bool) -> bool {
+    let site = Site { name: format!("site-{number}"), kek_public: Bytes::copy_from_slice(&[number as u8; 32]) };
+    let known = replica.store().view().deks().into_iter();
+    let deks =
+        known.map(|dek| WrappedDek { wraps: vec![wrap_for(&site)], ..dek }).skip(usize::from(lacks_one)).collect();
+    let command = Command { request: None, op: Some(Op::AddSite(AddSite { site: Some(site), deks })) };
+    let outcome = replica.propose(command, CALL).await;
+    lacks_one && outcome.is_ok_and(|it| matches!(it.decision, Some(Decision::Done(_))))
 }
 
 /// Where in a version's row its sealed value stands; none in that of a deletion.
@@ -226,7 +245,7 @@ fn value_in(version: &StoredVersion) -> u64 {
 /// Compares the state digests of all running data nodes at one log index.
 ///
 /// # Errors
-/// They differ, or the cluster does not serve within [`PATIENCE`].
+/// They differ, or the cluster does not serve within [`PATIENCE`], or there is a site that cannot open a data key.
 pub async fn compare_digests(cluster: &Cluster) -> Result<(), String> {
     let ids = cluster.running();
     let first = ids.first().and_then(|id| cluster.replica(*id)).ok_or("no data node runs")?;
@@ -247,5 +266,12 @@ pub async fn compare_digests(cluster: &Cluster) -> Result<(), String> {
     if one.is_none() || digests.values().any(|digest| *digest != one) {
         return Err(format!("digests at index {index} differ: {digests:?}"));
     }
-    Ok(())
+    let view = cluster.replica(ids[0]).ok_or("the node went away")?.store().view();
+    let sites = view.info().map(|info| info.sites).unwrap_or_default();
+    let deks = view.deks();
+    let lacks = |site: &Site| deks.iter().any(|dek| !dek.wraps.contains(&wrap_for(site)));
+    match sites.iter().find(|site| lacks(site)) {
+        Some(site) => Err(format!("{} cannot open each data key", site.name)),
+        None => Ok(()),
+    }
 }

@@ -143,7 +143,10 @@ impl<RT: Runtime> Replica<RT> {
         // A leader's frontier covers its term's first entry, so there is something below it.
         let index = frontier_next.saturating_sub(1);
         let applied = RT::timeout(until.saturating_duration_since_now(), shared.applied(index));
-        if !planted::is(Bug::ReadBeforeApply) && applied.await.is_err() {
+        if planted::is(Bug::ReadBeforeApply) {
+            return Ok(Some((index, shared.store.applied().revision)));
+        }
+        if applied.await.is_err() {
             return Err(ReadError::Timeout { waited_ms });
         }
         shared.frontier.heard(frontier_next);

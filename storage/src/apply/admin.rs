@@ -17,6 +17,7 @@ use crate::engine::Kind;
 use crate::error::StoreError;
 use crate::keyspace::collections::{self, Collection};
 use crate::keyspace::{encode_value, meta, sites};
+use crate::planted::{self, Bug};
 use crate::retention::Retention;
 
 impl Machine {
@@ -149,7 +150,7 @@ impl Machine {
         let ids: std::collections::BTreeSet<&Bytes> = deks.iter().map(|dek| &dek.id).collect();
         let covered = ids.len() == deks.len() && ids.into_iter().eq(self.catalog.deks.keys());
         let fit = deks.iter().all(|dek| dek.wraps.len() == 1 && wrapped_for(dek, site));
-        (covered && fit).then_some(deks)
+        (fit && (covered || planted::is(Bug::SiteLacksKey))).then_some(deks)
     }
 }
 

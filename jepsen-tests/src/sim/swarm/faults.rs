@@ -12,7 +12,7 @@ use super::dice::Dice;
 use super::life::Topology;
 use super::world::{Site, World};
 use crate::sim::CALL;
-use crate::sim::records::use_another_key;
+use crate::sim::records::{add_site, use_another_key};
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -108,6 +108,8 @@ faults! {
     Churn = "membership-change",
     /// The key ring grows: a new collection with a data key of its own.
     Keys = "key-ring-change",
+    /// The site map grows, and each data key is wrapped for one more.
+    NewSite = "new-site",
     /// Bits of a log flip while its node is down.
     LogRot = "log-rot",
     /// Sectors of a log cannot be read any more.
@@ -292,6 +294,16 @@ impl World {
                 drop(spawn_on(node, async move {
                     if use_another_key(&replica, number, is_its_own).await {
                         let what = format!("node {node} took what was sealed under another collection's key");
+                        shown.lock().violations.push(what);
+                    }
+                }));
+            }
+            Fault::NewSite => {
+                let Some(replica) = self.cluster.replica(node) else { return };
+                let (number, lacks_one, shown) = (self.new_id(), dice.one_in(2), self.shown.clone());
+                drop(spawn_on(node, async move {
+                    if add_site(&replica, number, lacks_one).await {
+                        let what = format!("node {node} took a site that cannot open each data key");
                         shown.lock().violations.push(what);
                     }
                 }));

@@ -2,11 +2,12 @@
 //! small scope: one voter at main, two learners at the other site. Whether a node takes part again is decided by [`heard`].
 
 use bytes::Bytes;
+use prost::Message;
 use saola_raft::asking::{Heard, heard};
 use saola_raft::folder::NodeIdentity;
 use saola_raft::wire::Standing;
 use saola_raft::{Member, Role};
-use saola_storage::promotion::{SignedPlan, epoch_id};
+use saola_storage::promotion::{Plan, SignedPlan, epoch_id};
 use stateright::{Checker, Model, Property};
 
 /// Nodes: one at main, and two at the other site.
@@ -76,10 +77,6 @@ enum Event {
     GetsVote(usize),
 }
 
-fn record() -> Bytes {
-    SignedPlan { plan: Bytes::from_static(b"plan"), approvals: Vec::new() }.to_bytes()
-}
-
 #[derive(Clone, Copy)]
 struct Scope {
     /// Nodes that come back and have nothing yet answer those who ask; they do.
@@ -136,6 +133,22 @@ impl World {
         }
     }
 
+    /// How epoch 2 begins.
+    fn record(&self) -> Bytes {
+        let survivors: Vec<Member> =
+            (0..NODES).filter(|node| self.is_survivor(*node)).map(|it| self.member(it)).collect();
+        let plan = Plan {
+            format: 1,
+            cluster_id: vec![1; 16].into(),
+            epoch: 2,
+            former_epoch: 1,
+            base_node: survivors.first().map_or(0, |base| base.node_id),
+            members: survivors,
+            ..Plan::default()
+        };
+        SignedPlan { plan: plan.encode_to_vec().into(), approvals: Vec::new() }.to_bytes()
+    }
+
     fn is_survivor(&self, node: usize) -> bool {
         self.survivors.is_some_and(|all| all[node])
     }
@@ -153,8 +166,8 @@ impl World {
         Standing {
             member: Some(self.member(node)),
             epoch: self.epoch(node),
-            record: if self.epoch(node) == 2 { record() } else { Bytes::new() },
-            promised: if stage == Stage::Promised { record() } else { Bytes::new() },
+            record: if self.epoch(node) == 2 { self.record() } else { Bytes::new() },
+            promised: if stage == Stage::Promised { self.record() } else { Bytes::new() },
             fenced: if stage == Stage::Fenced { "left behind".into() } else { String::new() },
             reinstating: stage == Stage::Back,
             runs,
@@ -179,7 +192,7 @@ impl World {
         let own = NodeIdentity {
             cluster_id: [1; 16],
             epoch: self.epoch(node),
-            plan: if self.epoch(node) == 2 { epoch_id(2, Some(&record())).plan } else { 0 },
+            plan: if self.epoch(node) == 2 { epoch_id(2, Some(&self.record())).plan } else { 0 },
             node_id: self.member(node).node_id,
             folder_id: [0; 16],
             role: Role::Voter,
@@ -187,7 +200,7 @@ impl World {
             name: format!("n{node}"),
             group_id: 0,
         };
-        let known = if self.epoch(node) == 2 { record() } else { Bytes::new() };
+        let known = if self.epoch(node) == 2 { self.record() } else { Bytes::new() };
         match heard(&own, &known, &answers, QUORUM_MS) {
             // A site that goes on alone asks its own nodes, and waits for none of them.
             Heard::Nobody(_) if !elsewhere => Heard::Clear,
@@ -344,6 +357,11 @@ impl Model for Scope {
             Property::<Self>::always("once everything works, all take part again, and nobody is asked", |model, it| {
                 it.healed(*model).is_whole()
             }),
+            // What no protocol forbids, and people answer for: a node of the promoted site that the plan does not name.
+            Property::<Self>::sometimes(
+                "one that knows nothing of a promotion clears main, against what was vouched for",
+                |_, it| !it.vouched && it.first_acknowledges() && it.second_acknowledges(),
+            ),
             Property::<Self>::sometimes("main is back with a vote", |_, it| {
                 it.voters[MAIN] && it.takes_part(MAIN, Stage::Second)
             }),
