@@ -2,9 +2,11 @@
 //!
 //! An *acknowledgement* is an answer by which a node has flushed the leader's last index as it was when a request was
 //! sent; its time is that of sending. An idle node that is well renews it by heartbeats; one whose disk hangs does not,
-//! nor one that answers heartbeats but takes no entries.
+//! nor one that answers heartbeats but takes no entries. Any other answer says at least that it followed this leader when
+//! the request came. openraft keeps such times too, and an answer to one request then counts for a later one that ends
+//! at the same entry.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use openraft::Instant;
@@ -29,6 +31,8 @@ struct Asked<I> {
     apart: Duration,
     /// Sending time of the newest request that has been acknowledged.
     newest: Option<I>,
+    /// Sending time of the newest request that it followed this leader by.
+    followed: Option<I>,
 }
 
 /// The acknowledgements of one leadership.
@@ -54,7 +58,12 @@ impl<I: Instant> Acknowledgements<I> {
             (self.term, self.asked) = (term, BTreeMap::new());
         }
         let apart = self.apart;
-        let asked = self.asked.entry(node_id).or_insert_with(|| Asked { open: VecDeque::new(), apart, newest: None });
+        let asked = self.asked.entry(node_id).or_insert_with(|| Asked {
+            open: VecDeque::new(),
+            apart,
+            newest: None,
+            followed: None,
+        });
         match asked.open.back() {
             None => asked.apart = apart,
             Some(last) if sent < last.sent + asked.apart => return,
@@ -80,6 +89,27 @@ impl<I: Instant> Acknowledgements<I> {
         }
     }
 
+    /// It answered the request that was sent then as this leader's follower, whatever it has flushed.
+    pub(crate) fn followed(&mut self, node_id: NodeId, term: u64, sent: I) {
+        if let Some(asked) = self.asked.get_mut(&node_id).filter(|_| term == self.term) {
+            asked.followed = asked.followed.max(Some(sent));
+        }
+    }
+
+    /// The latest moment at which a majority of each of these sets followed the leader of this term; it follows itself `now`.
+    pub(crate) fn confirmed(&self, term: u64, sets: &[BTreeSet<NodeId>], own: NodeId, now: I) -> Option<I> {
+        let followed = |id: &NodeId| match *id == own {
+            true => Some(now),
+            false => self.asked.get(id).filter(|_| term == self.term)?.followed,
+        };
+        let of_set = |set: &BTreeSet<NodeId>| {
+            let mut times: Vec<I> = set.iter().filter_map(followed).collect();
+            times.sort_unstable_by(|a, b| b.cmp(a));
+            times.get(set.len() / 2).copied()
+        };
+        sets.iter().map(of_set).collect::<Option<Vec<I>>>()?.into_iter().min()
+    }
+
     /// The time by which `count` of these nodes have acknowledged in this term; none: fewer have.
     pub(crate) fn newest(&self, term: u64, nodes: &[NodeId], count: usize) -> Option<I> {
         if term != self.term {
@@ -103,6 +133,35 @@ mod tests {
 
     fn fresh() -> (TokioInstant, Acknowledgements<TokioInstant>) {
         (TokioInstant::now(), Acknowledgements::new(ms(10)))
+    }
+
+    #[test]
+    fn a_majority_of_each_configuration_confirms_a_leader_from_the_sending_of_what_it_answered() {
+        let (start, mut acks) = fresh();
+        let (three, joint) = (BTreeSet::from([1, 2, 3]), BTreeSet::from([1, 4]));
+        let confirmed = |acks: &Acknowledgements<_>, sets: &[&BTreeSet<NodeId>]| {
+            let sets: Vec<BTreeSet<NodeId>> = sets.iter().map(|set| (*set).clone()).collect();
+            acks.confirmed(1, &sets, 1, start + ms(100))
+        };
+        for (node, at) in [(2, 0), (2, 20), (3, 10), (4, 5)] {
+            acks.sent(node, 1, start + ms(at), 5);
+        }
+        assert_eq!(confirmed(&acks, &[&three]), None);
+        acks.followed(2, 1, start);
+        assert_eq!(
+            confirmed(&acks, &[&three]),
+            Some(start),
+            "the later request is not answered, though it has nothing more"
+        );
+        acks.followed(3, 1, start + ms(10));
+        assert_eq!(confirmed(&acks, &[&three]), Some(start + ms(10)));
+        assert_eq!(confirmed(&acks, &[&three, &joint]), None);
+        acks.followed(4, 1, start + ms(5));
+        assert_eq!(confirmed(&acks, &[&three, &joint]), Some(start + ms(5)));
+        assert_eq!(confirmed(&acks, &[&BTreeSet::from([1])]), Some(start + ms(100)), "it needs nobody");
+        assert_eq!(confirmed(&acks, &[&BTreeSet::from([2])]), Some(start), "a leader that is no voter");
+        assert_eq!(acks.confirmed(2, &[three], 1, start + ms(100)), None, "of another term");
+        assert_eq!(confirmed(&acks, &[]), None);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use saola_storage::types::NodeId;
@@ -25,8 +24,6 @@ pub(crate) struct Links<I> {
     round_trips: Mutex<BTreeMap<NodeId, RoundTrips>>,
     /// Numbers of the newest answers to appends.
     heard_answers: Mutex<BTreeMap<NodeId, u64>>,
-    /// When this leader last answered in a peer's stead, and how much older than it looks such an answer was at most.
-    at_home: Mutex<Option<(I, Duration)>>,
 }
 
 /// What a peer last said of what it holds.
@@ -59,7 +56,6 @@ impl<I> Default for Links<I> {
             witness_keeps_from: AtomicU64::default(),
             round_trips: Mutex::default(),
             heard_answers: Mutex::default(),
-            at_home: Mutex::default(),
         }
     }
 }
@@ -131,18 +127,6 @@ impl<I: Copy + PartialOrd> Links<I> {
     /// The same of all peers.
     pub(crate) fn clocks_ahead_us(&self) -> BTreeMap<NodeId, i64> {
         self.clock_offsets_us.lock().clone()
-    }
-
-    /// A question to a peer was answered by what that peer had said `before`: openraft takes it for an answer of now.
-    pub(crate) fn answered_at_home(&self, now: I, before: Duration) {
-        let mut at_home = self.at_home.lock();
-        let oldest = at_home.map_or(before, |(_, oldest)| oldest.max(before));
-        *at_home = Some((now, oldest));
-    }
-
-    /// How much older than it looks an answer of a quorum may be that openraft knows of.
-    pub(crate) fn older_by(&self, acked: I) -> Duration {
-        self.at_home.lock().filter(|(last, _)| acked <= *last).map_or(Duration::ZERO, |(_, oldest)| oldest)
     }
 
     /// A follower answered this leader at `at`, and said how much room its disk has.

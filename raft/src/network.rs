@@ -181,6 +181,9 @@ impl<RT: Runtime> PeerClient<RT> {
         self.shared.links.answered(self.member.node_id, RT::Instant::now(), room);
         self.shared.links.hear_answer(self.member.node_id, reply.answer);
         self.shared.links.confirmed(self.member.node_id, said);
+        if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+            self.shared.acknowledgements.lock().followed(self.member.node_id, term, sent);
+        }
         if let Ok(Some(flushed)) = &result {
             let next = flushed.index.max(log_end.unwrap_or(0)).saturating_add(1);
             self.shared.links.count_flushed(self.member.node_id, term, next);
@@ -208,8 +211,8 @@ impl<RT: Runtime> PeerClient<RT> {
         last.map(|last| last.index)
     }
 
-    /// The peer's answer, if it is known without asking. openraft takes it for a sign of life of this moment, so what
-    /// counts from such signs must know how old they are ([`crate::links::Links::answered_at_home`]).
+    /// The peer's answer, if it is known without asking. openraft takes it for a sign of life of this moment; nothing here
+    /// goes by those.
     fn known_answer(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>) -> Option<StreamResult<RT>> {
         let recent = Duration::from_millis(self.shared.election_min_ms() / 2);
         let known = *self.log_end.lock();
@@ -226,7 +229,6 @@ impl<RT: Runtime> PeerClient<RT> {
         if !more_follow {
             return None;
         }
-        self.shared.links.answered_at_home(RT::Instant::now(), end.asked.elapsed());
         Some(answer)
     }
 

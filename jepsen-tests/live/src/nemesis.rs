@@ -15,6 +15,7 @@ use saola_ops::certificates::{Authority, Holder, Issued};
 use saola_ops::exit::Failure;
 use saola_ops::launch::{LocalCluster, PlannedNode, wait_until};
 use saola_ops::topology::{Node, Role};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -83,6 +84,8 @@ pub struct Nemesis<'a> {
     shaken: BTreeMap<String, Instant>,
     /// The members, as they are now.
     pub nodes: Vec<Node>,
+    /// Told of them.
+    members: &'a watch::Sender<Vec<Node>>,
     /// What came of the tries, by kind.
     pub tallies: BTreeMap<Kind, Tally>,
     /// Nodes that ended by themselves without a reason.
@@ -90,18 +93,20 @@ pub struct Nemesis<'a> {
 }
 
 impl<'a> Nemesis<'a> {
-    /// For a cluster on machines, of which `spares` are in use by nobody; `rng` decides what is done, when, and to whom.
+    /// For a cluster on machines, of which `spares` are in use by nobody; `members` is told who its nodes are, and `rng` decides what is
+    /// done, when, and to whom.
     pub fn new(
         cluster: &'a mut LocalCluster,
         machines: &'a mut Machines,
         spares: Vec<PlannedNode>,
+        members: &'a watch::Sender<Vec<Node>>,
         recorder: &'a Recorder,
         rng: SmallRng,
     ) -> Nemesis<'a> {
-        let nodes = cluster.topology().node.clone();
+        let nodes = members.borrow().clone();
         let highest_id = nodes.iter().map(|node| node.node_id).max().unwrap_or(0);
         let (active, shaken, tallies, wrong) = (Vec::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Nemesis { cluster, machines, recorder, rng, spares, highest_id, active, shaken, nodes, tallies, wrong }
+        Nemesis { cluster, machines, recorder, rng, spares, highest_id, active, shaken, nodes, members, tallies, wrong }
     }
 
     /// Does faults until `end`, then undoes them. `kinds`: those that happen at all.
@@ -379,6 +384,7 @@ impl<'a> Nemesis<'a> {
         }
         self.nodes.retain(|node| !lost.contains(&node.name));
         self.nodes.push(newcomer);
+        self.members.send_replace(self.nodes.clone());
     }
 
     async fn switch_over(&self) -> Result<(), Tried> {

@@ -16,6 +16,7 @@ use saola_jepsen::operation::count;
 use saola_ops::exit::{Exit, Failure};
 use saola_ops::launch::{LocalCluster, Place, Plan, PlannedNode, node_binary};
 use saola_ops::topology::{Node, Role};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::faults::{Kind, Tally};
@@ -145,13 +146,14 @@ async fn live(
     let kinds = kinds_of_a_round(&mut rng);
     let recorder = Arc::new(Recorder::default());
     let end = Instant::now() + load;
-    let callers = callers(cluster, seed)?.into_iter().map(|caller| {
+    let (members, _) = watch::channel(cluster.topology().node.clone());
+    let callers = callers(cluster, &members, seed)?.into_iter().map(|caller| {
         let recorder = recorder.clone();
         tokio::spawn(async move { caller.run(&recorder, end).await })
     });
     let callers: Vec<_> = callers.collect();
     let watcher = tokio::spawn(watch_states(cluster.new_client()?, end));
-    let mut nemesis = Nemesis::new(cluster, machines, topology.spares(), &recorder, rng);
+    let mut nemesis = Nemesis::new(cluster, machines, topology.spares(), &members, &recorder, rng);
     nemesis.run(&kinds, end).await?;
     let nodes = std::mem::take(&mut nemesis.nodes);
     let mut report = Report {
@@ -240,11 +242,10 @@ async fn watch_states(client: Client, end: Instant) -> BTreeMap<String, u64> {
     states
 }
 
-fn callers(cluster: &LocalCluster, seed: u64) -> Result<Vec<Caller>, Failure> {
+fn callers(cluster: &LocalCluster, members: &watch::Sender<Vec<Node>>, seed: u64) -> Result<Vec<Caller>, Failure> {
     let caller = |number| {
         let floating = cluster.new_client()?.with_deadline(DEADLINE);
-        let pinned = data_nodes(&cluster.topology().node, &floating)?;
-        Ok(Caller::new(number, seed, floating, pinned))
+        Ok(Caller::new(number, seed, floating, members.subscribe()))
     };
     (0..CLIENTS).map(caller).collect()
 }

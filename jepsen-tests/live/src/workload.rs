@@ -1,5 +1,6 @@
 //! What the clients do: conditional and plain writes, deletions and reads on a few records, through random nodes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -7,6 +8,8 @@ use rand::{Rng, SeedableRng};
 use saola_client::{Client, Error, Expect, Reason, Reply, Version, Written};
 use saola_jepsen::history::{Recorder, Route};
 use saola_jepsen::operation::{Action, Fingerprint, Found, Outcome};
+use saola_ops::topology::{Node, Role};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Collection of all records of the run.
@@ -24,19 +27,21 @@ pub struct Caller {
     rng: SmallRng,
     /// Finds a node by itself and fails over.
     floating: Client,
+    /// The members, as they are now.
+    members: watch::Receiver<Vec<Node>>,
     /// One per data node: asks that node alone.
-    pinned: Vec<(u64, Client)>,
+    pinned: BTreeMap<u64, Client>,
     known: Vec<u64>,
     /// Stands in every value.
     canary: String,
 }
 
 impl Caller {
-    /// The client with this number in a run with this seed. `pinned` holds each data node's id and a client for it.
-    pub fn new(number: u32, seed: u64, floating: Client, pinned: Vec<(u64, Client)>) -> Caller {
+    /// The client with this number in a run with this seed.
+    pub fn new(number: u32, seed: u64, floating: Client, members: watch::Receiver<Vec<Node>>) -> Caller {
         let canary = canary(seed);
         let rng = SmallRng::seed_from_u64(seed ^ u64::from(number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Caller { number, rng, floating, pinned, known: vec![0; RECORDS as usize], canary }
+        Caller { number, rng, floating, members, pinned: BTreeMap::new(), known: vec![0; RECORDS as usize], canary }
     }
 
     /// Calls, one call at a time, until `end`.
@@ -73,11 +78,13 @@ impl Caller {
     }
 
     fn choose_node(&mut self) -> (Option<u64>, Client) {
-        let choice = self.rng.random_range(0..2 * self.pinned.len());
-        match self.pinned.get(choice) {
-            Some((node, client)) => (Some(*node), client.clone()),
-            None => (None, self.floating.clone()),
-        }
+        let members = self.members.borrow();
+        let data: Vec<&Node> = members.iter().filter(|node| node.role != Role::Witness).collect();
+        let Some(node) = data.get(self.rng.random_range(0..2 * data.len())) else {
+            return (None, self.floating.clone());
+        };
+        let at = || self.floating.at_endpoint(&node.client_address).expect("a node of the cluster has an address");
+        (Some(node.node_id), self.pinned.entry(node.node_id).or_insert_with(at).clone())
     }
 
     fn choose_action(&mut self, record: u64, value: Fingerprint) -> Action {

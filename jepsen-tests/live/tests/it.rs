@@ -20,6 +20,7 @@ use saola_live::verdict;
 use saola_live::workload::{COLLECTION, Caller, DEADLINE};
 use saola_ops::exit::Failure;
 use saola_ops::launch::{LocalCluster, Place, Plan, node_binary, wait_until};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 const CLIENTS: u32 = 8;
@@ -138,10 +139,10 @@ async fn start(folder: &Path) -> LocalCluster {
 }
 
 fn callers(cluster: &LocalCluster, seed: u64) -> Vec<Caller> {
+    let (members, _) = watch::channel(cluster.topology().node.clone());
     let caller = |number| {
         let floating = must(cluster.new_client()).with_deadline(DEADLINE);
-        let pinned = must(data_nodes(&cluster.topology().node, &floating));
-        Caller::new(number, seed, floating, pinned)
+        Caller::new(number, seed, floating, members.subscribe())
     };
     (0..CLIENTS).map(caller).collect()
 }

@@ -1,6 +1,6 @@
 //! `saola-sim`: lives simulated clusters by the thousand, tells what they met, and makes small what fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -52,8 +52,9 @@ struct Args {
     /// One line per seed with the hash of its life.
     #[arg(long)]
     hashes: bool,
-    /// Fails if a fault or a protection state was never met, or nobody lost power at a failpoint.
-    #[arg(long)]
+    /// Fails if a fault or a protection state was never met, if few faults were met together, or if nobody lost power at a
+    /// failpoint.
+    #[arg(long, conflicts_with_all = ["seed", "worst_days"])]
     complete: bool,
 }
 
@@ -132,9 +133,14 @@ fn replay(life: &Life) -> String {
     line
 }
 
+/// Of all pairs of faults, so many percent are to have happened in one life.
+const PAIRS_PERCENT: usize = 60;
+
 #[derive(Default)]
 struct Sum {
     lives: u64,
+    /// Two faults that happened in one life.
+    pairs: BTreeSet<[Fault; 2]>,
     met: BTreeMap<&'static str, u64>,
     /// Worst days by how they ended: how many, acknowledged writes left behind, verdicts checked.
     days: BTreeMap<&'static str, [u64; 3]>,
@@ -151,6 +157,10 @@ impl Sum {
         self.lives += 1;
         for (what, count) in &report.met {
             *self.met.entry(what).or_default() += count;
+        }
+        let faults: Vec<Fault> = Fault::ALL.into_iter().filter(|it| report.met.contains_key(it.name())).collect();
+        for (place, one) in faults.iter().enumerate() {
+            self.pairs.extend(faults[place + 1..].iter().map(|other| [*one, *other]));
         }
         if let Some(ended) = report.ended {
             let day = self.days.entry(ended.how).or_default();
@@ -216,6 +226,11 @@ fn many(args: &Args) -> ExitCode {
     }
 }
 
+/// How many pairs of faults there are.
+fn all_pairs() -> usize {
+    Fault::ALL.len() * (Fault::ALL.len() - 1) / 2
+}
+
 fn tell(sum: &Sum, took_s: f64) {
     let list = |counts: Vec<(&str, u64)>| {
         counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
@@ -223,6 +238,8 @@ fn tell(sum: &Sum, took_s: f64) {
     println!("{}", saola_jepsen::workloads::skipped());
     println!("topologies: {}", list(sum.topologies.iter().map(|(it, count)| (it.name(), *count)).collect()));
     println!("met: {}", list(everything().map(|it| (it, sum.met.get(it).copied().unwrap_or(0))).collect()));
+    let faults: u64 = Fault::ALL.iter().filter_map(|it| sum.met.get(it.name())).sum();
+    println!("faults: {faults}; {} of {} pairs of kinds in one life", sum.pairs.len(), all_pairs());
     let visited = Failpoint::ALL.iter().map(|point| {
         let Visits { all, last } = sum.visits.get(point).copied().unwrap_or_default();
         format!("{} {last} of {all}", point.name())
@@ -247,10 +264,12 @@ fn tell(sum: &Sum, took_s: f64) {
 }
 
 fn missing(sum: &Sum) -> Vec<&'static str> {
+    let few_pairs = (sum.pairs.len() * 100 < all_pairs() * PAIRS_PERCENT).then_some("enough pairs of faults");
     let met = everything().filter(|it| !sum.met.contains_key(it));
     let states = State::ALL.iter().map(|it| it.as_str()).chain(["FENCED", PROMOTED]);
     let points = Failpoint::ALL.iter().filter(|it| sum.visits.get(it).is_none_or(|visits| visits.last == 0));
-    met.chain(points.map(|it| it.name())).chain(states.filter(|it| !sum.states.contains_key(it))).collect()
+    let states = states.filter(|it| !sum.states.contains_key(it));
+    met.chain(points.map(|it| it.name())).chain(states).chain(few_pairs).collect()
 }
 
 /// All that may be met.

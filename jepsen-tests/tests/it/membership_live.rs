@@ -16,7 +16,7 @@ use saola_ops::verbs::view::cluster_view;
 
 pub(super) const COLLECTION: &str = "agency";
 /// How long a change may take to show.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sixth_node_joins_as_a_voter_and_leaves_and_its_id_is_not_given_again() {
@@ -208,6 +208,7 @@ async fn fresh(cluster: &mut LocalCluster, name: &str, node_id: u64) -> Node {
 }
 
 pub(super) async fn write(client: &Client, numbers: std::ops::Range<u32>) {
+    let client = client.with_deadline(LIMIT);
     for number in numbers {
         let put = client.put(COLLECTION, format!("r{number}"), number.to_string()).send().await;
         put.unwrap_or_else(|error| panic!("put r{number}: {error}"));
@@ -215,6 +216,7 @@ pub(super) async fn write(client: &Client, numbers: std::ops::Range<u32>) {
 }
 
 pub(super) async fn reads_back(client: &Client, numbers: std::ops::Range<u32>) {
+    let client = client.with_deadline(LIMIT);
     for number in numbers {
         let reply = client.get(COLLECTION, format!("r{number}")).send().await;
         let version = reply.unwrap_or_else(|error| panic!("get r{number}: {error}")).value;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use saola_storage::member::Member;
 use saola_storage::promotion::{Plan, SignedPlan, Verdict, plan_hash, short_hash};
 use serde_json::{Value, json};
 
@@ -70,10 +71,20 @@ pub fn in_words(signed: &SignedPlan, plan: &Plan) -> String {
     let survivors =
         table(&["ANSWERS", "SITE", "ROLE", "LOG ENDS", "PART"], &[], plan.survivors.iter().map(row).collect());
     let lost: Vec<String> = plan.lost.iter().map(|it| format!("{} ({})", it.name, it.site)).collect();
+    let unaware = names(plan.lost.iter().filter(|it| it.site == plan.site));
+    let unaware = match unaware.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n  of these, {} will not know of the epoch before meeting {}: start it where it reaches them, for among the others it \
+             lets the old epoch go on",
+            unaware.join(", "),
+            names(&plan.members).join(" or ")
+        ),
+    };
     let list = |lines: &[String]| lines.iter().map(|line| format!("\n  - {line}")).collect::<String>();
     format!(
         "plan {} of cluster {}: site {} goes on alone in epoch {}, from index {} on\n\nloss: {}{}\n\n{survivors}\nno answer \
-         from: {}\nvouched for:{}\napprovals: {}\nmade {}, to be begun before {}",
+         from: {}{unaware}\nvouched for:{}\napprovals: {}\nmade {}, to be begun before {}",
         short_hash(&signed.plan),
         plan.cluster_name,
         plan.site,
@@ -87,6 +98,10 @@ pub fn in_words(signed: &SignedPlan, plan: &Plan) -> String {
         time::iso(plan.made_us),
         time::iso(plan.expires_us),
     )
+}
+
+fn names<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<&'a str> {
+    members.into_iter().map(|it| it.name.as_str()).collect()
 }
 
 /// What comes after the plan.
@@ -110,8 +125,6 @@ pub fn document(signed: &SignedPlan, plan: &Plan) -> Value {
             })
         })
         .collect();
-    let names =
-        |members: &[saola_storage::member::Member]| members.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
     let base = plan.base.map(|base| json!({ "term": base.term, "leader": base.node_id, "index": base.index }));
     json!({
         "hash": hex(&plan_hash(&signed.plan)), "cluster": plan.cluster_name, "site": plan.site,
@@ -128,4 +141,29 @@ pub fn document(signed: &SignedPlan, plan: &Plan) -> Value {
         "enough": signed.check(&plan.approvers, plan.needed).is_ok(),
         "made_us": plan.made_us, "expires_us": plan.expires_us, "revision": plan.revision,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_node_of_the_promoted_site_is_to_start_where_it_meets_those_that_go_on() {
+        let member = |name: &str, site: &str| Member { name: name.into(), site: site.into(), ..Member::default() };
+        let main = member("main-1", "main");
+        let plan = Plan {
+            site: "dr".into(),
+            members: vec![member("dr-1", "dr")],
+            lost: vec![main.clone()],
+            ..Plan::default()
+        };
+        let text = |plan: &Plan| in_words(&SignedPlan::default(), plan);
+        assert!(text(&plan).contains("no answer from: main-1 (main)\nvouched for:"), "{}", text(&plan));
+        let plan = Plan { lost: vec![main, member("dr-2", "dr")], ..plan };
+        let said = text(&plan);
+        assert!(
+            said.contains("dr-2 (dr)\n  of these, dr-2 will not know of the epoch before meeting dr-1: start it"),
+            "{said}"
+        );
+    }
 }

@@ -458,12 +458,14 @@ impl<RT: Runtime> Shared<RT> {
             return None;
         }
         self.with_metrics(|metrics| {
-            let leader = LeaderId { term: metrics.current_term, node_id: self.claim.node_id };
-            let acked = metrics.last_quorum_acked.as_ref().filter(|_| self.frontier.is_covered(leader));
-            // A quorum of one needs no answer.
-            let alone = acked.is_some() && metrics.membership_config.voter_ids().all(|id| id == self.claim.node_id);
-            let age = |acked: &InstantOf<RT>| acked.elapsed() + self.links.older_by(*acked);
-            acked.map(|acked| if alone { Duration::ZERO } else { age(acked) })
+            let own = self.claim.node_id;
+            let leader = LeaderId { term: metrics.current_term, node_id: own };
+            if metrics.current_leader != Some(own) || !self.frontier.is_covered(leader) {
+                return None;
+            }
+            let (now, sets) = (InstantOf::<RT>::now(), metrics.membership_config.membership().get_joint_config());
+            let confirmed = self.acknowledgements.lock().confirmed(leader.term, sets, own, now);
+            confirmed.map(|at| now - at)
         })
         .flatten()
     }
