@@ -78,13 +78,16 @@ check-tests:
 # Random lives of simulated clusters (jepsen-tests/README.md). The seeds begin at the commit's own number, so that each commit
 # lives new ones.
 #   make sim SEEDS=20000
+#   make sim SEEDS=20000 LEDGER=jepsen-tests/seeds/ledger.txt
 #   make sim SEED=34
 SEEDS ?= 1000
+LEDGER ?=
 SEED ?=
 FROM ?= $(shell printf '%d' "0x$$(git rev-parse --short=8 HEAD 2>/dev/null | cut -c1-8)" 2>/dev/null || echo 0)
 sim: build
 	$(call section,simulation)
-	'$(BIN)/saola-sim' $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --from $(FROM))
+	$(if $(LEDGER),@git diff --quiet HEAD -- ':!$(LEDGER)' || { echo 'sim: the ledger tells what commits do: commit your changes first' >&2; exit 1; })
+	'$(BIN)/saola-sim' $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --from $(FROM) $(if $(LEDGER),--ledger '$(LEDGER)' --commit "$$(git rev-parse --short=7 HEAD)"))
 
 # Power cuts of real RocksDB and the real log (jepsen-tests/power).
 #   make power DISKS=250
@@ -93,13 +96,16 @@ power: build
 	$(call section,power cuts)
 	'$(BIN)/saola-power' --disks $(DISKS) --from $(FROM)
 
-# What takes a night: lives, power cuts, real processes and known bugs by the thousand; each kind of fault must
-# have happened. Then how fast the judges are.
+# What takes a night: lives, some of them twice, power cuts, real processes and known bugs by the thousand; each kind of fault
+# must have happened. Then how fast the judges are.
 nightly: setup
 	$(call section,night)
 	cargo build -p saola-jepsen --bin saola-sim --config profile.dev.package.validit.debug-assertions=true
 	'$(BIN)/saola-sim' --seeds 20000 --from $(FROM) --complete
 	@$(MAKE) --no-print-directory build
+	two=$$(mktemp -d); \
+	for one in 1 2; do '$(BIN)/saola-sim' --seeds 200 --from $(FROM) --hashes | tee "$$two/said" | grep -E '^[0-9]+ [0-9a-f]+$$' | sort > "$$two/$$one" || { cat "$$two/said"; exit 1; }; done; \
+	cmp "$$two/1" "$$two/2" && echo '200 seeds lived twice: equal'
 	'$(BIN)/saola-power' --disks 250 --from $(FROM)
 	@$(MAKE) --no-print-directory live MINUTES=240 LIVE='--load-s 120 --complete'
 	@$(MAKE) --no-print-directory planted

@@ -8,7 +8,8 @@
 //! - [`history`]: how histories are recorded and kept (JSON Lines, documented there);
 //! - [`check`]: the checkers: linearizable per record, revision order, once only, durable;
 //! - [`workloads`]: what clients cannot do yet, counted by each run;
-//! - [`sim`]: whole clusters in one thread on virtual time, decided by a seed.
+//! - [`sim`]: whole clusters in one thread on virtual time, decided by a seed;
+//! - [`ledger`]: how many of them were lived, and what came of it.
 //!
 //! The harnesses are `saola-sim` (random lives of simulated clusters, by the thousand) and this crate's integration tests:
 //! `tests/it/live.rs` runs five real processes, `tests/it/scenarios` simulated clusters with a plot.
@@ -16,6 +17,7 @@
 
 pub mod check;
 pub mod history;
+pub mod ledger;
 pub mod operation;
 pub mod sim;
 pub mod workloads;

@@ -150,7 +150,9 @@ impl<RT: Runtime> PeerClient<RT> {
         if with_header {
             request.header = Some(self.shared.header(&self.member, rpc.vote.leader_id.term));
         }
-        // The age first: a confirmation that comes in between says nothing about the frontier that was read before it.
+        // In this order, for other threads go on: the peer counts the age from when it sent that answer, which must have come
+        // when the age is taken; and a confirmation that comes after that says nothing about a frontier that was read before.
+        request.heard_answer = self.shared.links.heard_answer(self.member.node_id);
         request.quorum_age_ms = self.shared.quorum_age().map_or(u64::MAX, |age| age.as_millis() as u64);
         request.frontier_next = self.shared.frontier.next();
         request.needed_from = self.shared.links.needed_from();
@@ -159,7 +161,6 @@ impl<RT: Runtime> PeerClient<RT> {
         request.collect_collection = announced.collection;
         request.collect_below = announced.below;
         request.witness_keeps_from = self.shared.links.witness_keeps_from();
-        request.heard_answer = self.shared.links.heard_answer(self.member.node_id);
         request.acknowledged_age_ms = self.shared.acknowledged_age_ms(rpc.vote.leader_id.term);
         let sent = RT::Instant::now();
         let (node_id, own_next) = (self.member.node_id, self.shared.flushed_next());
@@ -212,7 +213,7 @@ impl<RT: Runtime> PeerClient<RT> {
     }
 
     /// The peer's answer, if it is known without asking. openraft takes it for a sign of life of this moment; nothing here
-    /// goes by those.
+    /// goes by openraft's.
     fn known_answer(&self, rpc: &AppendEntriesRequest<TypeConfig<RT>>) -> Option<StreamResult<RT>> {
         let recent = Duration::from_millis(self.shared.election_min_ms() / 2);
         let known = *self.log_end.lock();

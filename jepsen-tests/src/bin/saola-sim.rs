@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use saola_jepsen::history::save;
+use saola_jepsen::ledger::{self, Row};
 use saola_jepsen::sim::swarm::shrink::shrink;
 use saola_jepsen::sim::swarm::watch::PROMOTED;
 use saola_jepsen::sim::swarm::{Fault, Life, Report, Topology, day, live};
@@ -56,6 +57,12 @@ struct Args {
     /// failpoint.
     #[arg(long, conflicts_with_all = ["seed", "worst_days"])]
     complete: bool,
+    /// Adds what was lived to this ledger (`jepsen-tests/seeds/ledger.txt`).
+    #[arg(long, requires = "commit", conflicts_with = "seed")]
+    ledger: Option<PathBuf>,
+    /// The commit that stands in the ledger.
+    #[arg(long)]
+    commit: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -153,6 +160,11 @@ struct Sum {
 }
 
 impl Sum {
+    /// Faults of all lives.
+    fn faults(&self) -> u64 {
+        Fault::ALL.iter().filter_map(|it| self.met.get(it.name())).sum()
+    }
+
     fn add(&mut self, life: &Life, report: &Report) {
         self.lives += 1;
         for (what, count) in &report.met {
@@ -184,6 +196,15 @@ fn many(args: &Args) -> ExitCode {
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |it| it.get()));
     let (next, sum) = (AtomicU64::new(args.from), Mutex::new(Sum::default()));
     let end = args.from + args.seeds;
+    // Before hours of lives, not after them.
+    let ledger = match args.ledger.as_deref().map(|file| (file, ledger::open(file, &row(args, &Sum::default())))) {
+        Some((file, Err(why))) => {
+            eprintln!("saola-sim: nothing can be added to {}: {why}", file.display());
+            return ExitCode::FAILURE;
+        }
+        Some((file, Ok(rows))) => Some((file, rows)),
+        None => None,
+    };
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -215,6 +236,15 @@ fn many(args: &Args) -> ExitCode {
     });
     let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     tell(&sum, began.elapsed().as_secs_f64());
+    if let Some((file, mut rows)) = ledger {
+        let row = row(args, &sum);
+        if let Err(error) = ledger::add(file, &row) {
+            eprintln!("saola-sim: {row} is to be added to {}: {error}", file.display());
+            return ExitCode::FAILURE;
+        }
+        rows.push(row);
+        println!("ledger: {}", ledger::total(&rows));
+    }
     let missing = missing(&sum);
     if args.complete && !missing.is_empty() {
         println!("never met: {}", missing.join(" "));
@@ -223,6 +253,23 @@ fn many(args: &Args) -> ExitCode {
     match sum.failing.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    }
+}
+
+fn row(args: &Args, sum: &Sum) -> Row {
+    let [writes, reads, ..] = sum.calls;
+    let mut failed = sum.failing.clone();
+    failed.sort_unstable();
+    Row {
+        commit: args.commit.clone().unwrap_or_default(),
+        worst_days: args.worst_days,
+        from: args.from,
+        seeds: args.seeds,
+        failed,
+        writes,
+        reads,
+        faults: sum.faults(),
+        virtual_s: sum.virtual_ms / 1_000,
     }
 }
 
@@ -238,8 +285,7 @@ fn tell(sum: &Sum, took_s: f64) {
     println!("{}", saola_jepsen::workloads::skipped());
     println!("topologies: {}", list(sum.topologies.iter().map(|(it, count)| (it.name(), *count)).collect()));
     println!("met: {}", list(everything().map(|it| (it, sum.met.get(it).copied().unwrap_or(0))).collect()));
-    let faults: u64 = Fault::ALL.iter().filter_map(|it| sum.met.get(it.name())).sum();
-    println!("faults: {faults}; {} of {} pairs of kinds in one life", sum.pairs.len(), all_pairs());
+    println!("faults: {}; {} of {} pairs of kinds in one life", sum.faults(), sum.pairs.len(), all_pairs());
     let visited = Failpoint::ALL.iter().map(|point| {
         let Visits { all, last } = sum.visits.get(point).copied().unwrap_or_default();
         format!("{} {last} of {all}", point.name())

@@ -3,9 +3,12 @@
 
 use std::process::Command;
 
+use saola_jepsen::ledger::rows;
 use saola_jepsen::sim::swarm::{Life, live};
 
 const SIM: &str = env!("CARGO_BIN_EXE_saola-sim");
+const RANDOM: &str = include_str!("../../seeds/swarm.txt");
+const WORST_DAYS: &str = include_str!("../../seeds/worst-days.txt");
 
 /// A line for each: the seed, and what it found.
 fn kept(file: &str) -> Vec<u64> {
@@ -17,7 +20,7 @@ fn kept(file: &str) -> Vec<u64> {
 
 #[test]
 fn seeds_that_once_failed_hold() {
-    for seed in kept(include_str!("../../seeds/swarm.txt")) {
+    for seed in kept(RANDOM) {
         let report = live(&Life::of(seed));
         assert!(report.violations.is_empty(), "replay: make sim SEED={seed}\n{}", report.violations.join("\n"));
     }
@@ -25,9 +28,18 @@ fn seeds_that_once_failed_hold() {
 
 #[test]
 fn worst_days_that_once_failed_hold() {
-    for seed in kept(include_str!("../../seeds/worst-days.txt")) {
+    for seed in kept(WORST_DAYS) {
         let wrong = live(&Life::of_worst_day(seed)).violations.join("\n");
         assert!(wrong.is_empty(), "replay: saola-sim --worst-days --seed {seed}\n{wrong}");
+    }
+}
+
+#[test]
+fn whatever_failed_in_the_ledger_has_its_story() {
+    let rows = rows(include_str!("../../seeds/ledger.txt")).unwrap_or_else(|why| panic!("{why}"));
+    for row in rows {
+        let stories = kept(if row.worst_days { WORST_DAYS } else { RANDOM });
+        assert!(row.failed.iter().all(|seed| stories.contains(seed)), "{row}");
     }
 }
 

@@ -454,18 +454,22 @@ impl<RT: Runtime> Shared<RT> {
     /// Since when no quorum has confirmed this node as leader. `None` if none has, and while its frontier may not cover
     /// what former leaders acknowledged.
     pub(crate) fn quorum_age(&self) -> Option<Duration> {
-        if self.refused.lock().is_some() {
-            return None;
-        }
+        let takes_part = self.refused.lock().is_none();
+        let (leader, age) = self.confirmed_age().filter(|_| takes_part)?;
+        self.frontier.is_covered(leader).then_some(age)
+    }
+
+    /// Since when no quorum has confirmed this node as leader, and its leadership, whatever its frontier covers.
+    pub(crate) fn confirmed_age(&self) -> Option<(LeaderId, Duration)> {
         self.with_metrics(|metrics| {
             let own = self.claim.node_id;
-            let leader = LeaderId { term: metrics.current_term, node_id: own };
-            if metrics.current_leader != Some(own) || !self.frontier.is_covered(leader) {
+            if metrics.current_leader != Some(own) {
                 return None;
             }
+            let leader = LeaderId { term: metrics.current_term, node_id: own };
             let (now, sets) = (InstantOf::<RT>::now(), metrics.membership_config.membership().get_joint_config());
             let confirmed = self.acknowledgements.lock().confirmed(leader.term, sets, own, now);
-            confirmed.map(|at| now - at)
+            Some((leader, now - confirmed?))
         })
         .flatten()
     }

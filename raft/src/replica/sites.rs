@@ -244,11 +244,7 @@ impl<RT: Runtime> Shared<RT> {
         let last_answer = |id: NodeId| self.links.last_answer(id).map(|(at, _)| at);
         let answers = |id: &&NodeId| last_answer(**id).is_some_and(|at| at >= lead.since && since(at) < recent);
         let answering = elsewhere.iter().filter(answers).count();
-        let quorum = self.with_metrics(|metrics| {
-            let alone = metrics.membership_config.voter_ids().all(|id| id == self.claim.node_id);
-            alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < self.silence())
-        });
-        let has_quorum = quorum.unwrap_or(false);
+        let has_quorum = self.confirmed_age().is_some_and(|(_, age)| age < self.silence());
         lead.quorum_since = has_quorum.then(|| lead.quorum_since.unwrap_or(now));
         let silent = |witness: NodeId| last_answer(witness).map_or(lead.since, |at| at.max(lead.since));
         View {
