@@ -1,6 +1,7 @@
 //! One node's part in the cluster, behind a facade that shows no openraft type.
 //!
-//! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` with `confirm` (writes and reads),
+//! Reading order: this file (what a replica is made of), `start` (life), `propose` and `barrier` with `confirm` (writes and reads), `quorum_age`
+//! with `staleness` (how old a state is),
 //! `protection` and `sites` (what an acknowledgement waits for, and the leader's watch over the other site), `failover` (who campaigns, and leadership's way home), `goal` (what a membership must bear), `shrink` (the votes of a site that stays away), `release` (what a witness may forget),
 //! `init`, `admin`, `changes` with `newcomer`, `handover` (making a cluster, operators' verbs, membership, leadership),
 //! `room` (free space), `stall` (a disk that hangs), `maintenance` (flushing, purging), `collector` (old versions),
@@ -23,10 +24,9 @@ use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use saola_storage::import::Shipped;
 use saola_storage::log::Log;
-use saola_storage::planted::{self, Bug};
 use saola_storage::release::RELEASE;
 use saola_storage::store::{Collection, Store};
-use saola_storage::types::{LeaderId, LogId, NodeId};
+use saola_storage::types::{LogId, NodeId};
 use tokio::sync::{mpsc, watch};
 
 use crate::acknowledgements::Acknowledgements;
@@ -66,6 +66,7 @@ mod offers;
 mod promote;
 mod propose;
 mod protection;
+mod quorum_age;
 mod reinstate;
 mod release;
 mod renew;
@@ -423,60 +424,6 @@ impl<RT: Runtime> Shared<RT> {
             self.frontier.heard(frontier_next);
             self.links.set_needed_from(needed_from);
         }
-    }
-
-    /// A leader that is cut off goes on speaking to those that are cut off with it: what counts is its quorum. To be called
-    /// after [`Shared::heard_leader`], or a read in between would call an older state that young.
-    ///
-    /// The message may have been under way for long: it was sent after the answer that the leader had received by then.
-    pub(crate) fn heard_confirmed(&self, term: u64, frontier_next: u64, quorum_age_ms: u64, heard_answer: u64) {
-        let current = self.with_metrics(|metrics| metrics.current_term).unwrap_or(0);
-        if quorum_age_ms == u64::MAX || term < current {
-            return;
-        }
-        let Some(mut sent) = self.heard_back.lock().sent(heard_answer).map(|it| it.steady) else { return };
-        if planted::is(Bug::StaleAgeFromArrival) {
-            sent = InstantOf::<RT>::now();
-        }
-        // The wire carries whole milliseconds, rounded down.
-        let before = Duration::from_millis(quorum_age_ms.saturating_add(1));
-        let applied_next = *self.applied_next.borrow();
-        {
-            let mut heard = self.quorum_heard.lock();
-            let age = |(at, before): (InstantOf<RT>, Duration)| at.elapsed().saturating_add(before);
-            if heard.is_none_or(|known| age((sent, before)) <= age(known)) {
-                *heard = Some((sent, before));
-            }
-        }
-        self.staleness.lock().hear(sent, frontier_next, before, applied_next);
-    }
-
-    /// Since when no quorum has confirmed this node as leader. `None` if none has, and while its frontier may not cover
-    /// what former leaders acknowledged.
-    pub(crate) fn quorum_age(&self) -> Option<Duration> {
-        let takes_part = self.refused.lock().is_none();
-        let (leader, age) = self.confirmed_age().filter(|_| takes_part)?;
-        self.frontier.is_covered(leader).then_some(age)
-    }
-
-    /// Since when no quorum has confirmed this node as leader, and its leadership, whatever its frontier covers.
-    pub(crate) fn confirmed_age(&self) -> Option<(LeaderId, Duration)> {
-        self.with_metrics(|metrics| {
-            let own = self.claim.node_id;
-            if metrics.current_leader != Some(own) {
-                return None;
-            }
-            let leader = LeaderId { term: metrics.current_term, node_id: own };
-            let (now, sets) = (InstantOf::<RT>::now(), metrics.membership_config.membership().get_joint_config());
-            let confirmed = self.acknowledgements.lock().confirmed(leader.term, sets, own, now);
-            Some((leader, now - confirmed?))
-        })
-        .flatten()
-    }
-
-    /// The same of another leader, as far as it has told.
-    fn heard_quorum_age(&self) -> Option<Duration> {
-        self.quorum_heard.lock().map(|(at, before)| at.elapsed().saturating_add(before))
     }
 
     pub(crate) fn set_refused(&self, reason: String) {
