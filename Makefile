@@ -19,6 +19,8 @@ BIN := $(CARGO_TARGET_DIR)/debug
 PACKAGES := clang libclang-dev ccache g++ \
   iproute2 util-linux e2fsprogs xfsprogs strace
 section = @printf '\n=== %s ===\n' '$(1)'
+# $(1), if it is asked for, tells of what a commit does.
+committed = $(if $(1),@git diff --quiet HEAD -- ':!$(1)' || { echo '$(1) tells what commits do: commit your changes first' >&2; exit 1; })
 
 # Installs what is missing; does nothing, and needs no network, when all is there.
 setup:
@@ -86,7 +88,7 @@ SEED ?=
 FROM ?= $(shell printf '%d' "0x$$(git rev-parse --short=8 HEAD 2>/dev/null | cut -c1-8)" 2>/dev/null || echo 0)
 sim: build
 	$(call section,simulation)
-	$(if $(LEDGER),@git diff --quiet HEAD -- ':!$(LEDGER)' || { echo 'sim: the ledger tells what commits do: commit your changes first' >&2; exit 1; })
+	$(call committed,$(LEDGER))
 	'$(BIN)/saola-sim' $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --from $(FROM) $(if $(LEDGER),--ledger '$(LEDGER)' --commit "$$(git rev-parse --short=7 HEAD)"))
 
 # Power cuts of real RocksDB and the real log (jepsen-tests/power).
@@ -130,7 +132,8 @@ BUGS ?=
 TABLE ?=
 planted: setup
 	$(call section,planted bugs)
-	cargo run --locked -p saola-jepsen --features planted --bin saola-planted -- $(BUGS) $(if $(TABLE),--table '$(TABLE)')
+	$(call committed,$(TABLE))
+	cargo run --locked -p saola-jepsen --features planted --bin saola-planted -- $(BUGS) $(if $(TABLE),--table '$(TABLE)' --commit "$$(git rev-parse --short=7 HEAD)")
 
 fmt:
 	cargo fmt --all

@@ -28,6 +28,8 @@ use crate::network::Quality;
 const AT_ONCE: usize = 2;
 /// A tracer is there within so long, or it is not known what it does.
 const ATTACHES_WITHIN: Duration = Duration::from_secs(5);
+/// A node that has come up answers within so long.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// A fresh node has taken the place of another one within so long, whatever happens meanwhile.
 const REPLACED_WITHIN: Duration = Duration::from_secs(240);
 /// What could not be undone is tried again after so long.
@@ -240,7 +242,13 @@ impl<'a> Nemesis<'a> {
                 }
                 self.cluster.kill(&all).await.map_err(unsure)?;
             }
-            Kind::DiskFull => self.machines.disk(&first).fill().map_err(skipped)?,
+            Kind::DiskFull => {
+                // A node that runs refuses writes; one that starts ends, and says to make room first.
+                if !self.answers(&first).await {
+                    return Err(NotDone::Busy);
+                }
+                self.machines.disk(&first).fill().map_err(skipped)?;
+            }
             Kind::DiskHangs => self.machines.disk(&first).hang().map_err(skipped)?,
             Kind::DiskBreaks => self.machines.disk(&first).break_it().map_err(skipped)?,
             Kind::SyncFails => active.tracer = Some(self.trace(&first, "error=EIO").await.map_err(NotDone::Tried)?),
@@ -269,6 +277,13 @@ impl<'a> Nemesis<'a> {
             _ => {}
         }
         Ok(active)
+    }
+
+    /// Whether a node has come up after its start.
+    async fn answers(&self, name: &str) -> bool {
+        let Ok(client) = self.cluster.client_at(name) else { return false };
+        let status = client.with_deadline(ANSWERS_WITHIN).cluster_status(true).await;
+        status.is_ok_and(|status| status.nodes.iter().any(|node| node.reachable))
     }
 
     /// What a fault of the network does to which lines.

@@ -29,11 +29,20 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Writes what it took there (`jepsen-tests/seeds/planted.txt`).
-    #[arg(long, conflicts_with_all = ["bugs", "sample"])]
+    /// Writes what each took there, as soon as it is known (`jepsen-tests/seeds/planted.txt`); the rows of other bugs stay.
+    #[arg(long, requires = "commit", conflicts_with_all = ["lives", "from"])]
     table: Option<PathBuf>,
+    /// The commit that stands in its rows.
+    #[arg(long)]
+    commit: Option<String>,
 }
 
+/// Above the rows of the table.
+const HEADER: &str = "\
+# How many lives it takes to find each bug of storage/src/planted.rs: its name, the median of its searches, in how many of them
+# it was found at all within 1000 lives, and the commit that lived them.
+# `make planted TABLE=jepsen-tests/seeds/planted.txt` writes it.
+";
 /// Seeds from one search to the next.
 const APART: u64 = 100_000;
 
@@ -48,9 +57,9 @@ fn main() -> ExitCode {
     };
     let searches: Vec<(Bug, u64)> =
         bugs.iter().flat_map(|bug| (0..args.searches).map(|search| (*bug, search))).collect();
-    let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (next, missed, unwritten) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let tries: Mutex<BTreeMap<Bug, Vec<Option<u64>>>> = Mutex::default();
-    let rows = Mutex::new(BTreeMap::new());
+    let table = args.table.as_ref().zip(args.commit.as_ref()).map(Mutex::new);
     let jobs = std::thread::available_parallelism().map_or(1, |it| it.get());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -69,36 +78,39 @@ fn main() -> ExitCode {
                     let found = tries.iter().flatten().count() as u64;
                     let median = tries[tries.len() / 2].map_or("-".into(), |it| it.to_string());
                     let searches = args.searches;
-                    println!("{:<22} {median:>4} {found}/{searches} {}", bug.name(), bug.what());
                     let row = format!("{:<22} {median:>4} {found}/{searches}", bug.name());
-                    rows.lock().expect("no search panics while it holds the rows").insert(*bug, row);
+                    println!("{row} {}", bug.what());
                     missed.fetch_add(usize::from(found < searches), Ordering::Relaxed);
+                    if let Some(table) = &table {
+                        let held = table.lock().expect("no search panics while it holds the table");
+                        let (path, commit) = *held;
+                        if let Err(error) = write_row(path, *bug, &format!("{row} {commit}")) {
+                            eprintln!("saola-planted: write {}: {error}; the row was: {row} {commit}", path.display());
+                            unwritten.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
                 }
             });
         }
     });
-    let missed = missed.into_inner();
-    if let Some(path) = &args.table
-        && let Err(error) =
-            write_table(path, &args, rows.into_inner().expect("no search panics while it holds the rows"))
-    {
-        eprintln!("saola-planted: write {}: {error}", path.display());
-        return ExitCode::FAILURE;
-    }
+    let (missed, unwritten) = (missed.into_inner(), unwritten.into_inner());
     println!("planted: {} bugs={} missed={missed}", if missed == 0 { "OK" } else { "FAILED" }, bugs.len());
-    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if missed + unwritten == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn write_table(path: &Path, args: &Args, rows: BTreeMap<Bug, String>) -> io::Result<()> {
-    let mut text = format!(
-        "# How many lives it takes to find each bug of storage/src/planted.rs: the median of its searches, and in how many of\n\
-         # them it was found at all within {} lives, the first search from seed {}.\n\
-         # `make planted TABLE=jepsen-tests/seeds/planted.txt` writes it.\n",
-        args.lives, args.from
-    );
-    for row in rows.into_values() {
-        text += &row;
-        text.push('\n');
+/// Puts a bug's row in the place of its former one.
+fn write_row(path: &Path, of: Bug, row: &str) -> io::Result<()> {
+    let old = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read?,
+    };
+    let mut text = HEADER.to_owned();
+    for bug in Bug::ALL {
+        let is_its_own = |line: &&str| line.split_whitespace().next() == Some(bug.name());
+        if let Some(line) = if *bug == of { Some(row) } else { old.lines().find(is_its_own) } {
+            text += line;
+            text.push('\n');
+        }
     }
     std::fs::write(path, text)
 }

@@ -78,6 +78,9 @@ impl Rounds {
         // Answers that came since the last round make room for this one's questions.
         while let Some(Some(late)) = self.questions.next().now_or_never() {
             self.asked.remove(&late.voter);
+            if planted::is(Bug::OldAnswerConfirms) && late.vote.is_some_and(|vote| vote <= leadership) {
+                confirmed.insert(late.voter);
+            }
         }
         for voter in sets.iter().flatten().filter(|voter| **voter != own_id) {
             self.ask(shared, *voter, leadership, limit / 4);
