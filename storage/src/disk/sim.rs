@@ -255,15 +255,12 @@ impl State {
     }
 
     fn grow(&mut self, file: u64, len: usize) -> io::Result<()> {
-        let used = self.used();
-        let capacity = self.capacity;
-        let content = self.files.get_mut(&file).ok_or(io::ErrorKind::NotFound)?;
-        let more = len.saturating_sub(content.visible.len());
-        if more as u64 > capacity.saturating_sub(used) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        let more = len.saturating_sub(content(self, file)?.0.visible.len());
         if more > 0 {
-            content.visible.resize(len, 0);
+            if more as u64 > self.capacity.saturating_sub(self.used()) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            content(self, file)?.0.visible.resize(len, 0);
         }
         Ok(())
     }
@@ -468,7 +465,8 @@ impl DiskFile for SimFile {
             let failed = state.fails(Operation::Write);
             let astray = state.fails(Operation::MisdirectedWrite);
             let lost = state.fails(Operation::LostWrite) || astray;
-            let bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
+            let mut bytes = Vec::with_capacity(bufs.iter().map(|buf| buf.len()).sum());
+            bufs.iter().for_each(|buf| bytes.extend_from_slice(buf));
             let offset = offset as usize;
             state.grow(self.file, offset + bytes.len())?;
             let (content, rng) = content(state, self.file)?;

@@ -252,8 +252,13 @@ impl Index {
 
     /// Bytes that the records of the entries from `from` on take on the disk.
     pub fn bytes_from(&self, from: u64) -> u64 {
-        let older = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        self.slots.iter().skip(older).map(Slot::record_bytes).sum()
+        let older = from.saturating_sub(self.first).min(self.slots.len() as u64) as usize;
+        let bytes = |slots: Range<usize>| self.slots.range(slots).map(Slot::record_bytes).sum::<u64>();
+        // The shorter side is counted.
+        match older <= self.slots.len() / 2 {
+            true => self.slots_bytes - bytes(0..older),
+            false => bytes(older..self.slots.len()),
+        }
     }
 
     /// Whether an entry is (still) at this place on the disk.

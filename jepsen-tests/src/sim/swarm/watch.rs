@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use saola_raft::ReplicaStatus;
 use saola_raft::protection::State;
 
 use crate::sim::Cluster;
@@ -21,10 +22,10 @@ pub struct Watch {
 impl Watch {
     /// Looks at all nodes that run.
     pub(super) fn look(&mut self, cluster: &Cluster) {
-        count_states(cluster, &mut self.states);
         for node in cluster.running_machines() {
             let Some(replica) = cluster.replica(node) else { continue };
             let it = replica.status();
+            count_state(&it, &mut self.states);
             let reached = [it.frontier_index, it.committed_index, it.applied_index, it.term];
             let before = self.reached.insert(node, reached).unwrap_or_default();
             for (what, (was, is)) in ["frontier", "committed", "applied", "term"].iter().zip(before.iter().zip(reached))
@@ -54,20 +55,24 @@ impl Watch {
 /// Counts how the sites stand to each other, as whoever leads sees it, and who is fenced.
 pub(super) fn count_states(cluster: &Cluster, states: &mut BTreeMap<&'static str, u64>) {
     for node in cluster.running_machines() {
-        let Some(replica) = cluster.replica(node) else { continue };
-        let it = replica.status();
-        let seen = it.protection.as_ref().and_then(|it| it.seen.as_ref());
-        let state = match it.state {
-            "fenced" => "FENCED",
-            "leader" if it.epoch > 1 && !it.members.iter().any(|it| it.site == "main") => PROMOTED,
-            "leader" => match seen {
-                Some(seen) => State::as_str(seen.state),
-                None => continue,
-            },
-            _ => continue,
-        };
-        *states.entry(state).or_default() += 1;
+        if let Some(replica) = cluster.replica(node) {
+            count_state(&replica.status(), states);
+        }
     }
+}
+
+fn count_state(it: &ReplicaStatus, states: &mut BTreeMap<&'static str, u64>) {
+    let seen = it.protection.as_ref().and_then(|it| it.seen.as_ref());
+    let state = match it.state {
+        "fenced" => "FENCED",
+        "leader" if it.epoch > 1 && !it.members.iter().any(|it| it.site == "main") => PROMOTED,
+        "leader" => match seen {
+            Some(seen) => State::as_str(seen.state),
+            None => return,
+        },
+        _ => return,
+    };
+    *states.entry(state).or_default() += 1;
 }
 
 /// A site goes on alone after a promotion.
