@@ -136,11 +136,12 @@ fn until_found(bug: Bug, from: u64, lives: u64) -> Option<u64> {
     plant(Some(bug));
     let life = |at: u64| match at % 2 {
         0 => Life { is_worst_day: false, ..Life::of(from + at) },
-        _ => Life::of_worst_day(from + at),
+        _ => Life::of(from + at).worst_day(),
     };
-    let found = (0..lives).find(|at| !live(&life(*at)).violations.is_empty());
+    let found = (0..lives).find_map(|at| Some((at, live(&life(at)).violations.into_iter().next()?)));
     plant(None);
-    let found = found?;
+    let (found, what) = found?;
+    println!("{:<22} seed {}: {what}", bug.name(), from + found);
     let also = live(&life(found)).violations;
     if also.is_empty() {
         return Some(found + 1);

@@ -41,6 +41,9 @@ struct Args {
     /// Of one seed: only these faults, separated by commas.
     #[arg(long, requires = "seed", value_delimiter = ',')]
     faults: Option<Vec<String>>,
+    /// Of one seed: draws among the first so many kinds of faults, as when it was kept (`jepsen-tests/seeds`).
+    #[arg(long, requires = "seed")]
+    kinds: Option<usize>,
     /// Lives the worst days of the seeds: a site is lost, and the other one is promoted.
     #[arg(long)]
     worst_days: bool,
@@ -77,7 +80,8 @@ fn main() -> ExitCode {
 }
 
 fn drawn(args: &Args, seed: u64) -> Life {
-    if args.worst_days { Life::of_worst_day(seed) } else { Life::of(seed) }
+    let life = args.kinds.map_or_else(|| Life::of(seed), |kinds| Life::among(seed, kinds));
+    if args.worst_days { life.worst_day() } else { life }
 }
 
 fn chosen(args: &Args, seed: u64) -> Life {
@@ -122,8 +126,11 @@ fn failed(life: &Life, report: &Report) -> bool {
 
 /// The line that lives a life again.
 fn replay(life: &Life) -> String {
-    let drawn = Life::of(life.seed);
+    let drawn = Life::among(life.seed, life.kinds);
     let mut line = format!("replay: saola-sim --seed {}", life.seed);
+    if life.kinds != Fault::ALL.len() {
+        line += &format!(" --kinds {}", life.kinds);
+    }
     if life.is_worst_day != drawn.is_worst_day {
         line += " --worst-days";
     }

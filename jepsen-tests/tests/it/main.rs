@@ -4,7 +4,6 @@
 //! - `demo`: the demonstration ends OK;
 //! - `drill_live`: drills, by the command, to their end and broken off;
 //! - `good_history`: where those histories come from;
-//! - `planted`: the table of known bugs names each as found, and soon;
 //! - `swarm`: random lives of them: seeds that once failed, and that a seed decides all;
 //! - `scenarios`: simulated clusters with a plot, one promise each;
 //! - `membership_live`: nodes that join, go and are replaced, and folders that are refused;
@@ -20,7 +19,6 @@ mod drill_live;
 mod good_history;
 mod membership_live;
 mod models;
-mod planted;
 mod promotion_live;
 mod protection_live;
 mod runbooks_live;

@@ -100,6 +100,23 @@ async fn without_a_quorum_every_call_says_so_in_words_and_changes_of_the_cluster
 }
 
 #[tokio::test]
+async fn replicas_are_compared_without_waiting_for_one_that_is_down() {
+    let mut cluster = Cluster::running(3).await;
+    cluster.put("a", "v").await;
+    let down = cluster.nodes[2].id;
+    cluster.nodes[2].kill();
+    // Whoever waits for it waits for a minute.
+    let client = cluster.client().with_deadline(Duration::from_secs(60));
+    let compared = tokio::time::timeout(Duration::from_secs(30), client.digest());
+    let reply = compared.await.expect("it answers long before its deadline").unwrap();
+    for told in &reply.digests {
+        assert_eq!(told.digest.is_empty(), told.node_id == down, "{told:?}");
+        assert_eq!(told.error.is_empty(), told.node_id != down, "{told:?}");
+    }
+    assert_eq!(reply.digests.len(), 3);
+}
+
+#[tokio::test]
 async fn a_node_that_is_told_to_stop_hands_leadership_over_without_an_election_timeout() {
     let mut cluster = Cluster::running_without_elections().await;
     let leader = cluster.leader().await;

@@ -36,6 +36,11 @@ pub struct Weather {
     pub reset_per_mille: u64,
     /// Calls that arrive twice; the second answer counts.
     pub repeated_per_mille: u64,
+    /// Messages that are larger are lost, and all behind them on their connection; 0: none. A path whose MTU is smaller than
+    /// its ends believe: heartbeats pass.
+    pub lost_above_bytes: u64,
+    /// What a link carries; 0: any number.
+    pub bytes_per_s: u64,
 }
 
 fn befalls(per_mille: u64) -> bool {
@@ -66,6 +71,8 @@ struct State {
     cuts: BTreeSet<(NodeId, NodeId)>,
     /// What messages take beyond the usual, by sender and receiver.
     delays: BTreeMap<(NodeId, NodeId), Duration>,
+    /// When a link that carries little has carried all that was sent over it.
+    busy: BTreeMap<(NodeId, NodeId), Instant>,
     fetched: BTreeMap<(NodeId, NodeId), Fetched>,
     weather: Weather,
     befallen: Befallen,
@@ -80,6 +87,8 @@ pub struct Befallen {
     pub reset: u64,
     /// Arrived twice.
     pub repeated: u64,
+    /// Were too large.
+    pub large: u64,
 }
 
 /// What a node has sent of its records to another one so far over connections that were up, whether or not it arrived.
@@ -124,6 +133,11 @@ impl SimNetwork {
         self.state.lock().cuts.insert((from, to));
     }
 
+    /// They are not any more.
+    pub fn join(&self, from: NodeId, to: NodeId) {
+        self.state.lock().cuts.remove(&(from, to));
+    }
+
     /// Messages from `from` to `to` take so much longer from now on.
     pub fn delay(&self, from: NodeId, to: NodeId, by: Duration) {
         self.state.lock().delays.insert((from, to), by);
@@ -143,6 +157,7 @@ impl SimNetwork {
     pub fn heal(&self) {
         let mut state = self.state.lock();
         state.cuts.clear();
+        state.busy.clear();
         state.weather = Weather::default();
     }
 
@@ -183,7 +198,8 @@ impl SimNetwork {
         }
     }
 
-    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+    /// Whether messages from `from` to `to` are lost.
+    pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.state.lock().cuts.contains(&(from, to))
     }
 
@@ -197,28 +213,43 @@ impl SimNetwork {
         }
     }
 
-    /// When a message that is sent now arrives.
-    fn arrival(&self, from: NodeId, to: NodeId) -> Instant {
+    /// When a message that is sent now arrives; none: never.
+    fn arrival(&self, from: NodeId, to: NodeId, message: &impl Message) -> Option<Instant> {
         let mut state = self.state.lock();
+        let Weather { lost_above_bytes, bytes_per_s, .. } = state.weather;
+        let bytes = if lost_above_bytes + bytes_per_s > 0 { message.encoded_len() as u64 } else { 0 };
+        if lost_above_bytes > 0 && bytes > lost_above_bytes {
+            state.befallen.large += 1;
+            return None;
+        }
         let mut by = state.delays.get(&(from, to)).copied().unwrap_or_default();
+        if let Some(us) = (bytes * 1_000_000).checked_div(bytes_per_s) {
+            let now = Instant::now();
+            let free_at = state.busy.get(&(from, to)).map_or(now, |at| now.max(*at));
+            let free_at = free_at + Duration::from_micros(us);
+            state.busy.insert((from, to), free_at);
+            by += free_at - now;
+        }
         if befalls(state.weather.late_per_mille) {
             by += Duration::from_micros(random_u64() % 1_000_000);
             state.befallen.late += 1;
         }
-        Instant::now() + by + Duration::from_micros(100 + random_u64() % 2_000)
+        Some(Instant::now() + by + Duration::from_micros(100 + random_u64() % 2_000))
     }
 
     /// Delays a message; when it is lost on the way, its connection ends after a while.
-    async fn travel(&self, from: NodeId, to: NodeId) -> Result<(), Lost> {
-        self.arrive(from, to, self.arrival(from, to)).await
+    async fn travel(&self, from: NodeId, to: NodeId, message: &impl Message) -> Result<(), Lost> {
+        self.arrive(from, to, self.arrival(from, to, message)).await
     }
 
-    async fn arrive(&self, from: NodeId, to: NodeId, at: Instant) -> Result<(), Lost> {
-        tokio::time::sleep_until(at).await;
+    async fn arrive(&self, from: NodeId, to: NodeId, at: Option<Instant>) -> Result<(), Lost> {
+        if let Some(at) = at {
+            tokio::time::sleep_until(at).await;
+        }
         if self.is_reset() {
             return Err(Lost);
         }
-        if self.is_cut(from, to) {
+        if at.is_none() || self.is_cut(from, to) {
             tokio::time::sleep(KEEP_ALIVE).await;
             return Err(Lost);
         }
@@ -269,7 +300,7 @@ fn pump<M: Message + Default + 'static>(
     spawn_on(from, async move {
         // A connection that has died takes no more messages from whoever would send them.
         while let Either::Left((Some(message), _)) = select(messages.next(), pin!(under_way.closed())).await {
-            if under_way.send((sending.arrival(from, to), message)).await.is_err() {
+            if under_way.send((sending.arrival(from, to, &message), message)).await.is_err() {
                 return;
             }
         }
@@ -296,7 +327,7 @@ impl Transport for SimTransport {
         Box::pin(async move {
             let target = node_of(&to);
             let exchange = async {
-                network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
+                network.travel(from, target, &request).await.map_err(|Lost| broken(&to, "the connection died"))?;
                 let service = network.service(target, &to)?;
                 let request = through_bytes(&request);
                 if network.is_repeated() {
@@ -306,7 +337,7 @@ impl Transport for SimTransport {
                 let reply = spawn_on(target, async move { service.call(&caller, request).await })
                     .await
                     .map_err(|_| broken(&to, "the peer crashed"))?;
-                network.travel(target, from).await.map_err(|Lost| broken(&to, "the connection died"))?;
+                network.travel(target, from, &reply).await.map_err(|Lost| broken(&to, "the connection died"))?;
                 Ok(through_bytes(&reply))
             };
             match tokio::time::timeout(truly(timeout), exchange).await {
@@ -324,7 +355,7 @@ impl Transport for SimTransport {
         let (network, from, to, caller) = (self.network.clone(), self.node, to.clone(), self.caller());
         Box::pin(async move {
             let target = node_of(&to);
-            network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
+            network.travel(from, target, &()).await.map_err(|Lost| broken(&to, "the connection died"))?;
             let service = network.service(target, &to)?;
             let arriving = ReceiverStream::new(pump(network.clone(), from, target, requests)).boxed();
             let (replies, answered) = mpsc::channel(IN_FLIGHT);
@@ -349,7 +380,7 @@ impl Transport for SimTransport {
         let (network, from, to, caller) = (self.network.clone(), self.node, to.clone(), self.caller());
         Box::pin(async move {
             let target = node_of(&to);
-            network.travel(from, target).await.map_err(|Lost| broken(&to, "the connection died"))?;
+            network.travel(from, target, &request).await.map_err(|Lost| broken(&to, "the connection died"))?;
             let service = network.service(target, &to)?;
             let request = through_bytes(&request);
             let (replies, answered) = mpsc::channel(IN_FLIGHT);

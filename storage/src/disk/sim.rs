@@ -61,6 +61,8 @@ struct State {
     crash_at: Option<u64>,
     power: bool,
     failures: Vec<(Operation, u64)>,
+    /// Every write and sync fails.
+    is_dead: bool,
 }
 
 #[derive(Default)]
@@ -111,6 +113,7 @@ impl SimDisk {
             crash_at: None,
             power: true,
             failures: Vec::new(),
+            is_dead: false,
         })))
     }
 
@@ -155,10 +158,16 @@ impl SimDisk {
         self.0.lock().failures.push((operation, n));
     }
 
-    /// Takes back what [`SimDisk::fail_nth`] and [`SimDisk::crash_at_op`] said of operations to come.
+    /// Every write and sync fails from now on, also after a power loss.
+    pub fn die(&self) {
+        self.0.lock().is_dead = true;
+    }
+
+    /// Takes back what [`SimDisk::fail_nth`], [`SimDisk::die`] and [`SimDisk::crash_at_op`] said of operations to come.
     pub fn mend(&self) {
         let mut state = self.0.lock();
         state.failures.clear();
+        state.is_dead = false;
         state.crash_at = None;
     }
 
@@ -232,7 +241,7 @@ impl State {
     }
 
     fn fails(&mut self, operation: Operation) -> bool {
-        let mut hit = false;
+        let mut hit = self.is_dead && matches!(operation, Operation::Write | Operation::Sync | Operation::SyncDir);
         self.failures.retain_mut(|(op, n)| {
             if *op == operation {
                 *n -= 1;

@@ -23,6 +23,8 @@ use crate::sim::{CALL, PATIENCE};
 
 /// A caller waits so long for an answer of a node that may stand still.
 const GIVES_UP: Duration = Duration::from_millis(1_500);
+/// Whoever is late makes a call again within so long, milliseconds.
+const LATE_MS: u64 = 10_000;
 /// Nobody may call at the moment: looks again after so long.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -31,6 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Doors {
     nodes: Mutex<BTreeMap<u64, Replica<SimRuntime>>>,
     closed: AtomicBool,
+    /// Calls without an answer are made again after a long time.
+    late: AtomicBool,
 }
 
 impl Doors {
@@ -49,6 +53,10 @@ impl Doors {
 
     pub(super) fn open(&self) {
         self.closed.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn retry_late(&self) {
+        self.late.store(true, Ordering::Relaxed);
     }
 
     fn at(&self, node: u64) -> Option<Replica<SimRuntime>> {
@@ -179,6 +187,9 @@ impl Caller {
             && self.dice.one_in(2)
             && !self.stopped.load(Ordering::Relaxed)
         {
+            if self.doors.late.load(Ordering::Relaxed) {
+                tokio::time::sleep(self.dice.ms(0, LATE_MS)).await;
+            }
             let Some((node, replica)) = self.doors.any(&mut self.dice) else { break };
             match propose(node, replica, command.clone()).await {
                 // A refusal says nothing of the call before; only what the cluster decided does.

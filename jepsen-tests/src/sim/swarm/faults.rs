@@ -16,7 +16,7 @@ use crate::sim::records::{add_site, use_another_key};
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Something that may happen.
+        /// Something that may happen. New kinds come behind the others (`Life::kinds`).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Fault { $($(#[$doc])* $name,)* }
 
@@ -124,6 +124,40 @@ faults! {
     Wiped = "wiped-node",
     /// A bit of a stored version flips.
     DamagedRow = "damaged-row",
+    /// Two halves reach each other through one node alone.
+    Bridge = "bridge",
+    /// The leader reaches nobody.
+    IsolateLeader = "isolate-leader",
+    /// The leader hears nobody, and all hear it.
+    LeaderHearsNobody = "leader-hears-nobody",
+    /// A node's links break and come back, again and again.
+    Flapping = "flapping-links",
+    /// Nodes are cut off one by one, and come back in another order.
+    Swizzled = "swizzled-links",
+    /// Large messages are lost, small ones are not.
+    LargeLost = "large-messages-lost",
+    /// Links carry little.
+    Narrow = "narrow-links",
+    /// No client reaches a node.
+    ClientsApart = "clients-apart",
+    /// A node stands still and goes on, again and again.
+    Stutter = "stuttering-node",
+    /// A node loses power as soon as it is back, again and again.
+    CrashLoop = "crash-loop",
+    /// Whoever leads dies, again and again.
+    LeadersKilled = "leaders-killed",
+    /// Most voters lose power.
+    CrashMajority = "crash-majority",
+    /// A clock is set ahead and back, again and again.
+    ClockStrobe = "clock-strobe",
+    /// All clocks are set at once.
+    AllClocks = "all-clocks-step",
+    /// A log's disk does no write any more.
+    DeadDisk = "dead-disk",
+    /// A sync of a log's folder fails.
+    FolderSyncError = "folder-sync-error",
+    /// Clients whose call had no answer make it again much later.
+    LateRetries = "late-retries",
 }
 
 impl Fault {
@@ -317,8 +351,60 @@ impl World {
             | Fault::DamagedRow => {
                 return self.damage(fault, node, dice).await;
             }
+            Fault::Bridge => {
+                let rest: Vec<u64> = all.into_iter().filter(|other| *other != node).collect();
+                let (one, other) = rest.split_at(rest.len() / 2);
+                self.cluster.part(one, other);
+            }
+            Fault::IsolateLeader | Fault::LeaderHearsNobody => {
+                let Some(leader) = self.leader() else { return };
+                for other in all.into_iter().filter(|other| *other != leader) {
+                    self.cluster.network.cut(other, leader);
+                    if fault == Fault::IsolateLeader {
+                        self.cluster.network.cut(leader, other);
+                    }
+                }
+            }
+            Fault::Flapping => self.flap(node, dice).await,
+            Fault::Swizzled => self.swizzle(dice).await,
+            Fault::LargeLost => {
+                let lost_above_bytes = dice.pick(&[400, 1_500, 9_000]).unwrap_or(1_500);
+                self.worsen(|it| Weather { lost_above_bytes, ..it });
+            }
+            Fault::Narrow => {
+                let bytes_per_s = dice.pick(&[20_000, 100_000, 1_000_000]).unwrap_or(100_000);
+                self.worsen(|it| Weather { bytes_per_s, ..it });
+            }
+            Fault::ClientsApart => {
+                self.doors.shut(node);
+                self.pass(dice.ms(100, TURN_MS)).await;
+                self.open_doors();
+            }
+            Fault::Stutter => self.stutter(node, dice).await,
+            Fault::CrashLoop => self.crash_again_and_again(node, dice).await,
+            Fault::LeadersKilled => self.kill_leaders(dice).await,
+            Fault::CrashMajority => {
+                let voters = self.voters(node);
+                for voter in voters.iter().take(voters.len() / 2 + 1) {
+                    self.crash(*voter).await;
+                }
+            }
+            Fault::ClockStrobe => self.strobe_clock(node, dice).await,
+            Fault::AllClocks => {
+                let seconds = dice.pick(&[-31_536_000, -60, 60, 31_536_000]).unwrap_or(60);
+                all.into_iter().for_each(|node| self.cluster.step_clock(node, seconds * 1_000_000));
+            }
+            Fault::LateRetries => self.doors.retry_late(),
+            Fault::DeadDisk => self.cluster.disk(node).die(),
+            Fault::FolderSyncError => self.cluster.disk(node).fail_nth(Operation::SyncDir, 1 + dice.below(3)),
         }
         self.happened(fault, node);
+    }
+
+    /// Who has a vote, as a node sees it.
+    fn voters(&self, node: u64) -> BTreeSet<u64> {
+        let sets = self.cluster.replica(node).map(|it| it.status().voter_sets).unwrap_or_default();
+        sets.into_iter().flatten().collect()
     }
 
     /// Cuts a leader off, with as many other voters as are no majority; answers who is apart, and who is not. `never`: not
@@ -329,8 +415,7 @@ impl World {
         never: Option<u64>,
         dice: &mut Dice,
     ) -> (Vec<u64>, Vec<u64>) {
-        let sets = self.cluster.replica(leader).map(|it| it.status().voter_sets).unwrap_or_default();
-        let voters: BTreeSet<u64> = sets.into_iter().flatten().collect();
+        let voters = self.voters(leader);
         let mut apart = vec![leader];
         while apart.len() < voters.len() / 2 {
             let may_go = |it: &u64| !apart.contains(it) && Some(*it) != never;

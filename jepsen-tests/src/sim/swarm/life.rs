@@ -43,6 +43,9 @@ pub struct Life {
     pub topology: Topology,
     /// A site is lost for good, and people promote the other one ([`day`](super::day)); the faults are that day's own.
     pub is_worst_day: bool,
+    /// Of the kinds of faults it draws among the first so many. New kinds come behind the old ones: what a seed drew before
+    /// they were there can be lived again.
+    pub kinds: usize,
     /// What may happen.
     pub faults: Vec<Fault>,
     /// Turns in which something may happen.
@@ -73,6 +76,11 @@ fn worst_day_topology(seed: u64) -> Topology {
 impl Life {
     /// What this seed draws.
     pub fn of(seed: u64) -> Life {
+        Life::among(seed, Fault::ALL.len())
+    }
+
+    /// What it drew when there were so many kinds of faults.
+    pub fn among(seed: u64, kinds: usize) -> Life {
         let mut dice = Dice::new(seed, 1);
         let topology = match dice.below(10) {
             0..5 => Topology::TwoAndTwo,
@@ -81,7 +89,7 @@ impl Life {
             _ => Topology::OneSite,
         };
         let share = 1 + dice.below(3);
-        let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|it| it.fits(topology)).collect();
+        let mut faults: Vec<Fault> = Fault::ALL.into_iter().take(kinds).filter(|it| it.fits(topology)).collect();
         faults.retain(|_| dice.below(4) < share);
         let is_worst_day = Dice::new(seed, 2).one_in(8);
         let topology = if is_worst_day { worst_day_topology(seed) } else { topology };
@@ -89,6 +97,7 @@ impl Life {
             seed,
             topology,
             is_worst_day,
+            kinds,
             faults,
             turns: 4 + dice.below(12),
             clients: 2 + dice.below(4),
@@ -103,8 +112,8 @@ impl Life {
 
 impl Life {
     /// The same seed's worst day.
-    pub fn of_worst_day(seed: u64) -> Life {
-        Life { is_worst_day: true, topology: worst_day_topology(seed), ..Life::of(seed) }
+    pub fn worst_day(self) -> Life {
+        Life { is_worst_day: true, topology: worst_day_topology(self.seed), ..self }
     }
 }
 

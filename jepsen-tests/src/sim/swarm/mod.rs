@@ -2,13 +2,15 @@
 //! so that each life is different in kind (Groce et al.: Swarm Testing, 2012); then clients call while faults happen; then
 //! everything is mended, and the cluster must serve, and is judged by its history.
 //!
-//! - [`life`]: what a seed draws; - [`faults`]: what may happen; - [`world`]: the cluster and what has befallen it so far;
+//! - [`life`]: what a seed draws; - [`faults`]: what may happen (`damage`: to what is stored;
+//!   `again`: over and over); - [`world`]: the cluster and what has befallen it so far;
 //! - `clients`: who calls, and writes the history; - [`watch`]: what must hold at every moment; - `judge`: at the end;
 //! - [`day`]: lives of another kind, in which a site goes on without the other by force;
 //! - [`shrink`]: the least part of a failing life that still fails.
 //!
 //! Clients, faults and the product draw from sequences of their own: a life without one of its faults is otherwise the same.
 
+mod again;
 mod clients;
 mod damage;
 pub mod day;

@@ -1,7 +1,7 @@
 //! What must hold at every moment, seen from outside: what was reached is not gone back on, and equal log indexes hold equal
 //! states. (Two nodes may lead in one term: leader ids have a term and a node, and the greater one goes before.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use saola_raft::ReplicaStatus;
 use saola_raft::protection::State;
@@ -15,11 +15,18 @@ pub struct Watch {
     reached: BTreeMap<u64, [u64; 4]>,
     /// State digests by log index, and who told them first.
     digests: BTreeMap<u64, (u64, [u8; 32])>,
+    /// No fault of this life harms what is stored: nodes that find their copies wrong are a violation.
+    is_unharmed: bool,
+    accused: BTreeSet<u64>,
     pub(super) states: BTreeMap<&'static str, u64>,
     pub(super) violations: Vec<String>,
 }
 
 impl Watch {
+    pub(super) fn new(is_unharmed: bool) -> Watch {
+        Watch { is_unharmed, ..Watch::default() }
+    }
+
     /// Looks at all nodes that run.
     pub(super) fn look(&mut self, cluster: &Cluster) {
         for node in cluster.running_machines() {
@@ -33,6 +40,12 @@ impl Watch {
                 if is < *was {
                     self.violations.push(format!("node {node}: its {what} went from {was} back to {is}"));
                 }
+            }
+            if let Some(alarm) = it.scrub.alarm
+                && self.is_unharmed
+                && self.accused.insert(node)
+            {
+                self.violations.push(format!("node {node}: {alarm}; and nothing has harmed what is stored"));
             }
             let store = replica.store();
             if let Some(index) = store.newest_digest()

@@ -119,7 +119,7 @@ impl World {
             doors: Arc::default(),
             recorder,
             shown: Arc::default(),
-            watch: Watch::default(),
+            watch: Watch::new(!life.faults.iter().any(|it| it.takes_what_was_stored())),
             weather: Weather::default(),
             met: BTreeMap::new(),
             stopped: Arc::default(),
@@ -315,7 +315,7 @@ impl World {
         statuses.filter(|(_, it)| it.state == "leader").max_by_key(|(_, it)| it.term).map(|(id, _)| id)
     }
 
-    fn open_doors(&self) {
+    pub(super) fn open_doors(&self) {
         let data = self.cluster.running();
         self.doors.set(data.into_iter().filter_map(|id| Some((id, self.cluster.replica(id)?))).collect());
     }

@@ -1,7 +1,7 @@
 //! The service `saola.v1.Cluster`: making a cluster, looking at it, changing its members.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -36,6 +36,8 @@ pub use status::encoded_status;
 const QUORUM_LIMIT: Duration = Duration::from_secs(10);
 /// How often a node is asked for its digest while it has not applied that far.
 const DIGEST_PAUSE: Duration = Duration::from_millis(50);
+/// A node that does not say anything is waited for no longer; one that has not applied enough is, until the deadline.
+const DIGEST_SILENCE: Duration = Duration::from_secs(3);
 
 /// Answers calls about the cluster.
 pub struct ClusterService(pub Arc<Node>);
@@ -312,15 +314,19 @@ async fn digest(node: &Node, deadline: Deadline) -> Result<DigestResponse, Refus
 }
 
 async fn digest_of(node: &Node, node_id: u64, index: u64, deadline: Deadline) -> NodeDigest {
+    let mut heard_at = Instant::now();
     loop {
         let error = match node.replica().peer_digest(node_id, index).await {
             Ok(Some(digest)) => {
                 return NodeDigest { node_id, digest: Bytes::copy_from_slice(&digest), error: String::new() };
             }
-            Ok(None) => format!("has not applied log index {index} yet"),
+            Ok(None) => {
+                heard_at = Instant::now();
+                format!("has not applied log index {index} yet")
+            }
             Err(error) => error.to_string(),
         };
-        if deadline.left() <= DIGEST_PAUSE * 2 {
+        if deadline.left() <= DIGEST_PAUSE * 2 || heard_at.elapsed() > DIGEST_SILENCE {
             return NodeDigest { node_id, digest: Bytes::new(), error };
         }
         tokio::time::sleep(DIGEST_PAUSE).await;
