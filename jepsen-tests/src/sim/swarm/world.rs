@@ -251,6 +251,8 @@ impl World {
         self.mend();
         for node in std::mem::take(&mut self.unpowered) {
             self.crash(node).await;
+            // A dead disk stays dead when the power goes.
+            self.cluster.disk(node).mend();
         }
         let began = Instant::now();
         loop {
